@@ -1,0 +1,292 @@
+"""Visual encoders: frames of a video -> one feature row a snippet and crop.
+
+`motion` needs no weights: optical flow and image gradients on a grid (OpenCV). `clip-l14` is
+CLIP's vision tower (transformers), loaded by name or from a folder. An encoder has an id, dim,
+crops and manifest for the store, and encode_video(frames, spans, fps).
+"""
+
+import functools
+from collections.abc import Iterator
+from typing import Any
+
+import cv2
+import numpy as np
+
+from gvvad_jax.store import UserError
+
+# The motion encoder's default snippets: long enough to average flow's noise, close enough
+# together to place an event.
+SNIPPET_FRAMES = 16
+SNIPPET_STRIDE = 4
+ENCODERS = ("motion", "clip-l14")
+
+
+def make_encoder(name: str, *, pooling: str = "mean", weights: str = "") -> Any:
+    """The encoder of this name.
+
+    Args:
+      name: one of ENCODERS.
+      pooling: "mean" over a snippet's frames, or its "middle" frame (CLIP only).
+      weights: for CLIP, another checkpoint's name or folder.
+
+    Raises:
+      UserError: an unknown name, or a pooling that the encoder doesn't have.
+    """
+    if name == "motion":
+        if pooling != "mean":
+            raise UserError(
+                f"--pooling: expected mean for the motion encoder, found {pooling!r}; motion is "
+                "between frames"
+            )
+        return MotionEncoder()
+    if name == "clip-l14":
+        return ClipEncoder(weights or "openai/clip-vit-large-patch14", pooling=pooling)
+    raise UserError(f"--encoder: expected one of {', '.join(ENCODERS)}, found {name!r}")
+
+
+class MotionEncoder:
+    """What moves and how: optical flow and gradient histograms on a grid, no weights.
+
+    Every pair of neighbouring frames is described on a 4x6 grid of cells by
+      - 99th percentile and mean of flow speed, in percent of the image's width a second;
+      - how much the cell moves as one, |mean flow|, and the entropy of flow directions;
+      - change of the flow since the last pair (oscillation, jerk), 99th percentile and mean;
+      - gradient strength and frame difference;
+      - histograms of flow directions and of gradient orientations.
+    Cameras differ and training videos are few, so position and heading are thrown away: the row
+    holds the order statistics over the cells of each quantity of motion, and all quantities of
+    the four fastest cells and of the four most jerking ones, their histograms sorted. A snippet's
+    row is the mean and the maximum over its frames. Heavy-tailed quantities are log(1 + x). Rates
+    are per second, so that frame rates and sizes compare; the features want standardising.
+
+    Attributes:
+      id, dim, crops, manifest: for the store.
+    """
+
+    id = "motion-v1"
+    grid = (4, 6)
+    working_width = 240
+    num_statistics = 8
+    # The first so many say how things move, the rest how they look.
+    num_motion_statistics = 6
+    directions = 8
+    orientations = 4
+    order_statistics = (0, 1, 2, 4, 8, 16)
+    # By which statistics the cells to be described in full are chosen, and how many by each.
+    leading_statistics = (0, 4)
+    leading_cells = 4
+
+    def __init__(self):
+        ranked = self.num_motion_statistics * len(self.order_statistics)
+        cell = self.num_statistics + self.directions + self.orientations
+        leading = len(self.leading_statistics) * self.leading_cells * cell
+        self.dim = 2 * (ranked + leading + self.directions)
+        self.crops = {"count": 1, "order": "whole"}
+        self.manifest = {
+            "id": self.id,
+            "weights": "none",
+            "pooling": "mean",
+            "normalised": False,
+            "standardise": True,
+        }
+        self._flow = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+
+    def encode_video(
+        self, frames_FxHxWx3: np.ndarray, spans_Tx2: np.ndarray, fps: float
+    ) -> np.ndarray:
+        """Features of a video's snippets.
+
+        Args:
+          frames_FxHxWx3: RGB uint8, at the rate that `spans` count in.
+          spans_Tx2: [start, end) of each snippet in frames.
+          fps: frames per second.
+
+        Returns:
+          float32 [T, 1, dim].
+        """
+        cv2.setNumThreads(1)
+        rows_FxM = np.stack(list(self._frame_rows(frames_FxHxWx3, fps)))
+        feat_TxD = [
+            np.concatenate([rows_FxM[start:end].mean(axis=0), rows_FxM[start:end].max(axis=0)])
+            for start, end in spans_Tx2
+        ]
+        return np.float32(feat_TxD)[:, None]
+
+    def _frame_rows(self, frames_FxHxWx3: np.ndarray, fps: float) -> Iterator[np.ndarray]:
+        """One row a frame; the first frame takes the second's motion."""
+        gray = [self._working(frame) for frame in frames_FxHxWx3]
+        per_second = 100.0 * fps / gray[0].shape[1]
+        flow_HxWx2 = None
+        for i in range(len(gray)):
+            before, after = (max(i, 1) - 1, max(i, 1)) if len(gray) > 1 else (0, 0)
+            last_HxWx2 = flow_HxWx2
+            if i != 1 or flow_HxWx2 is None:
+                flow_HxWx2 = self._flow.calc(gray[before], gray[after], None) * per_second
+            if last_HxWx2 is None:
+                last_HxWx2 = flow_HxWx2
+            gradient_HxWx2 = np.stack(
+                [cv2.Sobel(gray[i], cv2.CV_32F, 1, 0), cv2.Sobel(gray[i], cv2.CV_32F, 0, 1)], -1
+            )
+            difference_HxW = cv2.absdiff(gray[before], gray[after])
+            yield self._row(flow_HxWx2, last_HxWx2, gradient_HxWx2, difference_HxW)
+
+    def _working(self, frame_HxWx3: np.ndarray) -> np.ndarray:
+        gray_HxW = cv2.cvtColor(frame_HxWx3, cv2.COLOR_RGB2GRAY)
+        height, width = gray_HxW.shape
+        if width <= self.working_width:
+            return gray_HxW
+        size = (self.working_width, round(height * self.working_width / width))
+        return cv2.resize(gray_HxW, size, interpolation=cv2.INTER_AREA)
+
+    def _row(self, flow_HxWx2, last_HxWx2, gradient_HxWx2, difference_HxW) -> np.ndarray:
+        """Everything about one frame, position thrown away."""
+        speed_HxW = np.linalg.norm(flow_HxWx2, axis=2)
+        strength_HxW = np.linalg.norm(gradient_HxWx2, axis=2)
+        directions_CxK = self._histogram(_angle(flow_HxWx2), speed_HxW, self.directions)
+        # An edge's two sides have opposite gradients and one orientation.
+        orientations_CxK = self._histogram(
+            2 * _angle(gradient_HxWx2), strength_HxW, self.orientations
+        )
+        statistics_SxC = self._statistics(
+            flow_HxWx2, last_HxWx2, directions_CxK, strength_HxW, difference_HxW
+        )
+        moving_SxC = statistics_SxC[: self.num_motion_statistics]
+        ranked_SxR = -np.sort(-moving_SxC, axis=1)[:, self.order_statistics]
+        histograms_CxK = np.concatenate(
+            [np.log1p(-np.sort(-h, axis=1)) for h in (directions_CxK, orientations_CxK)], axis=1
+        )
+        cells_CxV = np.concatenate([statistics_SxC.T, histograms_CxK], axis=1)
+        leading = [
+            cells_CxV[np.argsort(-statistics_SxC[by], kind="stable")[: self.leading_cells]]
+            for by in self.leading_statistics
+        ]
+        busiest_K = np.log1p(np.sort(directions_CxK.max(axis=0)))
+        return np.concatenate([ranked_SxR.ravel(), np.ravel(leading), busiest_K])
+
+    def _statistics(
+        self, flow_HxWx2, last_HxWx2, directions_CxK, strength_HxW, difference_HxW
+    ) -> np.ndarray:
+        """Each quantity in each cell [S, C], those of motion first."""
+        speed_HxW = np.linalg.norm(flow_HxWx2, axis=2)
+        change_HxW = np.linalg.norm(flow_HxWx2 - last_HxWx2, axis=2)
+        mean_C = self._cell_mean(speed_HxW).ravel()
+        as_one_C = np.linalg.norm(self._cell_mean(flow_HxWx2).reshape(-1, 2), axis=1)
+        share_CxK = directions_CxK / (directions_CxK.sum(axis=1, keepdims=True) + 1e-3)
+        entropy_C = -(share_CxK * np.log(share_CxK + 1e-6)).sum(axis=1)
+        return np.stack(
+            [
+                np.log1p(self._cell_percentile(speed_HxW)),
+                np.log1p(mean_C),
+                np.log1p(as_one_C),
+                # Directions of what doesn't move are noise.
+                entropy_C * np.minimum(mean_C, 1.0),
+                np.log1p(self._cell_percentile(change_HxW)),
+                np.log1p(self._cell_mean(change_HxW).ravel()),
+                np.log1p(self._cell_mean(strength_HxW).ravel()),
+                np.log1p(self._cell_mean(difference_HxW.astype(np.float32)).ravel()),
+            ]
+        )
+
+    def _cell_mean(self, image_HxWx: np.ndarray) -> np.ndarray:
+        rows, columns = self.grid
+        return cv2.resize(image_HxWx, (columns, rows), interpolation=cv2.INTER_AREA)
+
+    def _cell_percentile(self, image_HxW: np.ndarray) -> np.ndarray:
+        """99th percentile in each cell [C]; rows and columns beyond a whole cell are left out."""
+        rows, columns = self.grid
+        height, width = image_HxW.shape[0] // rows, image_HxW.shape[1] // columns
+        cells = image_HxW[: rows * height, : columns * width].reshape(rows, height, columns, width)
+        cells = cells.swapaxes(1, 2).reshape(rows * columns, -1)
+        place = int(0.99 * (cells.shape[1] - 1))
+        return np.partition(cells, place, axis=1)[:, place]
+
+    def _histogram(self, angle_HxW: np.ndarray, weight_HxW: np.ndarray, bins: int) -> np.ndarray:
+        """Weighted histogram of angles in each cell [C, bins], a mean over the cell's pixels."""
+        turns_HxW = (angle_HxW / (2 * np.pi)) % 1.0
+        bin_HxW = np.minimum((turns_HxW * bins).astype(np.int32), bins - 1)
+        cell_HxW = _cell_index(angle_HxW.shape, self.grid)
+        num_cells = self.grid[0] * self.grid[1]
+        index = (cell_HxW * bins + bin_HxW).ravel()
+        sums = np.bincount(index, weight_HxW.ravel(), minlength=num_cells * bins)
+        return sums.reshape(num_cells, bins) * num_cells / angle_HxW.size
+
+
+def _angle(vectors_HxWx2: np.ndarray) -> np.ndarray:
+    return np.arctan2(vectors_HxWx2[..., 1], vectors_HxWx2[..., 0])
+
+
+@functools.lru_cache(maxsize=8)
+def _cell_index(shape: tuple[int, int], grid: tuple[int, int]) -> np.ndarray:
+    rows = np.arange(shape[0]) * grid[0] // shape[0]
+    columns = np.arange(shape[1]) * grid[1] // shape[1]
+    return rows[:, None] * grid[1] + columns
+
+
+class ClipEncoder:
+    """CLIP's vision tower: `image_embeds` of the whole frame's centre crop, not normalised.
+
+    Args:
+      weights: a checkpoint's name or folder, as transformers' from_pretrained takes it.
+      pooling: the snippet's "middle" frame, or the "mean" over its frames.
+      batch_size: frames through the model at once.
+
+    Raises:
+      UserError: the weights can't be loaded.
+
+    Attributes:
+      id, dim, crops, manifest: for the store.
+    """
+
+    def __init__(self, weights: str, *, pooling: str = "middle", batch_size: int = 32):
+        import torch
+        from transformers import CLIPImageProcessorPil, CLIPVisionModelWithProjection
+
+        try:
+            self._processor = CLIPImageProcessorPil.from_pretrained(weights)
+            self._model = CLIPVisionModelWithProjection.from_pretrained(
+                weights, dtype=torch.float32
+            )
+        except (OSError, ValueError) as error:
+            raise UserError(
+                f"{weights}: expected a CLIP checkpoint, found {str(error).splitlines()[0]}; give "
+                "the folder of a downloaded one"
+            ) from error
+        self._device = "cuda" if torch.cuda.is_available() else "cpu"
+        self._model.to(self._device).eval()
+        self._pooling, self._batch_size = pooling, batch_size
+        self.id = "clip-" + self._model.config.name_or_path.rstrip("/").rsplit("/", 1)[-1]
+        self.dim = self._model.config.projection_dim
+        self.crops = {"count": 1, "order": "centre"}
+        self.manifest = {
+            "id": self.id,
+            "weights": weights.rstrip("/").rsplit("/", 1)[-1],
+            "pooling": pooling,
+            "normalised": False,
+            "standardise": False,
+        }
+
+    def encode_video(
+        self, frames_FxHxWx3: np.ndarray, spans_Tx2: np.ndarray, fps: float
+    ) -> np.ndarray:
+        """float32 [T, 1, dim]; see MotionEncoder.encode_video."""
+        del fps
+        if self._pooling == "middle":
+            chosen = [[(start + end - 1) // 2] for start, end in spans_Tx2]
+        else:
+            chosen = [list(range(start, end)) for start, end in spans_Tx2]
+        used = sorted(set().union(*chosen))
+        embedded = dict(zip(used, self._embed(frames_FxHxWx3[used]), strict=True))
+        feat_TxD = [np.mean([embedded[frame] for frame in frames], axis=0) for frames in chosen]
+        return np.float32(feat_TxD)[:, None]
+
+    def _embed(self, frames_FxHxWx3: np.ndarray) -> np.ndarray:
+        import torch
+        from PIL import Image
+
+        rows = []
+        for start in range(0, len(frames_FxHxWx3), self._batch_size):
+            images = [Image.fromarray(f) for f in frames_FxHxWx3[start : start + self._batch_size]]
+            pixels = self._processor(images=images, return_tensors="pt")["pixel_values"]
+            with torch.inference_mode():
+                rows.append(self._model(pixel_values=pixels.to(self._device)).image_embeds.cpu())
+        return torch.cat(rows).float().numpy()

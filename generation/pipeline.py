@@ -1,0 +1,225 @@
+"""Every stage left of training, in order, from one flagfile.
+
+    python -m generation.pipeline --flagfile=configs/demo.flags --out=DIR
+
+footage -> descriptions -> generated videos -> stores of both -> the filter's decisions. The footage
+is the built-in world's stand-in for real cameras, or --videos=videos.json of one's own; the
+generated videos are the world's too, or --backend=diffusers with any text-to-video --model.
+Killed anywhere, the same command goes on and ends with the same stores and decisions. Prints one
+JSON object of paths; the stages are named on standard error.
+"""
+
+import dataclasses
+import json
+import os
+import pathlib
+import sys
+from typing import Any
+
+from absl import flags
+
+from gvvad_jax.annotations import read_json
+from gvvad_jax.store import Store, UserError, run_command, write_atomically
+
+
+def _option(default: Any, help: str, **checks: Any) -> Any:
+    """A field that becomes a flag. `checks`: choices, low."""
+    return dataclasses.field(default=default, metadata={"help": help, **checks})
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What the pipeline makes; each field but `out` is a flag of the same name.
+
+    Attributes:
+      out: folder for all of it.
+    """
+
+    out: str = ""
+    videos: str = _option("", "videos.json of real videos; the world's footage without it")
+    train_pairs: int = _option(26, "world: pairs of footage to train on", low=1)
+    test_pairs: int = _option(16, "world: pairs of footage to test on", low=1)
+    generated_pairs: int = _option(36, "pairs of generated videos", low=1)
+    backend: str = _option("world", "who generates", choices=("world", "diffusers"))
+    domain_gap: float = _option(1.0, "world: 0 is footage, larger is further", low=0)
+    defect_share: float = _option(0.3, "world: share of generated clips that are broken", low=0)
+    model: str = _option("THUDM/CogVideoX-2b", "diffusers: Hub id or folder")
+    model_dtype: str = _option(
+        "float16", "diffusers: of the weights", choices=("float16", "bfloat16", "float32")
+    )
+    model_steps: int | None = _option(None, "diffusers: denoising steps", low=1)
+    encoder: str = _option("motion", "visual encoder", choices=("motion", "clip-l14"))
+    snippet_frames: int = _option(16, "frames a snippet", low=1)
+    snippet_stride: int | None = _option(None, "frames between starts; the encoder's own", low=1)
+    fps_policy: str = _option("native", "native, or frames per second to resample to")
+    captioner: str = _option("rules", "text rows, or none", choices=("rules", "none"))
+    preset: str = _option("strict", "of the filter", choices=("none", "light", "strict"))
+    random_drops: int = _option(4, "draws that drop as many at random: the control", low=1)
+    data_seed: int = _option(0, "of everything random here", low=0)
+
+    def __post_init__(self):
+        for field in dataclasses.fields(self):
+            value, checks = getattr(self, field.name), field.metadata
+            if "choices" in checks and value not in checks["choices"]:
+                expected = f"one of {', '.join(checks['choices'])}"
+            elif "low" in checks and value is not None and value < checks["low"]:
+                expected = f"at least {checks['low']}"
+            else:
+                continue
+            raise UserError(f"--{field.name}: expected {expected}, found {value!r}; correct it")
+
+
+_DEFINERS = {
+    int: flags.DEFINE_integer,
+    int | None: flags.DEFINE_integer,
+    float: flags.DEFINE_float,
+    str: flags.DEFINE_string,
+}
+
+
+def define_flags() -> None:
+    """Defines a flag for each field of `Plan`."""
+    for field in dataclasses.fields(Plan):
+        text = field.metadata.get("help", "folder to write; the same command resumes it")
+        choices = field.metadata.get("choices")
+        text += f" ({'|'.join(choices)})" if choices else ""
+        _DEFINERS[field.type](field.name, field.default, text, module_name="__main__")
+
+
+def from_flags() -> Plan:
+    """The parsed flags as a plan; raises UserError on a value out of range, or without --out."""
+    values = {field.name: flags.FLAGS[field.name].value for field in dataclasses.fields(Plan)}
+    if not values["out"]:
+        raise UserError("--out: expected a folder to write, found none; give one")
+    return Plan(**values)
+
+
+def run(plan: Plan) -> dict[str, Any]:
+    """Runs or resumes every stage.
+
+    Args:
+      plan: what to make.
+
+    Returns:
+      Paths, as strings: real_videos, prompts, generated_videos, real_store, synthetic_store,
+      decisions, random_decisions (one a draw); and `filter`, the counts of kept and dropped clips.
+
+    Raises:
+      UserError: a folder begun with other settings, a fault of the videos, or ranks: a rank would
+        have to wait for the others between stages; run the stages' own commands there.
+    """
+    from generation import encode, prompts
+    from generation import filter as video_filter
+    from generation import videos as generated
+
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        raise UserError(
+            "WORLD_SIZE: expected one rank, found more; share the work of each stage with "
+            "generation.videos and generation.encode instead"
+        )
+    out = pathlib.Path(plan.out)
+    _claim(out, plan)
+
+    _tell("footage")
+    real_videos = pathlib.Path(plan.videos)
+    if not plan.videos:
+        real_videos = generated.render_footage(
+            out / "footage", plan.train_pairs, plan.test_pairs, plan.data_seed
+        )
+    _tell("descriptions")
+    # Another stream than the footage's, so that no generated place is one of its places.
+    descriptions = prompts.write_grammar(plan.generated_pairs, plan.data_seed + 1)
+    prompts.save(out / "prompts.jsonl", descriptions)
+    _tell("generated videos")
+    generated_videos = _generate(plan, out, descriptions)
+    _tell("stores")
+    recipe = _recipe(plan)
+    encode.encode(real_videos, out / "real", recipe)
+    recipe = dataclasses.replace(recipe, source="synthetic")
+    encode.encode(generated_videos, out / "synthetic", recipe, prompts_path=out / "prompts.jsonl")
+    _tell("filter")
+    decisions, labels = video_filter.judge(
+        Store(out / "synthetic"), Store(out / "real"), plan.preset
+    )
+    video_filter.save(out / "decisions.jsonl", decisions)
+    random_paths = [out / f"random-{draw}.jsonl" for draw in range(plan.random_drops)]
+    for draw, path in enumerate(random_paths):
+        at_random = video_filter.random_drop(decisions, labels, plan.data_seed + draw)
+        video_filter.save(path, at_random)
+    return {
+        "real_videos": str(real_videos),
+        "prompts": str(out / "prompts.jsonl"),
+        "generated_videos": str(generated_videos),
+        "real_store": str(out / "real"),
+        "synthetic_store": str(out / "synthetic"),
+        "decisions": str(out / "decisions.jsonl"),
+        "random_decisions": [str(path) for path in random_paths],
+        "filter": video_filter.summary(decisions, labels),
+    }
+
+
+def _claim(out: pathlib.Path, plan: Plan) -> None:
+    """Writes the plan into its folder, or checks that the folder is this plan's."""
+    ours = {k: v for k, v in dataclasses.asdict(plan).items() if k != "out"}
+    path = out / "plan.json"
+    if path.exists():
+        theirs = read_json(path)
+        changed = [
+            f"--{key}={theirs.get(key)} there, {value} now"
+            for key, value in ours.items()
+            if theirs.get(key) != value
+        ]
+        if changed:
+            raise UserError(
+                f"{out}: expected the settings it was begun with, found {'; '.join(changed)}; "
+                "give another --out or remove the folder"
+            )
+    out.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, (json.dumps(ours, indent=1) + "\n").encode())
+
+
+def _tell(stage: str) -> None:
+    print(f"pipeline: {stage}", file=sys.stderr, flush=True)
+
+
+def _generate(plan: Plan, out: pathlib.Path, descriptions) -> pathlib.Path:
+    from generation import videos
+
+    if plan.backend == "world":
+        backend = videos.WorldBackend(
+            "generated",
+            seed=plan.data_seed + 1,
+            domain_gap=plan.domain_gap,
+            defect_share=plan.defect_share,
+        )
+    else:
+        backend = videos.DiffusersBackend(
+            plan.model, dtype=plan.model_dtype, steps=plan.model_steps, seed=plan.data_seed + 1
+        )
+    return videos.generate(descriptions, backend, out / "generated")
+
+
+def _recipe(plan: Plan) -> Any:
+    import cv2
+
+    from generation import encode, encoders
+
+    cv2.setNumThreads(1)
+    captioner, text_embedder = encode.make_captioner(plan.captioner, "hashed")
+    return encode.Recipe(
+        encoder=encoders.make_encoder(plan.encoder),
+        snippet_frames=plan.snippet_frames,
+        snippet_stride=plan.snippet_stride or encode.DEFAULT_STRIDES[plan.encoder],
+        fps_policy=encode.parse_fps_policy(plan.fps_policy),
+        captioner=captioner,
+        text_embedder=text_embedder,
+    )
+
+
+def main(_) -> None:
+    print(json.dumps(run(from_flags())))
+
+
+if __name__ == "__main__":
+    define_flags()
+    run_command(main, usage=__doc__)

@@ -1,0 +1,297 @@
+"""Store -> segments -> pairs of (normal, abnormal) videos on the device.
+
+Which videos make batch number n is a pure function of (seed, n), so a resumed run sees the same
+batches without any state being saved.
+"""
+
+import dataclasses
+import itertools
+import json
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from gvvad_jax import annotations, store
+from gvvad_jax.command import UserError
+from gvvad_jax.config import TrainConfig
+
+# With fewer videos of a label than this there is no validation split.
+MIN_FOR_VALIDATION = 5
+
+
+@dataclasses.dataclass(frozen=True)
+class Member:
+    """One video of a run: its store and what is known of it."""
+
+    store: store.Store
+    video: annotations.VideoAnnotation
+
+    @property
+    def row(self) -> store.Row:
+        return self.store.rows[self.video.id]
+
+
+@dataclasses.dataclass(frozen=True)
+class Splits:
+    """The videos of a run by use.
+
+    Attributes:
+      train: real and synthetic training videos.
+      validation: held out of the training list, video labels only; may be empty.
+      test: test videos; may be empty.
+    """
+
+    train: Sequence[Member]
+    validation: Sequence[Member]
+    test: Sequence[Member]
+
+    def to_json(self) -> dict[str, list[str]]:
+        names = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return {name: sorted(member.video.id for member in use) for name, use in names.items()}
+
+
+def segment(feat_TxD: np.ndarray, num_segments: int) -> np.ndarray:
+    """Averages T snippets into segments; an empty segment takes the snippet at its left border.
+
+    Args:
+      feat_TxD: any array with snippets on the leading axis.
+      num_segments: S.
+
+    Returns:
+      float32 [S, ...]; borders are floor(linspace(0, T, S + 1)). Source: RTFM's data protocol.
+    """
+    borders = np.linspace(0, len(feat_TxD), num_segments + 1, dtype=int)
+    out = np.empty((num_segments, *feat_TxD.shape[1:]), np.float32)
+    for i, (left, right) in enumerate(itertools.pairwise(borders)):
+        out[i] = feat_TxD[left : max(right, left + 1)].mean(axis=0, dtype=np.float32)
+    return out
+
+
+def read_decisions(path: str) -> dict[str, bool]:
+    """The filter's decisions: whether to keep, by video id."""
+    decisions = {}
+    try:
+        lines = pathlib.Path(path).read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise UserError(
+            f"{path}: expected the filter's decisions, found none ({error.strerror}); "
+            "make them with python -m generation.filter"
+        ) from error
+    for number, line in enumerate(lines, start=1):
+        try:
+            entry = json.loads(line)
+            decisions[entry["id"]] = bool(entry["keep"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(
+                f'{path}: line {number}: expected {{"id", "keep"}}, found {line[:60]!r}; '
+                "make it with python -m generation.filter"
+            ) from error
+    return decisions
+
+
+def open_splits(config: TrainConfig) -> tuple[Splits, list[store.Store]]:
+    """Opens a run's stores and sorts their videos by use.
+
+    Returns:
+      (splits, stores); the stores agree with each other.
+
+    Raises:
+      UserError: stores that differ, no training video of a label, text asked for and absent.
+    """
+    if not config.store:
+        raise UserError("--store: expected the feature store of the real videos, found none")
+    real = [store.Store(path) for path in config.store.split(",")]
+    synthetic = [store.Store(config.synthetic_store)] if config.synthetic_store else []
+    store.require_agreement(real + synthetic)
+    if config.uses_text and real[0].manifest.text is None:
+        raise UserError(
+            f"{real[0].path}: expected text rows for --feature_group={config.feature_group}, found "
+            "none; encode with a captioner or use --feature_group=visual"
+        )
+    override = annotations.load(config.annotations) if config.annotations else None
+    every = [m for opened in real for m in members(opened, override)]
+    by_split = {s: [m for m in every if m.video.split == s] for s in annotations.SPLITS}
+    train, validation = by_split["train"], by_split["validation"]
+    if not validation:
+        train, validation = _hold_out(train, config)
+    splits = Splits(train + _kept(synthetic, config), validation, by_split["test"])
+    for label, name in enumerate(("normal", "abnormal")):
+        if not any(m.video.label == label for m in splits.train):
+            raise UserError(
+                f"{config.store}: expected at least one {name} training video, found none; "
+                "check split and label in videos.json"
+            )
+    return splits, real + synthetic
+
+
+def members(opened: store.Store, override: annotations.Annotations | None) -> list[Member]:
+    videos = (override or opened.videos).videos
+    return [Member(opened, videos[video_id]) for video_id in opened.rows if video_id in videos]
+
+
+def _kept(synthetic: Sequence[store.Store], config: TrainConfig) -> list[Member]:
+    every = [m for opened in synthetic for m in members(opened, None)]
+    if not config.synthetic_keep:
+        return every
+    decisions = read_decisions(config.synthetic_keep)
+    unjudged = [m.video.id for m in every if m.video.id not in decisions]
+    if unjudged:
+        raise UserError(
+            f"{config.synthetic_keep}: expected a decision on every synthetic video, found none on "
+            f"{unjudged[0]!r} and {len(unjudged) - 1} more; run the filter on this store again"
+        )
+    return [m for m in every if decisions[m.video.id]]
+
+
+def _hold_out(train: Sequence[Member], config: TrainConfig) -> tuple[list[Member], list[Member]]:
+    """Splits validation videos off the training list: stratified by label, seeded."""
+    counts = [sum(m.video.label == label for m in train) for label in (0, 1)]
+    if config.validation_share == 0 or min(counts) < MIN_FOR_VALIDATION:
+        return list(train), []
+    held = set()
+    for label in (0, 1):
+        ids = sorted(m.video.id for m in train if m.video.label == label)
+        count = max(1, round(config.validation_share * len(ids)))
+        rng = np.random.default_rng([config.seed, label, 2])
+        held.update(rng.choice(ids, count, replace=False).tolist())
+    return (
+        [m for m in train if m.video.id not in held],
+        [m for m in train if m.video.id in held],
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Standardisation:
+    """Mean and standard deviation of visual features over the real training videos.
+
+    Attributes:
+      mean_D, std_D: float32; None for both leaves features as they are.
+    """
+
+    mean_D: np.ndarray | None = None
+    std_D: np.ndarray | None = None
+
+    def apply(self, feat_xD: np.ndarray) -> np.ndarray:
+        """Features [..., D] as float32, standardised where statistics are set."""
+        if self.mean_D is None:
+            return np.asarray(feat_xD, np.float32)
+        return (np.asarray(feat_xD, np.float32) - self.mean_D) / self.std_D
+
+    def to_json(self) -> dict[str, Any] | None:
+        if self.mean_D is None:
+            return None
+        return {"mean": self.mean_D.tolist(), "std": self.std_D.tolist()}
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any] | None) -> "Standardisation":
+        if content is None:
+            return cls()
+        return cls(np.float32(content["mean"]), np.float32(content["std"]))
+
+
+def standardisation(training: Sequence[Member], config: TrainConfig) -> Standardisation:
+    """Training statistics, from the real videos so that all arms of a comparison share them.
+
+    Without a real training video the synthetic ones serve. `auto` standardises where the encoder
+    says its features need it.
+    """
+    wanted = training[0].store.manifest.encoder.get("standardise", False)
+    if config.standardise == "no" or (config.standardise == "auto" and not wanted):
+        return Standardisation()
+    real = [m for m in training if m.row.source == "real"] or training
+    count, total_D, squares_D = 0, 0.0, 0.0
+    for member in real:
+        rows_MxD = np.asarray(member.store.visual(member.video.id), np.float64)
+        rows_MxD = rows_MxD.reshape(-1, rows_MxD.shape[-1])
+        count += len(rows_MxD)
+        total_D = total_D + rows_MxD.sum(axis=0)
+        squares_D = squares_D + np.square(rows_MxD).sum(axis=0)
+    mean_D = total_D / count
+    std_D = np.sqrt(np.maximum(squares_D / count - np.square(mean_D), 0.0))
+    # A feature that never moved in training says nothing; dividing by ~0 would make it shout.
+    std_D = np.where(std_D > 1e-6 * np.maximum(np.abs(mean_D), 1.0), std_D, 1.0)
+    return Standardisation(np.float32(mean_D), np.float32(std_D))
+
+
+def segmented(
+    videos: Sequence[Member], standard: Standardisation, config: TrainConfig
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """All videos segmented: float32 (visual_VxNxSxD, text_VxSxE or None)."""
+    first = videos[0].store.manifest
+    num_videos, segments = len(videos), config.segments
+    visual = np.empty((num_videos, first.crops["count"], segments, first.dim), np.float32)
+    text = np.empty((num_videos, segments, first.text["dim"])) if config.uses_text else None
+    for i, member in enumerate(videos):
+        feat_SxNxD = segment(member.store.visual(member.video.id), segments)
+        visual[i] = standard.apply(feat_SxNxD).swapaxes(0, 1)
+        if text is not None:
+            text[i] = segment(member.store.text(member.video.id), segments)
+    return visual, None if text is None else text.astype(np.float32)
+
+
+class Pairs:
+    """Which videos make each batch: a pure function of (seed, step).
+
+    Each label is a pool drawn without replacement and reshuffled each pass, the last short batch
+    of a pass dropped; a pool smaller than its part of the batch cycles. Without
+    `synthetic_share` real and synthetic videos of a label are one pool.
+
+    Args:
+      labels_V, synthetic_V: of the training videos.
+      config: batch size, seed, synthetic share.
+
+    Raises:
+      UserError: a synthetic share that a label has no videos for.
+    """
+
+    def __init__(self, labels_V: np.ndarray, synthetic_V: np.ndarray, config: TrainConfig):
+        self._seed = config.seed
+        self._pools = [_pools(labels_V == label, synthetic_V, config) for label in (0, 1)]
+
+    def at(self, step: int) -> np.ndarray:
+        """Rows of the training videos that make batch `step`, int32 [B, 2] (normal, abnormal)."""
+        halves = []
+        for label, pools in enumerate(self._pools):
+            drawn = [
+                _draw(pool, count, step, (self._seed, label, kind))
+                for kind, (pool, count) in enumerate(pools)
+            ]
+            halves.append(np.concatenate(drawn))
+        return np.stack(halves, axis=1).astype(np.int32)
+
+
+def _pools(
+    of_label_V: np.ndarray, synthetic_V: np.ndarray, config: TrainConfig
+) -> list[tuple[np.ndarray, int]]:
+    """(rows of the videos, how many a batch takes of them) for one label."""
+    if config.synthetic_share is None:
+        return [(np.flatnonzero(of_label_V), config.batch_size)]
+    synthetic = round(config.synthetic_share * config.batch_size)
+    pools = []
+    for kind, count in ((False, config.batch_size - synthetic), (True, synthetic)):
+        rows = np.flatnonzero(of_label_V & (synthetic_V == kind))
+        if count and not len(rows):
+            raise UserError(
+                f"--synthetic_share: expected {'synthetic' if kind else 'real'} videos of each "
+                f"label for a share of {config.synthetic_share}, found none of one; change it"
+            )
+        if count:
+            pools.append((rows, count))
+    return pools
+
+
+def _draw(pool: np.ndarray, count: int, step: int, key: Sequence[int]) -> np.ndarray:
+    """Draw number `step` of `count` rows."""
+
+    def shuffled(number: int) -> np.ndarray:
+        return np.random.default_rng([*key, number]).permutation(pool)
+
+    if len(pool) >= count:
+        number, place = divmod(step, len(pool) // count)
+        return shuffled(number)[place * count : (place + 1) * count]
+    first, last = step * count, (step + 1) * count
+    passes = range(first // len(pool), (last - 1) // len(pool) + 1)
+    offset = first - passes[0] * len(pool)
+    return np.concatenate([shuffled(number) for number in passes])[offset : offset + count]

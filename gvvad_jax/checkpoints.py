@@ -1,0 +1,143 @@
+"""A run's folder: orbax checkpoints (last, best), model.json, and reading them back."""
+
+import dataclasses
+import json
+import os
+import pathlib
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+
+from gvvad_jax import annotations
+from gvvad_jax.command import UserError
+from gvvad_jax.config import TrainConfig
+from gvvad_jax.step import TrainState
+from gvvad_jax.store import Manifest, write_atomically
+
+KINDS = ("last", "best_on_validation", "best_on_test")
+
+
+class Checkpoints:
+    """The checkpoints of one run: the last one, and the best by each measure.
+
+    Each kind is a folder of its own that holds one checkpoint: the new one is whole before the
+    old one goes, also under kill -9.
+
+    Args:
+      workdir: the run's folder.
+    """
+
+    def __init__(self, workdir: str | os.PathLike):
+        self._root = pathlib.Path(workdir).resolve() / "checkpoints"
+        self._managers: dict[str, ocp.CheckpointManager] = {}
+
+    def _manager(self, kind: str) -> ocp.CheckpointManager:
+        if kind not in self._managers:
+            self._managers[kind] = ocp.CheckpointManager(
+                self._root / kind,
+                options=ocp.CheckpointManagerOptions(max_to_keep=1, create=True),
+            )
+        return self._managers[kind]
+
+    def latest(self, kind: str) -> int | None:
+        """The step of the checkpoint of this kind; None where there is none."""
+        if not (self._root / kind).exists():
+            return None
+        return self._manager(kind).latest_step()
+
+    def save(self, kind: str, step: int, state: TrainState, measure: list[float]) -> None:
+        """Saves a checkpoint in the background; `measure` is what it was chosen by."""
+        manager = self._manager(kind)
+        if manager.latest_step() == step:
+            return
+        manager.save(
+            step,
+            args=ocp.args.Composite(
+                state=ocp.args.StandardSave(state), measure=ocp.args.JsonSave(measure)
+            ),
+        )
+
+    def measure(self, kind: str) -> list[float] | None:
+        """What the checkpoint of this kind was chosen by; None where there is none."""
+        step = self.latest(kind)
+        if step is None:
+            return None
+        return self._manager(kind).restore(
+            step, args=ocp.args.Composite(measure=ocp.args.JsonRestore())
+        )["measure"]
+
+    def restore(self, kind: str, template: TrainState) -> TrainState:
+        """The checkpoint of this kind on the first device.
+
+        Args:
+          kind: one of KINDS.
+          template: a state of the same shapes.
+
+        Raises:
+          UserError: there is none.
+        """
+        step = self.latest(kind)
+        if step is None:
+            raise UserError(
+                f"{self._root}: expected a checkpoint {kind}, found none; "
+                "train first, or choose another --checkpoint"
+            )
+        sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+        abstract = jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), template
+        )
+        return self._manager(kind).restore(
+            step, args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract))
+        )["state"]
+
+    def wait(self) -> None:
+        """Waits until what was saved is on disk."""
+        for manager in self._managers.values():
+            manager.wait_until_finished()
+
+    def close(self) -> None:
+        """Waits, then lets go of the folders."""
+        self.wait()
+        for manager in self._managers.values():
+            manager.close()
+        self._managers.clear()
+
+
+def write_model(
+    workdir: str | os.PathLike,
+    config: TrainConfig,
+    manifest: Manifest,
+    standardisation: dict[str, Any] | None,
+    bank: list[list[float]] | None,
+) -> None:
+    """Writes model.json: all that scoring needs besides the weights."""
+    content = {
+        "config": dataclasses.asdict(config),
+        "manifest": manifest.to_json(),
+        "standardisation": standardisation,
+        "bank": bank,
+    }
+    path = pathlib.Path(workdir) / "model.json"
+    write_atomically(path, (json.dumps(content, indent=1) + "\n").encode())
+
+
+def read_model(workdir: str | os.PathLike) -> dict[str, Any]:
+    """model.json with `config` and `manifest` as objects; raises UserError when there is none."""
+    path = pathlib.Path(workdir) / "model.json"
+    if not path.exists():
+        raise UserError(
+            f"{workdir}: expected a run's folder (model.json), found none; "
+            "make one with python -m gvvad_jax.train"
+        )
+    content = annotations.read_json(path)
+    try:
+        content["config"]["head_widths"] = tuple(content["config"]["head_widths"])
+        content["config"] = TrainConfig(**content["config"])
+        content["manifest"].pop("format_version")
+        content["manifest"] = Manifest(**content["manifest"])
+    except (KeyError, TypeError) as error:
+        raise UserError(
+            f"{path}: expected a model of this version, found another ({error}); train again"
+        ) from error
+    return content

@@ -1,0 +1,62 @@
+"""How every command of the project starts and ends: flags in, exit status out.
+
+Exit status 0 on success and on --help, 2 on a user's mistake (one line on standard error, no
+traceback), 1 on anything else.
+"""
+
+import sys
+from collections.abc import Callable, Sequence
+
+from absl import flags
+
+_HELP = ("--help", "-help", "-h", "--helpfull", "--helpshort")
+
+
+class UserError(ValueError):
+    """A mistake of the user's: bad input, a bad flag, a missing file.
+
+    The message is one line that names the file (or flag), what was expected, what was found and
+    the remedy.
+    """
+
+
+def run_command(
+    main: Callable[[Sequence[str]], None],
+    *,
+    usage: str,
+    positional: int = 0,
+    argv: Sequence[str] | None = None,
+) -> None:
+    """Parses the flags, calls `main(arguments)` and exits with the project's exit statuses.
+
+    Args:
+      main: called with the arguments that are no flags; it does the heavy imports.
+      usage: shown by --help above the flags, usually the module's docstring.
+      positional: how many arguments without dashes the command takes.
+      argv: the command line, `sys.argv` unless told.
+    """
+    argv = list(sys.argv if argv is None else argv)
+    if any(argument in _HELP for argument in argv[1:]):
+        print(f"{usage.strip()}\n\nFlags:\n{flags.FLAGS.module_help('__main__')}")
+        sys.exit(0)
+    try:
+        arguments = _parse(argv, positional)
+        main(arguments)
+    except UserError as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(2)
+
+
+def _parse(argv: list[str], positional: int) -> list[str]:
+    try:
+        arguments = flags.FLAGS(argv)[1:]
+    except flags.Error as error:
+        raise UserError(f"{error}; --help lists the flags") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"--flagfile: {error}; --help lists the flags") from error
+    if len(arguments) != positional:
+        raise UserError(
+            f"expected {positional} arguments without dashes, found {arguments}; "
+            "flags are --name=value, in a flagfile too"
+        )
+    return arguments

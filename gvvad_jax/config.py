@@ -1,0 +1,183 @@
+"""What a training run is told: one frozen dataclass, built from absl flags, checked once.
+
+Flags are defined and read in the entry points alone; everything else gets a `TrainConfig`.
+"""
+
+import dataclasses
+from typing import Any
+
+from absl import flags
+
+from gvvad_jax.command import UserError
+
+DETECTORS = ("mil_rank", "rtfm", "tevad", "lap")
+VISUAL_ONLY = ("mil_rank", "rtfm")
+WITH_TEXT = ("both", "text")
+
+
+def _option(default: Any, help: str, **checks: Any) -> Any:
+    """A field that becomes a flag. `checks`: choices, low, high (both inclusive)."""
+    return dataclasses.field(default=default, metadata={"help": help, **checks})
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """One training run. The defaults are the paper's (GV-VAD on LAP)."""
+
+    # Data.
+    store: str = _option("", "feature store of the real videos; several separated by commas")
+    synthetic_store: str = _option("", "feature store of the generated videos")
+    synthetic_keep: str = _option("", "decisions.jsonl of the filter; all are kept without it")
+    annotations: str = _option("", "videos.json that overrides the one in the store")
+    workdir: str = _option("", "folder of this run; the same command resumes it")
+    segments: int = _option(64, "segments a training video is averaged into", low=1)
+    standardise: str = _option(
+        "auto",
+        "standardise visual features by training statistics; auto: where the encoder asks",
+        choices=("auto", "yes", "no"),
+    )
+    synthetic_share: float | None = _option(
+        None,
+        "share of synthetic videos in each half of a batch; one pool without it",
+        low=0.0,
+        high=1.0,
+    )
+    validation_share: float = _option(
+        0.1,
+        "share of the training videos kept for validation, unless videos.json names them",
+        low=0.0,
+        high=0.5,
+    )
+
+    # Detector.
+    detector: str = _option("lap", "base model", choices=DETECTORS)
+    fidelity: str = _option(
+        "paper",
+        "what the paper says, or what its published code computes",
+        choices=("paper", "reference"),
+    )
+    feature_group: str = _option("both", "streams in use", choices=("both", "visual", "text"))
+    fusion: str = _option(
+        "concat", "how the streams meet", choices=("concat", "add", "product", "add_up")
+    )
+    mtn_channels: int = _option(
+        0, "channels of each branch of the MTN; 0: a quarter of the input, as published", low=0
+    )
+    head_widths: tuple[int, ...] = _option((512, 128), "hidden layers of the scoring head")
+    dropout: float = _option(0.7, "dropout rate", low=0.0, high=0.99)
+
+    # Losses.
+    top_k: int = _option(3, "snippets that stand for a bag", low=1)
+    margin: float = _option(100.0, "margin of the magnitude loss (100 suits I3D)", low=0.0)
+    magnitude_weight: float = _option(1e-4, "weight of the magnitude loss", low=0.0)
+    smoothness_weight: float = _option(8e-4, "weight of the smoothness loss", low=0.0)
+    sparsity_weight: float = _option(8e-3, "weight of the sparsity loss", low=0.0)
+    pseudo_weight: float = _option(1e-3, "LAP's beta, of the pseudo-anomaly loss", low=0.0)
+    triplet_weight: float = _option(0.1, "LAP's gamma, of the multi-prompt triplet loss", low=0.0)
+
+    # Synthetic sample loss scaling.
+    lambda_mode: str = _option("fixed", "how lambda is set", choices=("fixed", "learnable"))
+    lambda_value: float = _option(0.5, "lambda, or where it starts")
+
+    # Optimisation.
+    steps: int = _option(1000, "training steps", low=1)
+    batch_size: int = _option(32, "pairs a step: so many normal and so many abnormal videos", low=1)
+    learning_rate: float = _option(1e-3, "of Adam", low=0.0)
+    l2: float = _option(5e-3, "L2 coupled with Adam, on every parameter", low=0.0)
+    seed: int = _option(0, "of everything random", low=0)
+    parallel: str = _option("single", "devices", choices=("single", "pmap", "mesh"))
+    compilation_cache: str = _option(
+        "~/.cache/gvvad_jax", "folder of compiled programs, shared by runs; empty for none"
+    )
+
+    # Cadence, in steps.
+    log_every: int = _option(10, "steps between lines of metrics.jsonl", low=1)
+    validate_every: int = _option(50, "steps between validations", low=1)
+    checkpoint_every: int = _option(100, "steps between checkpoints", low=1)
+    best_on_test: bool = _option(
+        False, "also report the best checkpoint on the TEST set, as publications do"
+    )
+
+    def __post_init__(self):
+        for field in dataclasses.fields(self):
+            _check(field, getattr(self, field.name))
+        if self.detector in VISUAL_ONLY and self.feature_group == "text":
+            raise UserError(
+                f"--feature_group: expected visual for {self.detector}, found text; it has no text "
+                "stream: use --detector=tevad"
+            )
+
+    @property
+    def uses_visual(self) -> bool:
+        return self.feature_group != "text"
+
+    @property
+    def uses_text(self) -> bool:
+        return self.feature_group in WITH_TEXT and self.detector not in VISUAL_ONLY
+
+
+def _check(field: dataclasses.Field, value: Any) -> None:
+    choices, low, high = (field.metadata.get(key) for key in ("choices", "low", "high"))
+    if value is None:
+        return
+    if choices is not None and value not in choices:
+        expected = f"one of {', '.join(choices)}"
+    elif low is not None and value < low:
+        expected = f"at least {low}"
+    elif high is not None and value > high:
+        expected = f"at most {high}"
+    else:
+        return
+    raise UserError(f"--{field.name}: expected {expected}, found {value!r}; correct the flag")
+
+
+_DEFINERS = {
+    bool: flags.DEFINE_bool,
+    int: flags.DEFINE_integer,
+    float: flags.DEFINE_float,
+    float | None: flags.DEFINE_float,
+    str: flags.DEFINE_string,
+}
+
+
+def define_flags(cls: type = TrainConfig) -> None:
+    """Defines one flag a field, under the field's name."""
+    for field in dataclasses.fields(cls):
+        choices = field.metadata.get("choices")
+        text = field.metadata["help"] + (f" ({'|'.join(choices)})" if choices else "")
+        if field.type == tuple[int, ...]:
+            default = ",".join(map(str, field.default))
+            flags.DEFINE_list(field.name, default, text, module_name="__main__")
+        else:
+            _DEFINERS[field.type](field.name, field.default, text, module_name="__main__")
+
+
+def from_flags(cls: type = TrainConfig) -> Any:
+    """The parsed flags as a config; raises UserError on a value out of range."""
+    values = {}
+    for field in dataclasses.fields(cls):
+        value = flags.FLAGS[field.name].value
+        values[field.name] = _integers(field, value) if isinstance(value, list) else value
+    return cls(**values)
+
+
+def _integers(field: dataclasses.Field, items: list[str]) -> tuple[int, ...]:
+    try:
+        return tuple(int(item) for item in items)
+    except ValueError as error:
+        raise UserError(
+            f"--{field.name}: expected whole numbers separated by commas, found {','.join(items)!r}"
+        ) from error
+
+
+def to_flagfile(config: Any) -> str:
+    """The config as a flagfile that gives it back."""
+    lines = []
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if value is None:
+            continue
+        if isinstance(value, tuple):
+            value = ",".join(map(str, value))
+        lines.append(f"--{field.name}={str(value).lower() if isinstance(value, bool) else value}")
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,75 @@
+"""MIL-Rank: the field's first baseline (Sultani et al., CVPR 2018). An MLP on each snippet."""
+
+import chex
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from gvvad_jax import losses
+from gvvad_jax.config import TrainConfig
+from gvvad_jax.detectors.mtn import Noise, Outputs, dropout, xavier
+
+# Of the hidden layers' dropout, and of both regularisers, as published.
+RATE = 0.6
+REGULARISER_WEIGHT = 8e-5
+
+
+class Detector(nn.Module):
+    """F -> 512 -> 32 -> 1; ReLU behind the first layer, sigmoid at the end. Text is ignored.
+
+    Attributes:
+      config: the run's settings; `mil_rank` has widths of its own.
+      axis_name: unused, there is no BatchNorm.
+    """
+
+    config: TrainConfig
+    axis_name: str | None = None
+
+    @nn.compact
+    def __call__(
+        self,
+        visual_VxNxTxD: jax.Array,
+        text_VxTxE: jax.Array | None = None,
+        mask_VxT: jax.Array | None = None,
+        *,
+        noise: Noise | None = None,
+        train: bool = False,
+    ) -> Outputs:
+        """Scores V videos. See `Outputs` for what comes back."""
+        del text_VxTxE, mask_VxT, train  # Every snippet is scored by itself.
+        rate = RATE if self.config.dropout else 0.0
+        x = nn.relu(nn.Dense(512, kernel_init=xavier, name="fc1")(visual_VxNxTxD))
+        x = dropout(x, noise, rate, layer=0)
+        x = dropout(nn.Dense(32, kernel_init=xavier, name="fc2")(x), noise, rate, layer=1)
+        logits = nn.Dense(1, kernel_init=xavier, name="fc3")(x)
+        scores_VxT = jnp.mean(nn.sigmoid(logits[..., 0]), axis=1)
+        return Outputs(scores_VxT=scores_VxT, features_VxNxTxD=visual_VxNxTxD)
+
+
+def loss_terms(
+    outputs: Outputs,
+    text_VxTxE: jax.Array | None,
+    bank_KxE: jax.Array | None,
+    config: TrainConfig,
+    noise: Noise | None,
+) -> dict[str, losses.Term]:
+    """Terms `ranking`, `smoothness`, `sparsity`. See rtfm.loss_terms for the arguments."""
+    del text_VxTxE, bank_KxE, config, noise
+    scores_VxT = outputs.scores_VxT
+    chex.assert_rank(scores_VxT, 2)
+    abnormal_BxT = scores_VxT[1::2]
+    videos_Bx2 = jnp.arange(len(scores_VxT)).reshape(-1, 2)
+
+    def of_abnormal(loss) -> losses.Term:
+        return losses.Term(
+            values_M=jax.vmap(loss)(abnormal_BxT),
+            videos_MxJ=videos_Bx2[:, 1:],
+            weight=REGULARISER_WEIGHT,
+        )
+
+    ranking_B = jax.vmap(losses.ranking_loss)(scores_VxT[0::2], abnormal_BxT)
+    return {
+        "ranking": losses.Term(values_M=ranking_B, videos_MxJ=videos_Bx2, weight=1.0),
+        "smoothness": of_abnormal(losses.smoothness),
+        "sparsity": of_abnormal(losses.sparsity),
+    }

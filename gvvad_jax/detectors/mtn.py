@@ -1,0 +1,174 @@
+"""The body and head that RTFM, TEVAD and LAP share: multi-scale temporal network, scorer, dropout.
+
+Letters: V videos of the batch, N crops, T snippets, D features. A mask marks real snippets where
+videos of several lengths are padded to one; padding is set to zero between the layers, which is
+what "same" convolutions see past a video's end.
+"""
+
+from collections.abc import Callable, Sequence
+
+import chex
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+# PyTorch's Xavier uniform, on kernels in the layouts of flax.
+xavier = nn.initializers.xavier_uniform()
+
+
+@chex.dataclass(frozen=True)
+class Outputs:
+    """What a detector says of a batch of videos.
+
+    Attributes:
+      scores_VxT: snippet scores in [0, 1], mean over crops.
+      features_VxNxTxD: the scoring head's input, whose magnitude RTFM selects by.
+    """
+
+    scores_VxT: jax.Array
+    features_VxNxTxD: jax.Array
+
+
+@chex.dataclass(frozen=True)
+class Noise:
+    """Where dropout's randomness comes from.
+
+    Keys fold in the place of the video in the GLOBAL batch, so that a batch split over devices
+    drops out the same entries as on one.
+
+    Attributes:
+      key: of this step.
+      videos_V: places of these videos in the global batch.
+    """
+
+    key: jax.Array
+    videos_V: jax.Array
+
+
+def dropout(x_Vx: jax.Array, noise: Noise | None, rate: float, layer: int) -> jax.Array:
+    """Drops entries at `rate` and scales the rest; the identity without noise.
+
+    Args:
+      x_Vx: videos on the leading axis.
+      noise: None when not training.
+      rate: share of entries dropped.
+      layer: a number of this call's own, so that layers drop independently.
+    """
+    if noise is None or rate == 0.0:
+        return x_Vx
+    key = jax.random.fold_in(noise.key, layer)
+
+    def keep(video):
+        shape = x_Vx.shape[1:]
+        return jax.random.bernoulli(jax.random.fold_in(key, video), 1.0 - rate, shape)
+
+    keep_Vx = jax.vmap(keep)(noise.videos_V)
+    return jnp.where(keep_Vx, x_Vx / (1.0 - rate), 0.0)
+
+
+def batch_norm(train: bool, axis_name: str | None, **changes) -> Callable[[jax.Array], jax.Array]:
+    """BatchNorm over everything but the features, statistics over all devices of `axis_name`."""
+    return nn.BatchNorm(
+        use_running_average=not train,
+        momentum=0.9,
+        epsilon=1e-5,
+        axis_name=axis_name,
+        use_fast_variance=False,
+        **changes,
+    )
+
+
+class NonLocal(nn.Module):
+    """Non-local block: every snippet sees every other, by an affinity without softmax."""
+
+    channels: int
+    axis_name: str | None = None
+
+    @nn.compact
+    def __call__(self, x_MxTxC: jax.Array, mask_MxTx1: jax.Array, train: bool) -> jax.Array:
+        def dense(name: str, features: int) -> nn.Module:
+            return nn.Dense(features, kernel_init=xavier, name=name)
+
+        theta_MxTxI = dense("theta", self.channels)(x_MxTxC)
+        phi_MxTxI = dense("phi", self.channels)(x_MxTxC)
+        g_MxTxI = dense("g", self.channels)(x_MxTxC) * mask_MxTx1
+        # A row that is all padding has length 0.
+        length_Mx1x1 = jnp.maximum(jnp.sum(mask_MxTx1, axis=1, keepdims=True), 1.0)
+        affinity_MxTxT = jnp.einsum("mti,msi->mts", theta_MxTxI, phi_MxTxI) / length_Mx1x1
+        y_MxTxC = dense("W", x_MxTxC.shape[-1])(affinity_MxTxT @ g_MxTxI)
+        zeros = nn.initializers.zeros
+        y_MxTxC = batch_norm(train, self.axis_name, scale_init=zeros, name="W_norm")(y_MxTxC)
+        return (x_MxTxC + y_MxTxC) * mask_MxTx1
+
+
+class MTN(nn.Module):
+    """Multi-scale temporal network: three dilated convolutions and a non-local block, fused.
+
+    Source: RTFM (Tian et al., 2021), section 3.2.
+
+    Attributes:
+      channels: of each branch; 0 for a quarter of the input's, as published.
+      axis_name: the device axis that BatchNorm's statistics are taken over.
+    """
+
+    channels: int = 0
+    axis_name: str | None = None
+
+    @nn.compact
+    def __call__(
+        self, x_MxTxD: jax.Array, mask_MxT: jax.Array | None = None, *, train: bool
+    ) -> jax.Array:
+        """[M, T, D] -> [M, T, D]; M sequences, be it crops of videos or texts."""
+        chex.assert_rank(x_MxTxD, 3)
+        width = x_MxTxD.shape[-1]
+        channels = self.channels or max(1, width // 4)
+        mask_MxTx1 = jnp.ones(x_MxTxD.shape[:2]) if mask_MxT is None else mask_MxT
+        mask_MxTx1 = mask_MxTx1.astype(x_MxTxD.dtype)[..., None]
+
+        def conv(x, name: str, features: int, size: int, dilation: int = 1, bias: bool = True):
+            return nn.Conv(
+                features, (size,), kernel_dilation=dilation, use_bias=bias, kernel_init=xavier,
+                name=name,
+            )(x)  # fmt: skip
+
+        def normed(x, name: str) -> jax.Array:
+            return batch_norm(train, self.axis_name, name=f"{name}_norm")(nn.relu(x)) * mask_MxTx1
+
+        x_MxTxD = x_MxTxD * mask_MxTx1
+        branches = [
+            normed(conv(x_MxTxD, f"conv_{i}", channels, 3, dilation), f"conv_{i}")
+            for i, dilation in ((1, 1), (2, 2), (3, 4))
+        ]
+        reduced = nn.relu(conv(x_MxTxD, "conv_4", channels, 1, bias=False)) * mask_MxTx1
+        non_local = NonLocal(max(1, channels // 2), self.axis_name, name="non_local")
+        branches.append(non_local(reduced, mask_MxTx1, train))
+        fused = conv(jnp.concatenate(branches, -1), "conv_5", width, 3, bias=False)
+        return normed(fused, "conv_5") + x_MxTxD
+
+
+def over_crops(mtn: MTN, x_VxNxTxD: jax.Array, mask_VxT: jax.Array | None, train: bool):
+    """Runs the MTN on every crop of every video."""
+    V, N, T, D = x_VxNxTxD.shape
+    mask_MxT = None if mask_VxT is None else jnp.repeat(mask_VxT, N, axis=0)
+    return mtn(x_VxNxTxD.reshape(V * N, T, D), mask_MxT, train=train).reshape(V, N, T, D)
+
+
+class Head(nn.Module):
+    """Scoring head: an MLP on each snippet, sigmoid, mean over crops.
+
+    Attributes:
+      widths: of the hidden layers, (512, 128) as published.
+      rate: of the dropout behind each.
+    """
+
+    widths: Sequence[int] = (512, 128)
+    rate: float = 0.7
+
+    @nn.compact
+    def __call__(self, x_VxNxTxD: jax.Array, noise: Noise | None) -> jax.Array:
+        chex.assert_rank(x_VxNxTxD, 4)
+        for i, width in enumerate(self.widths, start=1):
+            x_VxNxTxD = nn.relu(nn.Dense(width, kernel_init=xavier, name=f"fc{i}")(x_VxNxTxD))
+            x_VxNxTxD = dropout(x_VxNxTxD, noise, self.rate, layer=100 + i)
+        logits = nn.Dense(1, kernel_init=xavier, name=f"fc{len(self.widths) + 1}")(x_VxNxTxD)
+        return jnp.mean(nn.sigmoid(logits[..., 0]), axis=1)

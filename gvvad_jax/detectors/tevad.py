@@ -1,0 +1,93 @@
+"""TEVAD: RTFM with a second stream over captions (Chen et al., CVPRW 2023)."""
+
+import chex
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from gvvad_jax.config import TrainConfig
+from gvvad_jax.detectors import rtfm
+from gvvad_jax.detectors.mtn import MTN, Head, Noise, Outputs, dropout, over_crops, xavier
+
+loss_terms = rtfm.loss_terms
+
+
+def align_length(text_VxSxE: jax.Array, length: int) -> jax.Array:
+    """Text of another length than the video: cut at the end, or its last rows appended once more.
+
+    Args:
+      text_VxSxE: S rows of text.
+      length: T, the video's snippets; T - S rows may be missing, up to S.
+
+    Returns:
+      [V, T, E].
+    """
+    missing = length - text_VxSxE.shape[1]
+    if missing <= 0:
+        return text_VxSxE[:, :length]
+    return jnp.concatenate([text_VxSxE, text_VxSxE[:, -missing:]], axis=1)
+
+
+class Detector(nn.Module):
+    """A visual and a text stream, each through its own MTN, fused and scored.
+
+    The text stream runs once a video: text is the same for every crop. With
+    `config.feature_group` visual or text the other stream is off.
+
+    Attributes:
+      config: the run's settings.
+      axis_name: device axis of BatchNorm's statistics.
+    """
+
+    config: TrainConfig
+    axis_name: str | None = None
+
+    @nn.compact
+    def __call__(
+        self,
+        visual_VxNxTxD: jax.Array,
+        text_VxTxE: jax.Array | None = None,
+        mask_VxT: jax.Array | None = None,
+        *,
+        noise: Noise | None = None,
+        train: bool = False,
+    ) -> Outputs:
+        """Scores V videos. See `Outputs` for what comes back."""
+        config, streams = self.config, []
+        if config.uses_visual:
+            mtn = MTN(config.mtn_channels, self.axis_name, name="visual")
+            visual_VxNxTxD = over_crops(mtn, visual_VxNxTxD, mask_VxT, train)
+            streams.append(dropout(visual_VxNxTxD, noise, config.dropout, layer=0))
+        if config.uses_text:
+            num_crops, length = visual_VxNxTxD.shape[1:3]
+            text_VxTxE = self._text(text_VxTxE, mask_VxT, length, train)
+            V, T, E = text_VxTxE.shape
+            text_VxNxTxE = jnp.broadcast_to(text_VxTxE[:, None], (V, num_crops, T, E))
+            streams.append(dropout(text_VxNxTxE, noise, config.dropout, layer=2))
+        fused_VxNxTxD = streams[0] if len(streams) == 1 else self._fuse(*streams, noise)
+        scores_VxT = Head(config.head_widths, config.dropout, name="head")(fused_VxNxTxD, noise)
+        return Outputs(scores_VxT=scores_VxT, features_VxNxTxD=fused_VxNxTxD)
+
+    def _text(self, text_VxSxE, mask_VxT, length: int, train: bool) -> jax.Array:
+        chex.assert_rank(text_VxSxE, 3)
+        # Rows of another count come only one video at a time, where nothing is padded.
+        mask_VxS = mask_VxT if text_VxSxE.shape[1] == length else None
+        mtn = MTN(self.config.mtn_channels, self.axis_name, name="text")
+        return align_length(mtn(text_VxSxE, mask_VxS, train=train), length)
+
+    def _fuse(self, visual_VxNxTxD, text_VxNxTxE, noise: Noise | None) -> jax.Array:
+        config = self.config
+
+        def dense(x, name: str, features: int, layer: int) -> jax.Array:
+            x = nn.relu(nn.Dense(features, kernel_init=xavier, name=name)(x))
+            return dropout(x, noise, config.dropout, layer)
+
+        widths = visual_VxNxTxD.shape[-1], text_VxNxTxE.shape[-1]
+        if config.fusion == "concat":
+            return jnp.concatenate([visual_VxNxTxD, text_VxNxTxE], axis=-1)
+        if config.fusion == "add":
+            return dense(visual_VxNxTxD, "fc0", widths[1], 3) + text_VxNxTxE
+        if config.fusion == "product":
+            return dense(visual_VxNxTxD, "fc0", widths[1], 3) * text_VxNxTxE
+        visual = dense(visual_VxNxTxD, "fc_vis", sum(widths), 3)
+        return visual + dense(text_VxNxTxE, "fc_text", sum(widths), 4)

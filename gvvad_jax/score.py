@@ -1,0 +1,205 @@
+"""Scores videos with a trained detector.
+
+    python -m gvvad_jax.score --workdir=W --store=STORE --out=S.npz
+    python -m gvvad_jax.score --workdir=W --visual=X.npy [--text=Y.npy] --out=S.npz
+
+S.npz holds one array [frames] a video id, and `snippets/<id>` [T] with `times/<id>` [T, 2] in
+seconds. Prints one JSON object.
+"""
+
+import dataclasses
+import io
+import json
+import pathlib
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from absl import flags
+
+from gvvad_jax import annotations, store
+from gvvad_jax.command import UserError, run_command
+
+# Crops x snippets that go through the detector at once: bounds memory, not results.
+ROWS_AT_ONCE = 8192
+
+
+def main(_: Sequence[str]) -> None:
+    values = flags.FLAGS
+    for name in ("workdir", "out"):
+        if not values[name].value:
+            raise UserError(f"--{name}: expected a path, found none")
+    model = load(values.workdir, values.checkpoint)
+    if bool(values.store) == bool(values.visual):
+        raise UserError("expected either --store or --visual, found both or neither")
+    arrays = _of_store(model, values.store) if values.store else _of_files(model)
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)
+    store.write_atomically(values.out, buffer.getvalue())
+    ids = [name for name in arrays if not name.startswith(("snippets/", "times/"))]
+    print(json.dumps({"out": values.out, "videos": len(ids)}))
+
+
+def _of_store(model: "Model", path: str) -> dict[str, np.ndarray]:
+    opened = store.Store(path)
+    model.require(opened.manifest, path)
+    snippets = model.scores({i: (opened.visual(i), opened.text(i)) for i in opened.rows})
+    arrays = {}
+    for video_id, scores_T in snippets.items():
+        row, times_Tx2 = opened.rows[video_id], opened.times(video_id)
+        arrays |= {
+            video_id: annotations.frame_scores(scores_T, times_Tx2, row.num_frames, row.fps),
+            f"snippets/{video_id}": scores_T,
+            f"times/{video_id}": times_Tx2,
+        }
+    return arrays
+
+
+def _of_files(model: "Model") -> dict[str, np.ndarray]:
+    values, snippet = flags.FLAGS, model.manifest.snippet
+    visual_TxNxD = _read_features(values.visual)
+    if visual_TxNxD.ndim == 2:
+        visual_TxNxD = visual_TxNxD[:, None]
+    if visual_TxNxD.ndim != 3 or visual_TxNxD.shape[-1] != model.manifest.dim:
+        raise UserError(
+            f"{values.visual}: expected an array [T, {model.manifest.dim}] or [T, crops, "
+            f"{model.manifest.dim}], found {list(visual_TxNxD.shape)}; encode with "
+            f"{model.manifest.encoder['id']}"
+        )
+    text_TxE = _read_features(values.text) if values.text else None
+    expected_text = (len(visual_TxNxD), (model.manifest.text or {}).get("dim"))
+    if model.config.uses_text and (text_TxE is None or text_TxE.shape != expected_text):
+        found = "none" if text_TxE is None else list(text_TxE.shape)
+        raise UserError(f"--text: expected an array {list(expected_text)}, found {found}")
+    name = pathlib.Path(values.visual).stem
+    scores_T = model.scores({name: (visual_TxNxD, text_TxE)})[name]
+    num_frames = (len(scores_T) - 1) * snippet["stride"] + snippet["frames"]
+    fps = values.fps
+    times_Tx2 = annotations.snippet_spans(num_frames, snippet["frames"], snippet["stride"]) / fps
+    frames = annotations.frame_scores(scores_T, times_Tx2, num_frames, fps)
+    return {name: frames, f"snippets/{name}": scores_T, f"times/{name}": times_Tx2}
+
+
+def _read_features(path: str) -> np.ndarray:
+    try:
+        return np.load(path, allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: expected an array of features, found {error}") from error
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """A trained detector and all that it needs to score videos of its encoder.
+
+    Attributes:
+      config: it was trained with.
+      manifest: of the stores it was trained on.
+      standard: batches.Standardisation of its visual features.
+      params, batch_stats: weights.
+      score_step: of step.make_score_step.
+    """
+
+    config: Any
+    manifest: store.Manifest
+    standard: Any
+    params: Any
+    batch_stats: Any
+    score_step: Any
+
+    def require(self, manifest: store.Manifest, path: str) -> None:
+        """Raises UserError unless a store's features are of the kind this was trained on."""
+        differences = self.manifest.differences(manifest)
+        if differences:
+            raise UserError(
+                f"{path}: expected a store like the one trained on, found "
+                f"{'; '.join(differences)}; encode it with the same settings"
+            )
+
+    def scores(
+        self, features: Mapping[str, tuple[np.ndarray, np.ndarray | None]]
+    ) -> dict[str, np.ndarray]:
+        """Snippet scores of whole-length videos.
+
+        Videos of similar length are padded and masked to one length, so that few shapes are
+        compiled; padding changes no score.
+
+        Args:
+          features: (visual_TxNxD, text_TxE or None) by video id, not standardised.
+
+        Returns:
+          float32 [T] by video id, in the order given.
+        """
+        buckets: dict[int, list[str]] = {}
+        for video_id, (visual_TxNxD, _) in features.items():
+            buckets.setdefault(bucket_length(len(visual_TxNxD)), []).append(video_id)
+        found = {}
+        for length, ids in sorted(buckets.items()):
+            most = max(1, ROWS_AT_ONCE // (length * self.manifest.crops["count"]))
+            size = min(most, 1 << (len(ids) - 1).bit_length())
+            for start in range(0, len(ids), size):
+                batch = ids[start : start + size]
+                found |= self._score_batch([(i, *features[i]) for i in batch], length, size)
+        return {video_id: found[video_id] for video_id in features}
+
+    def _score_batch(
+        self, videos: Iterable[tuple[str, np.ndarray, np.ndarray | None]], length: int, size: int
+    ) -> dict[str, np.ndarray]:
+        videos = list(videos)
+        crops = videos[0][1].shape[1]
+        visual = np.zeros((size, crops, length, self.manifest.dim), np.float32)
+        text, mask = None, np.zeros((size, length), np.float32)
+        if self.config.uses_text:
+            text = np.zeros((size, length, self.manifest.text["dim"]), np.float32)
+        for i, (_, visual_TxNxD, text_TxE) in enumerate(videos):
+            count = len(visual_TxNxD)
+            visual[i, :, :count] = self.standard.apply(visual_TxNxD).swapaxes(0, 1)
+            mask[i, :count] = 1
+            if text is not None:
+                text[i, :count] = text_TxE
+        scores = np.asarray(self.score_step(self.params, self.batch_stats, visual, text, mask))
+        return {v[0]: scores[i, : len(v[1])] for i, v in enumerate(videos)}
+
+
+def bucket_length(length: int) -> int:
+    """The smallest of 8, 12, 16, 24, 32, 48 ... that is at least `length`."""
+    power = max(8, 1 << (length - 1).bit_length())
+    return power * 3 // 4 if length <= power * 3 // 4 and power > 8 else power
+
+
+def load(workdir: str, checkpoint: str = "last") -> Model:
+    """A trained detector from a run's folder.
+
+    Args:
+      workdir: of gvvad_jax.train or tools.import_checkpoint.
+      checkpoint: last, best_on_validation or best_on_test.
+
+    Raises:
+      UserError: no such run or no such checkpoint.
+    """
+    from gvvad_jax import batches, checkpoints, step
+
+    content = checkpoints.read_model(workdir)
+    config, manifest = content["config"], content["manifest"]
+    template = step.init_state(config, manifest.dim, (manifest.text or {}).get("dim", 0))
+    saved = checkpoints.Checkpoints(workdir)
+    state = saved.restore(checkpoint, template)
+    saved.close()
+    return Model(
+        config=config,
+        manifest=manifest,
+        standard=batches.Standardisation.from_json(content["standardisation"]),
+        params=state.params,
+        batch_stats=state.batch_stats,
+        score_step=step.make_score_step(config),
+    )
+
+
+if __name__ == "__main__":
+    flags.DEFINE_string("workdir", "", "a run's folder")
+    flags.DEFINE_string("store", "", "feature store to score")
+    flags.DEFINE_string("visual", "", "one video's features instead, .npy [T, dim] or [T, N, dim]")
+    flags.DEFINE_string("text", "", "its text rows, .npy [T, text_dim]")
+    flags.DEFINE_float("fps", 25.0, "frames per second of the video, with --visual", lower_bound=1)
+    flags.DEFINE_string("out", "", "S.npz")
+    flags.DEFINE_enum("checkpoint", "last", ["last", "best_on_validation", "best_on_test"], "which")
+    run_command(main, usage=__doc__)

@@ -1,0 +1,334 @@
+"""Trains a detector on real and generated videos that carry video-level labels only.
+
+    python -m gvvad_jax.train --flagfile=configs/ucf_crime.flags --store=REAL \\
+        --synthetic_store=SYN --synthetic_keep=decisions.jsonl --workdir=W
+
+Killed at any moment, the same command resumes and ends with the same numbers. The run's folder
+gets config.flags, model.json, metrics.jsonl, TensorBoard events, checkpoints/ and result.json.
+"""
+
+import dataclasses
+import hashlib
+import json
+import pathlib
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from gvvad_jax import config as config_lib
+from gvvad_jax.command import UserError, run_command
+from gvvad_jax.config import TrainConfig
+from gvvad_jax.store import Store, write_atomically
+
+# A resumed run may go on for longer and log at another pace; all else must be as it was.
+MAY_CHANGE = (
+    "steps",
+    "log_every",
+    "validate_every",
+    "checkpoint_every",
+    "workdir",
+    "compilation_cache",
+)
+
+
+def main(_: Sequence[str]) -> None:
+    result = train(config_lib.from_flags())
+    print(json.dumps(result))
+
+
+def train(config: TrainConfig) -> dict[str, Any]:
+    """One training run, from stores to result.json.
+
+    Args:
+      config: what to train on what.
+
+    Returns:
+      The content of result.json: `last`, `best_on_validation`, `best_on_test` (each the test
+      set's measures, or None), `steps` and `provenance`.
+
+    Raises:
+      UserError: see config.py and batches.open_splits; also a workdir of another config.
+      FloatingPointError: the loss became NaN.
+    """
+    import jax
+    import jax.numpy as jnp
+    import numpy as np
+    import tqdm
+
+    from gvvad_jax import batches, checkpoints, parallel
+    from gvvad_jax.step import TrainingData, init_state
+
+    workdir = _claim_workdir(config)
+    if config.compilation_cache:
+        cache = pathlib.Path(config.compilation_cache).expanduser()
+        jax.config.update("jax_compilation_cache_dir", str(cache))
+    splits, stores = batches.open_splits(config)
+    manifest = stores[0].manifest
+    standard = batches.standardisation(splits.train, config)
+    bank_KxE = _read_bank(stores[0]) if config.uses_text and config.detector == "lap" else None
+    checkpoints.write_model(
+        workdir,
+        config,
+        manifest,
+        standard.to_json(),
+        None if bank_KxE is None else bank_KxE.tolist(),
+    )
+
+    visual_VxNxTxD, text_VxTxE = batches.segmented(splits.train, standard, config)
+    labels_V = np.array([member.video.label for member in splits.train])
+    synthetic_V = np.array([member.row.source == "synthetic" for member in splits.train])
+    pairs = batches.Pairs(labels_V, synthetic_V, config)
+    data = TrainingData(
+        visual_VxNxTxD=jnp.asarray(visual_VxNxTxD),
+        text_VxTxE=None if text_VxTxE is None else jnp.asarray(text_VxTxE),
+        synthetic_V=jnp.asarray(synthetic_V),
+        bank_KxE=None if bank_KxE is None else jnp.asarray(bank_KxE),
+    )
+
+    state = init_state(config, manifest.dim, (manifest.text or {}).get("dim", 0))
+    saved = checkpoints.Checkpoints(workdir)
+    start = saved.latest("last") or 0
+    if start:
+        state = saved.restore("last", state)
+    log = _Log(workdir, start)
+    selection = _Selection(config, splits, manifest, standard, saved)
+    runner = parallel.Runner(config, state, data)
+
+    progress = tqdm.tqdm(range(start, config.steps), initial=start, total=config.steps,
+                         desc="train", unit="step", mininterval=1.0)  # fmt: skip
+    waiting: tuple[int, Any] | None = None
+    for step in progress:
+        metrics = runner.step(pairs.at(step))
+        # One transfer a step, of the step before: the device is never waited for.
+        if waiting:
+            log.training(*waiting, config.log_every)
+        waiting = step + 1, metrics
+        done = step + 1
+        if done % config.validate_every == 0 or done == config.steps:
+            log.write(done, selection.consider(done, runner.state()))
+        if done % config.checkpoint_every == 0 or done == config.steps:
+            log.training(*waiting, config.log_every)
+            waiting = None
+            saved.save("last", done, runner.state(), [])
+    saved.wait()
+    log.close()
+
+    result = selection.results(runner.state())
+    result |= {"steps": config.steps, "provenance": _provenance(config, stores, splits)}
+    saved.close()
+    write_atomically(workdir / "result.json", (json.dumps(result, indent=1) + "\n").encode())
+    return result
+
+
+def _claim_workdir(config: TrainConfig) -> pathlib.Path:
+    """Makes the run's folder, or checks that it is this run's."""
+    if not config.workdir:
+        raise UserError("--workdir: expected a folder for the run, found none")
+    workdir = pathlib.Path(config.workdir)
+    path = workdir / "config.flags"
+    ours = _lines(config)
+    if path.exists():
+        theirs = dict(line.split("=", 1) for line in path.read_text().splitlines())
+        changed = [
+            f"{key}={theirs.get(key)} there, {ours.get(key)} now"
+            for key in sorted(ours.keys() | theirs.keys())
+            if ours.get(key) != theirs.get(key) and key.lstrip("-") not in MAY_CHANGE
+        ]
+        if changed:
+            raise UserError(
+                f"{workdir}: expected the same flags as the run begun here, found "
+                f"{'; '.join(changed)}; give another --workdir or remove it"
+            )
+    workdir.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, config_lib.to_flagfile(config).encode())
+    return workdir
+
+
+def _lines(config: TrainConfig) -> dict[str, str]:
+    return dict(line.split("=", 1) for line in config_lib.to_flagfile(config).splitlines())
+
+
+def _read_bank(opened: Store) -> Any:
+    """The anomaly-prompt bank that was embedded with the store's text."""
+    import numpy as np
+
+    path = opened.path / "bank.npy"
+    try:
+        bank_KxE = np.load(path, allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{path}: expected LAP's anomaly-prompt bank [K, text_dim], found {error}; encode with "
+            "text, or use --detector=tevad or --feature_group=visual"
+        ) from error
+    if bank_KxE.ndim != 2 or bank_KxE.shape[1] != opened.manifest.text["dim"]:
+        raise UserError(
+            f"{path}: expected [K, {opened.manifest.text['dim']}], found {list(bank_KxE.shape)}; "
+            "embed the bank with the store's text encoder"
+        )
+    return np.float32(bank_KxE)
+
+
+class _Log:
+    """metrics.jsonl and TensorBoard. A resumed run's log reads like an uninterrupted one's."""
+
+    def __init__(self, workdir: pathlib.Path, start: int):
+        import tensorboardX
+
+        path = workdir / "metrics.jsonl"
+        kept = [line for line in _whole_lines(path) if json.loads(line)["step"] <= start]
+        write_atomically(path, "".join(f"{line}\n" for line in kept).encode())
+        self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115
+        self._board = tensorboardX.SummaryWriter(
+            str(workdir / "tensorboard"), purge_step=start, write_to_disk=True
+        )
+
+    def training(self, step: int, metrics: Any, every: int) -> None:
+        """Fetches a step's metrics, stops on a NaN, and writes them at the log's pace."""
+        import jax
+        import numpy as np
+
+        values = {name: float(value) for name, value in jax.device_get(metrics).items()}
+        if not np.isfinite(values["loss"]):
+            raise FloatingPointError(f"step {step}: loss is {values['loss']}; metrics: {values}")
+        if step % every == 0:
+            self.write(step, values)
+
+    def write(self, step: int, values: dict[str, float]) -> None:
+        if not values:
+            return
+        self._file.write(json.dumps({"step": step, **values}) + "\n")
+        self._file.flush()
+        for name, value in values.items():
+            if value is not None:
+                self._board.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        self._file.close()
+        self._board.close()
+
+
+def _whole_lines(path: pathlib.Path) -> Iterator[str]:
+    """Lines of a log, less the one that a kill cut short."""
+    if not path.exists():
+        return
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            json.loads(line)
+        except ValueError:
+            return
+        yield line
+
+
+class _Selection:
+    """Which checkpoints are best, and what they reach on the test set.
+
+    Validation videos have video labels only: best_on_validation has the highest video-level AUC
+    of top-k mean scores, ties by validation loss. The test set selects nothing unless
+    best_on_test is asked for.
+    """
+
+    def __init__(self, config: TrainConfig, splits, manifest, standard, saved):
+        from gvvad_jax import score, step
+
+        self._splits, self._config, self._saved = splits, config, saved
+        self._model = score.Model(
+            config=config,
+            manifest=manifest,
+            standard=standard,
+            params=None,
+            batch_stats=None,
+            score_step=step.make_score_step(config),
+        )
+        has_frames = [m for m in splits.test if m.video.abnormal_frames is not None
+                      or not m.video.label]  # fmt: skip
+        self._test = splits.test if len(has_frames) == len(splits.test) else []
+        if splits.test and not self._test:
+            print("test videos without abnormal_frames: no frame-level result", file=sys.stderr)
+
+    def _at(self, state) -> Any:
+        return dataclasses.replace(self._model, params=state.params, batch_stats=state.batch_stats)
+
+    def consider(self, step: int, state) -> dict[str, float]:
+        """Saves the state where it is the best so far; returns the measures to log."""
+        from gvvad_jax import evaluate
+
+        model, measures = self._at(state), {}
+        if self._splits.validation:
+            auc, loss = self._validate(model)
+            measures |= {"validation_auc": auc, "validation_loss": loss}
+            self._keep("best_on_validation", step, state, [auc, -loss])
+        if self._config.best_on_test and self._test:
+            auc = evaluate.of_members(model, self._test)["auc"]
+            measures["test_auc"] = auc
+            self._keep("best_on_test", step, state, [auc])
+        return measures
+
+    def _keep(self, kind: str, step: int, state, measure: list[float]) -> None:
+        best = self._saved.measure(kind)
+        # Seen before the kill that this run resumes from.
+        seen = step <= (self._saved.latest(kind) or 0)
+        if not seen and (best is None or measure > best):
+            self._saved.save(kind, step, state, measure)
+
+    def _validate(self, model) -> tuple[float, float]:
+        import numpy as np
+
+        from gvvad_jax import metrics
+
+        members = self._splits.validation
+        scores = model.scores(
+            {m.video.id: (m.store.visual(m.video.id), m.store.text(m.video.id)) for m in members}
+        )
+        of_video = np.array(
+            [metrics.video_score(scores[m.video.id], self._config.top_k) for m in members]
+        )
+        labels = np.array([m.video.label for m in members])
+        chance = np.clip(np.where(labels, of_video, 1 - of_video), 1e-7, 1)
+        return metrics.roc_auc(of_video, labels), float(-np.log(chance).mean())
+
+    def results(self, state) -> dict[str, Any]:
+        """Test measures of the last and the best checkpoints, None where there is none."""
+        from gvvad_jax import evaluate
+
+        kinds = ["best_on_validation"] + ["best_on_test"] * self._config.best_on_test
+        found = {"last": evaluate.of_members(self._at(state), self._test) if self._test else None}
+        for kind in kinds:
+            step = self._saved.latest(kind)
+            found[kind] = None
+            if step is not None and self._test:
+                best = self._at(self._saved.restore(kind, state))
+                found[kind] = evaluate.of_members(best, self._test) | {"step": step}
+        return found
+
+
+def _provenance(config: TrainConfig, stores: Sequence[Store], splits) -> dict[str, Any]:
+    """Where a result comes from: code, library versions, and hashes of what it was made of."""
+    import importlib.metadata
+
+    packages = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+    decisions = None
+    if config.synthetic_keep:
+        decisions = hashlib.sha256(pathlib.Path(config.synthetic_keep).read_bytes()).hexdigest()
+    return {
+        "commit": _commit(),
+        "versions": {name: importlib.metadata.version(name) for name in packages},
+        "stores": [opened.digest() for opened in stores],
+        "splits": hashlib.sha256(json.dumps(splits.to_json(), sort_keys=True).encode()).hexdigest(),
+        "decisions": decisions,
+    }
+
+
+def _commit() -> str:
+    """The commit of this code, "unknown" where it was installed without one."""
+    folder = pathlib.Path(__file__).parent
+    command = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=40"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+if __name__ == "__main__":
+    config_lib.define_flags()
+    run_command(main, usage=__doc__)

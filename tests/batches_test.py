@@ -1,0 +1,199 @@
+"""Segments, pairs, splits."""
+
+import collections
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+from gvvad_jax import batches, store
+from gvvad_jax.command import UserError
+from gvvad_jax.config import TrainConfig
+from tests.conftest import DIM, TEXT_DIM, make_manifest, write_store
+
+
+def test_segments_by_hand():
+    feat_TxD = np.arange(5.0)[:, None]
+    # Borders floor(linspace(0, 5, 4)) = 0, 1, 3, 5.
+    np.testing.assert_allclose(batches.segment(feat_TxD, 3)[:, 0], [0.0, 1.5, 3.5])
+    # More segments than snippets: an empty one takes the snippet at its left border.
+    np.testing.assert_allclose(batches.segment(feat_TxD[:2], 4)[:, 0], [0.0, 0.0, 1.0, 1.0])
+    np.testing.assert_allclose(batches.segment(feat_TxD[:1], 3)[:, 0], [0.0, 0.0, 0.0])
+
+
+def test_as_many_segments_as_snippets_change_nothing():
+    feat_TxNxD = np.random.default_rng(0).normal(size=(7, 2, 3)).astype(np.float32)
+    np.testing.assert_array_equal(batches.segment(feat_TxNxD, 7), feat_TxNxD)
+
+
+def _pairs(normal, abnormal, synthetic=(), **changes):
+    labels_V = np.array([0] * normal + [1] * abnormal)
+    synthetic_V = np.isin(np.arange(normal + abnormal), synthetic)
+    return batches.Pairs(labels_V, synthetic_V, TrainConfig(**changes))
+
+
+def test_pairs_are_normal_then_abnormal():
+    drawn = _pairs(6, 5, batch_size=4).at(3)
+    assert drawn.shape == (4, 2)
+    assert (drawn[:, 0] < 6).all() and (drawn[:, 1] >= 6).all()
+
+
+def test_a_pass_draws_without_replacement_and_drops_the_short_batch():
+    pairs = _pairs(7, 9, batch_size=3)
+    first_pass = np.concatenate([pairs.at(step)[:, 0] for step in range(2)])
+    assert len(set(first_pass)) == 6
+    second_pass = np.concatenate([pairs.at(step)[:, 0] for step in (2, 3)])
+    assert len(set(second_pass)) == 6 and list(first_pass) != list(second_pass)
+
+
+def test_a_label_with_fewer_videos_than_the_batch_cycles():
+    pairs = _pairs(3, 20, batch_size=8)
+    drawn = np.concatenate([pairs.at(step)[:, 0] for step in range(3)])
+    assert collections.Counter(drawn.tolist()) == {0: 8, 1: 8, 2: 8}
+
+
+def test_the_batch_is_a_function_of_seed_and_step():
+    one, two = _pairs(9, 9, batch_size=4), _pairs(9, 9, batch_size=4)
+    two.at(0)
+    np.testing.assert_array_equal(one.at(5), two.at(5))
+    assert (_pairs(9, 9, batch_size=4, seed=1).at(5) != one.at(5)).any()
+
+
+def test_the_synthetic_share_holds_in_every_batch():
+    pairs = _pairs(8, 8, synthetic=(6, 7, 14, 15), batch_size=4, synthetic_share=0.25)
+    for step in range(6):
+        drawn = pairs.at(step)
+        assert np.isin(drawn[:, 0], (6, 7)).sum() == 1
+        assert np.isin(drawn[:, 1], (14, 15)).sum() == 1
+    with pytest.raises(UserError, match="synthetic_share"):
+        _pairs(8, 8, batch_size=4, synthetic_share=0.5)
+
+
+def test_validation_is_stratified_and_seeded(real_store):
+    config = TrainConfig(store=str(real_store), validation_share=0.2)
+    splits, _ = batches.open_splits(config)
+    labels = [m.video.label for m in splits.validation]
+    assert collections.Counter(labels) == {0: 2, 1: 1}
+    ids = {m.video.id for m in splits.train} | {m.video.id for m in splits.validation}
+    assert len(ids) == 15 and len(splits.train) == 12 and len(splits.test) == 6
+    again, _ = batches.open_splits(config)
+    assert again.to_json() == splits.to_json()
+    other, _ = batches.open_splits(dataclasses.replace(config, seed=1))
+    assert other.to_json() != splits.to_json()
+
+
+def test_few_videos_of_a_label_leave_no_validation(tmp_path):
+    write_store(tmp_path / "s", {"train": (8, 4)})
+    splits, _ = batches.open_splits(TrainConfig(store=str(tmp_path / "s")))
+    assert splits.validation == [] and len(splits.train) == 12
+
+
+def test_named_validation_videos_are_used(tmp_path):
+    write_store(tmp_path / "s", {"train": (6, 6), "validation": (1, 1)})
+    splits, _ = batches.open_splits(TrainConfig(store=str(tmp_path / "s")))
+    assert len(splits.validation) == 2 and len(splits.train) == 12
+
+
+def test_synthetic_videos_join_the_training_videos_only(real_store, synthetic_store, decisions):
+    config = TrainConfig(store=str(real_store), synthetic_store=str(synthetic_store))
+    alone, _ = batches.open_splits(TrainConfig(store=str(real_store)))
+    splits, _ = batches.open_splits(config)
+    assert splits.validation == alone.validation or (
+        [m.video for m in splits.validation] == [m.video for m in alone.validation]
+    )
+    assert sum(m.row.source == "synthetic" for m in splits.train) == 9
+    kept, _ = batches.open_splits(dataclasses.replace(config, synthetic_keep=str(decisions)))
+    assert sum(m.row.source == "synthetic" for m in kept.train) == 8
+
+
+def test_a_video_without_a_decision_is_told(real_store, synthetic_store, tmp_path):
+    path = tmp_path / "decisions.jsonl"
+    path.write_text(json.dumps({"id": "syn-train-0-0", "keep": True}) + "\n")
+    config = TrainConfig(
+        store=str(real_store), synthetic_store=str(synthetic_store), synthetic_keep=str(path)
+    )
+    with pytest.raises(UserError, match=r"decisions.jsonl: expected a decision .* 7 more"):
+        batches.open_splits(config)
+
+
+@pytest.mark.parametrize("content", ["{}", "nonsense", "[]"])
+def test_wrong_decisions_are_told(tmp_path, content):
+    path = tmp_path / "decisions.jsonl"
+    path.write_text(content + "\n")
+    with pytest.raises(UserError, match="decisions.jsonl: line 1"):
+        batches.read_decisions(path)
+
+
+def test_annotations_override_the_store(real_store, tmp_path):
+    content = json.loads((real_store / "videos.json").read_text())
+    del content["videos"]["test-0-0"]
+    content["videos"]["train-1-0"]["split"] = "test"
+    (tmp_path / "videos.json").write_text(json.dumps(content))
+    splits, _ = batches.open_splits(
+        TrainConfig(store=str(real_store), annotations=str(tmp_path / "videos.json"))
+    )
+    tests = {m.video.id for m in splits.test}
+    assert "test-0-0" not in tests and "train-1-0" in tests
+
+
+def test_a_label_without_training_videos_is_told(tmp_path):
+    write_store(tmp_path / "s", {"train": (3, 0)})
+    with pytest.raises(UserError, match="abnormal training video"):
+        batches.open_splits(TrainConfig(store=str(tmp_path / "s")))
+
+
+def test_text_that_is_not_there_is_told(tmp_path):
+    write_store(tmp_path / "s", {"train": (3, 3)}, manifest=make_manifest(text=None))
+    with pytest.raises(UserError, match="feature_group=visual"):
+        batches.open_splits(TrainConfig(store=str(tmp_path / "s")))
+
+
+def test_standardised_real_training_features_have_mean_0_and_deviation_1(
+    real_store, synthetic_store
+):
+    config = TrainConfig(
+        store=str(real_store), synthetic_store=str(synthetic_store), standardise="yes"
+    )
+    splits, _ = batches.open_splits(config)
+    standard = batches.standardisation(splits.train, config)
+    rows = [
+        standard.apply(m.store.visual(m.video.id)).reshape(-1, DIM)
+        for m in splits.train
+        if m.row.source == "real"
+    ]
+    rows = np.concatenate(rows)
+    np.testing.assert_allclose(rows.mean(axis=0), 0, atol=1e-5)
+    np.testing.assert_allclose(rows.std(axis=0), 1, atol=1e-5)
+    again = batches.Standardisation.from_json(json.loads(json.dumps(standard.to_json())))
+    np.testing.assert_array_equal(again.std_D, standard.std_D)
+
+
+def test_auto_standardises_where_the_encoder_asks(real_store, tmp_path):
+    config = TrainConfig(store=str(real_store))
+    splits, _ = batches.open_splits(config)
+    assert batches.standardisation(splits.train, config).mean_D is None
+    asking = make_manifest(encoder={"id": "motion", "standardise": True})
+    write_store(tmp_path / "s", {"train": (3, 3)}, manifest=asking)
+    splits, _ = batches.open_splits(TrainConfig(store=str(tmp_path / "s")))
+    assert batches.standardisation(splits.train, config).mean_D is not None
+
+
+def test_a_feature_that_never_moves_stays_finite(tmp_path):
+    path = write_store(tmp_path / "s", {"train": (3, 3)})
+    opened = store.Store(path)
+    member = batches.members(opened, None)[0]
+    opened._arrays[member.video.id] = (np.full((40, 2, DIM), 7.0), None)
+    found = batches.standardisation([member], TrainConfig(standardise="yes"))
+    np.testing.assert_array_equal(found.std_D, 1.0)
+
+
+def test_segmented_arrays_keep_crops_apart(real_store):
+    config = TrainConfig(store=str(real_store), segments=4)
+    splits, _ = batches.open_splits(config)
+    visual, text = batches.segmented(splits.train, batches.Standardisation(), config)
+    assert visual.shape == (len(splits.train), 2, 4, DIM)
+    assert text.shape == (len(splits.train), 4, TEXT_DIM)
+    member = splits.train[3]
+    expected = batches.segment(member.store.visual(member.video.id)[:, 1], 4)
+    np.testing.assert_allclose(visual[3, 1], expected, rtol=1e-6)

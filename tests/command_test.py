@@ -1,0 +1,87 @@
+"""How commands end: 0, 1 or 2, and one line for a user's mistake."""
+
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parent.parent
+STEP = "import sys; from gvvad_jax.command import UserError, run_command; from absl import flags; "
+
+
+def _run(*command):
+    return subprocess.run(
+        [sys.executable, *map(str, command)], capture_output=True, text=True, cwd=ROOT, check=False
+    )
+
+
+def _assert_one_line(done, *named):
+    assert done.returncode == 2, done.stderr
+    assert done.stdout == ""
+    lines = done.stderr.strip().splitlines()
+    assert len(lines) == 1 and lines[0].startswith("error: "), done.stderr
+    for text in named:
+        assert str(text) in lines[0]
+
+
+def _ending(body, *arguments):
+    code = (
+        f"{STEP}flags.DEFINE_integer('n', 1, 'number', 0)\n{body}\nrun_command(main, usage='Use')"
+    )
+    return _run("-c", code, *arguments)
+
+
+def test_success_and_help_end_with_0():
+    done = _ending("def main(_): print(flags.FLAGS.n)", "--n=3")
+    assert (done.returncode, done.stdout.strip()) == (0, "3")
+    done = _ending("def main(_): raise SystemError", "--help")
+    assert done.returncode == 0 and done.stdout.startswith("Use")
+
+
+def test_a_users_mistake_is_one_line_and_ends_with_2():
+    done = _ending("def main(_): raise UserError('a.json: expected b,\\n found c')")
+    _assert_one_line(done, "a.json: expected b, found c")
+
+
+def test_a_fault_of_ours_has_its_traceback_and_ends_with_1():
+    done = _ending("def main(_): raise RuntimeError('boom')")
+    assert done.returncode == 1 and "Traceback" in done.stderr
+
+
+@pytest.mark.parametrize("argument", ["--nonsense=1", "--n=x", "--n=-1", "leftover"])
+def test_wrong_arguments_end_with_2(argument):
+    _assert_one_line(_ending("def main(_): pass", argument), "")
+
+
+def test_flagfiles(tmp_path):
+    body = "def main(_): print(flags.FLAGS.n)"
+    path = tmp_path / "some.flags"
+    path.write_text("# a comment\n--n=7\n")
+    assert _ending(body, f"--flagfile={path}").stdout.strip() == "7"
+    path.write_text("n=7\n")
+    _assert_one_line(_ending(body, f"--flagfile={path}"), "n=7")
+    _assert_one_line(_ending(body, f"--flagfile={tmp_path / 'absent'}"), "absent")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["gvvad_jax.store", "{tmp}/absent"], "absent"),
+        (["gvvad_jax.train", "--workdir={tmp}/w"], "--store"),
+        (["gvvad_jax.train", "--store={tmp}/absent", "--workdir={tmp}/w"], "absent"),
+        (["gvvad_jax.train", "--detector=yolo"], "--detector"),
+        (["gvvad_jax.train", "--top_k=0"], "--top_k"),
+        (["gvvad_jax.score", "--workdir={tmp}", "--store=x", "--out=y"], "model.json"),
+        (["gvvad_jax.evaluate", "--scores={tmp}/absent.npz", "--ground_truth=x"], "absent.npz"),
+        (["generation.encode", "--videos={tmp}/absent.json", "--out={tmp}/s"], "absent.json"),
+        (["generation.filter", "--store={tmp}/absent", "--out={tmp}/d.jsonl"], "absent"),
+        (["generation.videos", "--prompts={tmp}/absent.jsonl", "--out={tmp}/v"], "absent.jsonl"),
+        (["tools.reference_step", "--golden={tmp}/absent.npz"], "absent.npz"),
+    ],
+    ids=lambda value: value[0] + value[1][:12] if isinstance(value, list) else None,
+)
+def test_the_commands_name_what_is_wrong(tmp_path, arguments, named):
+    done = _run("-m", *(argument.format(tmp=tmp_path) for argument in arguments))
+    _assert_one_line(done, named)
+    assert not (tmp_path / "s" / "manifest.json").exists()

@@ -1,0 +1,160 @@
+"""The detectors: published numbers, padding, crops, selection, dropout."""
+
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from gvvad_jax import detectors
+from gvvad_jax.config import DETECTORS, TrainConfig
+from gvvad_jax.detectors import lap, mtn, rtfm, tevad
+from tools import reference_step
+
+GOLDEN = sorted((pathlib.Path(__file__).parent / "golden").glob("*.npz"))
+SMALL = {"head_widths": (16, 8), "mtn_channels": 4}
+
+
+@pytest.mark.parametrize("path", GOLDEN, ids=lambda path: path.stem)
+def test_reproduces_the_published_detectors(path):
+    errors = reference_step.compare(str(path))
+    assert all(errors[kind] <= bound for kind, bound in reference_step.BOUNDS.items()), errors
+
+
+def test_there_is_a_golden_for_each_published_detector_here():
+    assert {path.stem.split("_")[0] for path in GOLDEN} == set(DETECTORS)
+
+
+def _detector(name, config, length=9, videos=3, crops=2, dim=12, text_dim=8):
+    rng = np.random.default_rng(0)
+    visual = jnp.asarray(rng.normal(size=(videos, crops, length, dim)), jnp.float32)
+    text = jnp.asarray(rng.normal(size=(videos, length, text_dim)), jnp.float32)
+    detector = detectors.by_name(name).Detector(config)
+    variables = detector.init(jax.random.key(0), visual, text)
+    # Running statistics and shifts that aren't the initial ones: padding would show.
+    leaves, tree = jax.tree.flatten(variables)
+    leaves = [leaf + 0.1 * rng.uniform(size=leaf.shape).astype(np.float32) for leaf in leaves]
+    return detector, jax.tree.unflatten(tree, leaves), visual, text
+
+
+@pytest.mark.parametrize("name", DETECTORS)
+@pytest.mark.parametrize("fusion", ["concat", "add_up"])
+def test_padding_changes_no_score(name, fusion):
+    config = TrainConfig(detector=name, fusion=fusion, **SMALL)
+    detector, variables, visual, text = _detector(name, config)
+    alone = detector.apply(variables, visual, text).scores_VxT
+    junk = 5.0
+    padded_visual = jnp.pad(visual, ((0, 0), (0, 0), (0, 7), (0, 0)), constant_values=junk)
+    padded_text = jnp.pad(text, ((0, 0), (0, 7), (0, 0)), constant_values=junk)
+    mask = jnp.pad(jnp.ones((3, 9)), ((0, 0), (0, 7)))
+    padded = detector.apply(variables, padded_visual, padded_text, mask).scores_VxT
+    np.testing.assert_allclose(padded[:, :9], alone, atol=1e-6)
+    # Without the mask it would.
+    leaky = detector.apply(variables, padded_visual, padded_text).scores_VxT
+    assert np.abs(leaky[:, :9] - alone).max() > 1e-3
+
+
+@pytest.mark.parametrize("name", DETECTORS)
+def test_the_order_of_crops_changes_no_score(name):
+    detector, variables, visual, text = _detector(name, TrainConfig(detector=name, **SMALL))
+    one = detector.apply(variables, visual, text).scores_VxT
+    other = detector.apply(variables, visual[:, ::-1], text).scores_VxT
+    np.testing.assert_allclose(one, other, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["tevad", "lap"])
+def test_feature_groups_turn_streams_off(name):
+    for group, off in (("visual", "text"), ("text", "visual")):
+        config = TrainConfig(detector=name, feature_group=group, **SMALL)
+        detector, variables, visual, text = _detector(name, config)
+        assert off not in variables["params"]
+        one = detector.apply(variables, visual, text).scores_VxT
+        if group == "visual":
+            other = detector.apply(variables, visual, text + 1).scores_VxT
+        else:
+            other = detector.apply(variables, visual + 1, text).scores_VxT
+        np.testing.assert_array_equal(one, other)
+
+
+def test_lap_without_text_is_rtfm():
+    config = TrainConfig(detector="lap", feature_group="visual", **SMALL)
+    detector, variables, visual, _ = _detector("lap", config)
+    plain = rtfm.Detector(config).apply(variables, visual).scores_VxT
+    np.testing.assert_array_equal(detector.apply(variables, visual).scores_VxT, plain)
+    outputs = detector.apply(variables, jnp.concatenate([visual, visual[:1]]))
+    assert set(lap.loss_terms(outputs, None, None, config, None)) == {
+        "bag", "magnitude", "smoothness", "sparsity",
+    }  # fmt: skip
+
+
+def test_selection_by_hand():
+    features = jnp.zeros((1, 2, 4, 2)).at[0, :, :, 0].set(jnp.array([[1, 5, 0, 2], [1, 1, 9, 2]]))
+    # Magnitudes, mean over crops: 1, 3, 4.5, 2.
+    np.testing.assert_array_equal(rtfm.select(features, 3, None, 0.0), [[2, 1, 3]])
+
+
+def test_a_bag_shorter_than_k_is_selected_whole():
+    features = jnp.ones((2, 1, 2, 3))
+    assert rtfm.select(features, 3, None, 0.0).shape == (2, 2)
+
+
+def test_dropped_snippets_are_not_selected_while_training():
+    features = jnp.ones((200, 1, 8, 2)) * jnp.arange(1, 9)[:, None]
+    noise = mtn.Noise(key=jax.random.key(0), videos_V=jnp.arange(200))
+    chosen = np.asarray(rtfm.select(features, 1, noise, 0.7))[:, 0]
+    # The largest survives with chance 0.3; 200 draws give 60 within five deviations.
+    assert 27 < np.sum(chosen == 7) < 93
+
+
+def test_dropout_keeps_the_mean_and_depends_on_video_and_layer_only():
+    x = jnp.ones((2, 1000))
+    key = jax.random.key(0)
+    whole = mtn.dropout(x, mtn.Noise(key=key, videos_V=jnp.array([4, 5])), 0.7, layer=0)
+    # 1000 entries of 1/0.3 with chance 0.3: mean 1, deviation 0.05.
+    np.testing.assert_allclose(whole.mean(axis=1), 1.0, atol=0.25)
+    part = mtn.dropout(x[1:], mtn.Noise(key=key, videos_V=jnp.array([5])), 0.7, layer=0)
+    np.testing.assert_array_equal(part[0], whole[1])
+    other = mtn.dropout(x[1:], mtn.Noise(key=key, videos_V=jnp.array([5])), 0.7, layer=1)
+    assert (other != part).any() and (whole[0] != whole[1]).any()
+
+
+def test_suspected_snippets_by_hand():
+    bank_KxE = jnp.array([[2.0, 0.0], [0.0, 3.0]])
+    # Largest cosines: 1, 0, 0.8, 0; mean 0.45, unbiased deviation sqrt(0.83/3) = 0.526.
+    text_BxTxE = jnp.array([[[5.0, 0.0], [-1.0, 0.0]], [[0.6, 0.8], [0.0, -2.0]]])
+    np.testing.assert_array_equal(lap.suspected_snippets(text_BxTxE, bank_KxE), [[1, 0], [0, 0]])
+
+
+def test_mined_triplets_by_hand():
+    normal = jnp.array([[0.3, 0.1], [0.2, 0.9]])
+    abnormal = jnp.array([[0.8, 0.4], [0.7, 0.6]])
+    suspected = jnp.array([[0.0, 1.0], [1.0, 0.0]])
+    anchors, positives, negatives = lap.mine_triplets(normal, abnormal, suspected, 3)
+    np.testing.assert_array_equal(anchors, [1, 2, 0])
+    np.testing.assert_array_equal(positives, [1, 3, 2])
+    # Only two are suspected; the third is the lowest index among the rest.
+    np.testing.assert_array_equal(negatives, [2, 1, 0])
+
+
+def test_text_of_another_length_is_cut_or_repeated():
+    text = jnp.arange(4.0).reshape(1, 4, 1)
+    np.testing.assert_array_equal(tevad.align_length(text, 3)[0, :, 0], [0, 1, 2])
+    np.testing.assert_array_equal(tevad.align_length(text, 6)[0, :, 0], [0, 1, 2, 3, 2, 3])
+
+
+@pytest.mark.parametrize("name", DETECTORS)
+def test_the_loss_does_not_depend_on_the_order_of_pairs(name):
+    config = TrainConfig(detector=name, **SMALL)
+    detector, variables, visual, text = _detector(name, config, videos=6)
+    bank = jnp.eye(3, 8)
+    outputs = detector.apply(variables, visual, text)
+    terms = detectors.by_name(name).loss_terms(outputs, text, bank, config, None)
+    order = jnp.array([4, 5, 0, 1, 2, 3])
+    turned = jax.tree.map(lambda x: x[order], outputs)
+    others = detectors.by_name(name).loss_terms(turned, text[order], bank, config, None)
+    for term, value in terms.items():
+        if term == "triplet":  # Ties among unsuspected snippets go by index.
+            continue
+        expected, found = value.values_M.mean(), others[term].values_M.mean()
+        np.testing.assert_allclose(found, expected, rtol=1e-5)

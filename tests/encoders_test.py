@@ -1,0 +1,139 @@
+"""Encoders: what the features mean on videos made by hand, and CLIP from a tiny checkpoint."""
+
+import cv2
+import numpy as np
+import pytest
+
+from generation import encoders
+from gvvad_jax import annotations
+from gvvad_jax.store import UserError
+
+RANKS = 6
+SPEED_P99, SPEED_MEAN, AS_ONE = 0, 1, 2
+
+
+def texture(shape=(96, 144), seed=0):
+    noise = np.random.default_rng(seed).uniform(0, 255, shape).astype(np.float32)
+    return cv2.normalize(cv2.GaussianBlur(noise, (0, 0), 2.0), None, 0, 255, cv2.NORM_MINMAX)
+
+
+def moving(step=2, frames=9, shape=(96, 144)):
+    """A texture that moves `step` pixels to the right a frame."""
+    image = np.tile(texture(shape), (1, 2))
+    width = shape[1]
+    video = [image[:, width - i * step : 2 * width - i * step] for i in range(frames)]
+    return np.repeat(np.uint8(video)[..., None], 3, axis=-1)
+
+
+def encode(frames, fps=10.0, snippet=(8, 4)):
+    spans = annotations.snippet_spans(len(frames), *snippet)
+    return encoders.MotionEncoder().encode_video(frames, spans, fps)[:, 0]
+
+
+def ranked(feat_TxD, statistic):
+    return feat_TxD[:, statistic * RANKS : (statistic + 1) * RANKS]
+
+
+def test_shape_and_manifest():
+    encoder = encoders.make_encoder("motion")
+    feat = encoder.encode_video(moving(frames=9), annotations.snippet_spans(9, 8, 4), 10.0)
+    assert feat.shape == (2, 1, encoder.dim) and feat.dtype == np.float32
+    assert np.isfinite(feat).all()
+    assert encoder.manifest["standardise"] and encoder.crops == {"count": 1, "order": "whole"}
+
+
+def test_speed_is_percent_of_the_width_a_second():
+    # 2 pixels of 144 a frame, 10 frames a second: 13.9 percent a second.
+    speed = np.expm1(ranked(encode(moving(step=2)), SPEED_MEAN)[0])
+    np.testing.assert_allclose(np.median(speed), 100 * 2 * 10 / 144, rtol=0.1)
+    # All of it moves as one, so |mean flow| is the mean speed in the median cell.
+    as_one = np.expm1(ranked(encode(moving(step=2)), AS_ONE)[0])
+    np.testing.assert_allclose(np.median(as_one), np.median(speed), rtol=0.05)
+
+
+def test_frame_rate_scales_speed():
+    slow, fast = (np.expm1(ranked(encode(moving(), fps), SPEED_MEAN)) for fps in (10.0, 20.0))
+    np.testing.assert_allclose(fast, 2 * slow, rtol=1e-4)
+
+
+def test_the_features_do_not_know_where_it_moves():
+    def patch(left):
+        # On a flat ground, so that nothing but the patch is seen.
+        frames = np.full((9, 96, 144, 3), 128, np.uint8)
+        for i, part in enumerate(moving(frames=9, shape=(24, 24))):
+            frames[i, 24:48, left : left + 24] = part
+        return encode(frames)
+
+    here, there = patch(24), patch(96)
+    assert np.abs(here).max() > 1
+    for statistic in (SPEED_P99, SPEED_MEAN, AS_ONE):
+        np.testing.assert_allclose(
+            ranked(here, statistic)[0, 0], ranked(there, statistic)[0, 0], rtol=0.15
+        )
+    # All that differs is what flow spills over the patch's border.
+    assert np.abs(here - there).mean() < 0.3 * np.abs(here).mean()
+
+
+def test_what_stands_still_has_no_motion():
+    feat = encode(np.repeat(moving(frames=1), 6, axis=0))
+    motion = np.concatenate([ranked(feat, s) for s in (SPEED_P99, SPEED_MEAN, AS_ONE)], axis=1)
+    assert np.abs(motion).max() < 0.05
+
+
+def test_a_single_frame_and_a_short_last_snippet():
+    assert np.isfinite(encode(moving(frames=1))).all()
+    frames = moving(frames=10)
+    feat = encode(frames, snippet=(8, 4))
+    assert len(feat) == 2
+    # The last snippet is frames 4 to 9 alone: other first frames don't change it.
+    other = frames.copy()
+    other[:3] = 0
+    np.testing.assert_array_equal(encode(other, snippet=(8, 4))[1, :RANKS], feat[1, :RANKS])
+
+
+def test_features_are_a_pure_function():
+    np.testing.assert_array_equal(encode(moving()), encode(moving()))
+
+
+def test_unknown_encoder_and_pooling():
+    with pytest.raises(UserError, match="motion, clip-l14"):
+        encoders.make_encoder("i3d")
+    with pytest.raises(UserError, match="--pooling"):
+        encoders.make_encoder("motion", pooling="middle")
+
+
+@pytest.fixture(scope="module")
+def tiny_clip(tmp_path_factory):
+    import torch
+    from transformers import CLIPImageProcessorPil, CLIPVisionConfig, CLIPVisionModelWithProjection
+
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("weights") / "tiny-clip"
+    config = CLIPVisionConfig(
+        hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2,
+        image_size=16, patch_size=8, projection_dim=6,
+    )  # fmt: skip
+    CLIPVisionModelWithProjection(config).save_pretrained(folder)
+    size = {"size": {"shortest_edge": 16}, "crop_size": {"height": 16, "width": 16}}
+    CLIPImageProcessorPil(**size).save_pretrained(folder)
+    return str(folder)
+
+
+def test_clip_pooling(tiny_clip):
+    frames, spans = moving(frames=5), np.array([[0, 4], [4, 5]])
+    single = np.stack([np.arange(5), np.arange(1, 6)], axis=1)
+    of_frame = encoders.make_encoder("clip-l14", pooling="middle", weights=tiny_clip)
+    assert of_frame.dim == 6 and not of_frame.manifest["normalised"]
+    rows = of_frame.encode_video(frames, single, 10.0)[:, 0]
+    middle = of_frame.encode_video(frames, spans, 10.0)
+    assert middle.shape == (2, 1, 6)
+    np.testing.assert_allclose(middle[:, 0], rows[[1, 4]], atol=1e-5)
+    of_mean = encoders.make_encoder("clip-l14", pooling="mean", weights=tiny_clip)
+    mean = of_mean.encode_video(frames, spans, 10.0)[:, 0]
+    np.testing.assert_allclose(mean, [rows[:4].mean(axis=0), rows[4]], atol=1e-5)
+    assert not np.allclose(mean[0], middle[0, 0], atol=1e-4)
+
+
+def test_clip_without_weights_says_so(tmp_path):
+    with pytest.raises(UserError, match="expected a CLIP checkpoint"):
+        encoders.make_encoder("clip-l14", pooling="middle", weights=str(tmp_path / "none"))

@@ -1,0 +1,65 @@
+"""Measures, by hand and against scikit-learn."""
+
+import numpy as np
+import pytest
+from sklearn import metrics as sklearn_metrics
+
+from gvvad_jax import metrics
+
+
+def test_auc_by_hand():
+    # Pairs (positive, negative): 0.9>0.5, 0.9>0.1, 0.4<0.5, 0.4>0.1: three of four.
+    assert metrics.roc_auc([0.9, 0.4, 0.5, 0.1], [1, 1, 0, 0]) == 0.75
+    # A tie counts half.
+    assert metrics.roc_auc([0.5, 0.5], [1, 0]) == 0.5
+
+
+def test_average_precision_by_hand():
+    # Ranked 1, 0, 1: precision 1 at recall 1/2, 2/3 at recall 1.
+    assert metrics.average_precision([3, 2, 1], [1, 0, 1]) == pytest.approx(0.5 + 0.5 * 2 / 3)
+    # Trapezoids: from (0, 1) to (.5, 1), (.5, .5), (1, 2/3).
+    assert metrics.pr_auc([3, 2, 1], [1, 0, 1]) == pytest.approx(0.5 + 0.5 * (0.5 + 2 / 3) / 2)
+
+
+@pytest.mark.parametrize("levels", [3, 1000])
+def test_equals_scikit_learn(levels):
+    rng = np.random.default_rng(levels)
+    labels = rng.integers(0, 2, 500)
+    scores = np.round((rng.random(500) + 0.3 * labels) * levels) / levels
+    assert metrics.roc_auc(scores, labels) == pytest.approx(
+        sklearn_metrics.roc_auc_score(labels, scores), abs=1e-12
+    )
+    assert metrics.average_precision(scores, labels) == pytest.approx(
+        sklearn_metrics.average_precision_score(labels, scores), abs=1e-12
+    )
+    precision, recall, _ = sklearn_metrics.precision_recall_curve(labels, scores)
+    assert metrics.pr_auc(scores, labels) == pytest.approx(
+        sklearn_metrics.auc(recall, precision), abs=1e-12
+    )
+
+
+def test_undefined_measures_are_none():
+    assert metrics.roc_auc([1.0, 2.0], [0, 0]) is None
+    assert metrics.average_precision([1.0], [0]) is None
+    assert metrics.false_alarm_rate([1.0], [1]) is None
+
+
+def test_false_alarms_are_normal_frames_above_half():
+    assert metrics.false_alarm_rate([0.6, 0.5, 0.9, 0.2], [0, 0, 1, 0]) == pytest.approx(1 / 3)
+
+
+def test_frame_measures_by_hand():
+    labels = {"a": np.array([0, 1]), "b": np.array([1, 0]), "n": np.array([0, 0])}
+    scores = {"a": np.array([0.1, 0.9]), "b": np.array([0.3, 0.4]), "n": np.array([0.2, 0.6])}
+    found = metrics.frame_measures(scores, labels, {"a": "Arson", "b": "Abuse", "n": None})
+    # Positives 0.9, 0.3; negatives 0.1, 0.4, 0.2, 0.6: 4 + 2 of 8 pairs.
+    assert found["auc"] == pytest.approx(6 / 8)
+    # Within abnormal videos the negatives are 0.1 and 0.4: 2 + 1 of 4.
+    assert found["auc_abnormal"] == pytest.approx(3 / 4)
+    assert found["per_class"] == {"Abuse": pytest.approx(1 / 3), "Arson": pytest.approx(1.0)}
+    assert found["far"] == pytest.approx(1 / 4)
+
+
+def test_a_video_shorter_than_k_is_its_mean():
+    assert metrics.video_score(np.array([0.2, 0.4]), 3) == pytest.approx(0.3)
+    assert metrics.video_score(np.array([0.2, 0.9, 0.4, 0.6]), 2) == pytest.approx(0.75)

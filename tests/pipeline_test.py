@@ -1,0 +1,112 @@
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from generation import pipeline
+from gvvad_jax import store
+from gvvad_jax.command import UserError
+
+SMALL = ("--train_pairs=2", "--test_pairs=1", "--generated_pairs=3", "--random_drops=2")
+
+
+def command(out, *more):
+    return [sys.executable, "-m", "generation.pipeline", *SMALL, f"--out={out}", *more]
+
+
+def outcome(paths):
+    """What must not depend on kills."""
+    files = [paths["decisions"], *paths["random_decisions"], paths["prompts"]]
+    texts = [open(path, encoding="utf-8").read() for path in files]
+    stores = [store.Store(paths[name]) for name in ("real_store", "synthetic_store")]
+    return [opened.digest() for opened in stores], texts
+
+
+def run(out, *more):
+    done = subprocess.run(command(out, *more), capture_output=True, text=True, check=True)
+    return json.loads(done.stdout), done.stderr
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    return run(tmp_path_factory.mktemp("pipeline") / "whole")
+
+
+def test_stages_in_order_and_what_they_leave(whole):
+    paths, told = whole
+    stages = [line for line in told.splitlines() if line.startswith("pipeline: ")]
+    names = ["footage", "descriptions", "generated videos", "stores", "filter"]
+    assert stages == [f"pipeline: {name}" for name in names]
+    real, synthetic = store.Store(paths["real_store"]), store.Store(paths["synthetic_store"])
+    assert (len(real.rows), len(synthetic.rows)) == (6, 6)
+    assert {row.source for row in synthetic.rows.values()} == {"synthetic"}
+    assert all(row.description for row in synthetic.rows.values())
+    store.require_agreement([real, synthetic])
+
+    def dropped(path):
+        with open(path, encoding="utf-8") as file:
+            decisions = [json.loads(line) for line in file]
+        labels = [synthetic.videos.videos[d["id"]].label for d in decisions if not d["keep"]]
+        return sorted(labels)
+
+    # The control drops as many of each label, and there is something to drop.
+    assert len(dropped(paths["decisions"])) == paths["filter"]["dropped"] > 0
+    assert len(paths["random_decisions"]) == 2
+    for path in paths["random_decisions"]:
+        assert dropped(path) == dropped(paths["decisions"])
+
+
+@pytest.mark.slow
+def test_killed_at_any_stage_it_ends_the_same(whole, tmp_path):
+    out = tmp_path / "broken"
+    for sign in ("footage/clips/*.json", "generated/clips/*.json", "synthetic/parts/*.npy"):
+        process = subprocess.Popen(
+            command(out), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        while not list(out.glob(sign)):
+            assert process.poll() is None, f"finished before {sign} was seen"
+            time.sleep(0.005)
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+        assert not (out / "decisions.jsonl").exists()
+    assert outcome(run(out)[0]) == outcome(whole[0])
+
+
+def test_other_settings_in_the_same_folder_are_refused(whole):
+    out = os.path.dirname(whole[0]["prompts"])
+    failed = subprocess.run(command(out, "--data_seed=1"), capture_output=True, text=True)
+    assert failed.returncode == 2 and failed.stderr.count("\n") == 1
+    assert "--data_seed=0 there, 1 now" in failed.stderr
+
+
+def test_mistakes_are_told(tmp_path, monkeypatch):
+    with pytest.raises(UserError, match="--train_pairs: expected at least 1, found 0"):
+        pipeline.Plan(out=str(tmp_path), train_pairs=0)
+    with pytest.raises(UserError, match="--preset: expected one of none, light, strict"):
+        pipeline.Plan(out=str(tmp_path), preset="harsh")
+    plan = pipeline.Plan(out=str(tmp_path / "p"), videos=str(tmp_path / "none.json"))
+    with pytest.raises(UserError, match=r"none\.json"):
+        pipeline.run(dataclasses.replace(plan, generated_pairs=1))
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UserError, match="WORLD_SIZE"):
+        pipeline.run(plan)
+
+
+def test_the_demos_flags_are_the_pipelines_too():
+    """configs/demo.flags names training flags, which the pipeline must pass over."""
+    failed = subprocess.run(
+        [sys.executable, "-m", "generation.pipeline", "--flagfile=configs/demo.flags"],
+        capture_output=True,
+        text=True,
+    )
+    assert failed.returncode == 2 and failed.stderr.startswith("error: --out"), failed.stderr
+
+
+def test_the_pipeline_imports_no_jax():
+    code = "import sys, generation.pipeline; sys.exit('jax' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -1,0 +1,145 @@
+"""Scoring and evaluating trained runs, through files as users do."""
+
+import json
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from gvvad_jax import annotations, evaluate, score, store, train
+from gvvad_jax.command import UserError
+from gvvad_jax.config import TrainConfig
+from tests.conftest import DIM, TEXT_DIM, make_manifest, write_store
+
+ROOT = pathlib.Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, real_store):
+    workdir = tmp_path_factory.mktemp("runs") / "w"
+    config = TrainConfig(
+        store=str(real_store),
+        workdir=str(workdir),
+        compilation_cache=str(tmp_path_factory.mktemp("compiled")),
+        segments=6,
+        mtn_channels=4,
+        head_widths=(8, 4),
+        batch_size=3,
+        steps=6,
+    )
+    return workdir, train.train(config)
+
+
+def _command(name, *arguments):
+    done = subprocess.run(
+        [sys.executable, "-m", f"gvvad_jax.{name}", *arguments],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_scores_in_padded_batches_equal_one_by_one(run, real_store):
+    model, opened = score.load(str(run[0])), store.Store(real_store)
+    features = {i: (opened.visual(i), opened.text(i)) for i in opened.rows}
+    together = model.scores(features)
+    assert list(together) == list(features)
+    for video_id, (visual_TxNxD, text_TxE) in features.items():
+        visual = visual_TxNxD.swapaxes(0, 1)[None]
+        alone = model.score_step(model.params, model.batch_stats, visual, text_TxE[None], None)
+        np.testing.assert_allclose(together[video_id], alone[0], atol=1e-6)
+
+
+def test_bucket_lengths():
+    assert [score.bucket_length(n) for n in (1, 8, 9, 12, 13, 17, 24, 25, 100)] == [
+        8, 8, 12, 12, 16, 24, 24, 32, 128,
+    ]  # fmt: skip
+
+
+def test_score_and_evaluate_agree_with_training(run, real_store, tmp_path):
+    workdir, result = run
+    found = _command("evaluate", f"--workdir={workdir}", f"--store={real_store}")
+    assert found == result["last"]
+    out = tmp_path / "scores.npz"
+    _command("score", f"--workdir={workdir}", f"--store={real_store}", f"--out={out}")
+    with np.load(out, allow_pickle=False) as scores:
+        opened = store.Store(real_store)
+        for video_id, row in opened.rows.items():
+            assert scores[video_id].shape == (row.num_frames,)
+            assert scores[f"snippets/{video_id}"].shape == (row.num_snippets,)
+            assert scores[f"times/{video_id}"].shape == (row.num_snippets, 2)
+    truth = real_store / "videos.json"
+    assert evaluate.of_files(str(out), str(truth)) == pytest.approx(result["last"])
+
+
+def test_one_videos_features_are_scored(run, tmp_path):
+    rng = np.random.default_rng(0)
+    np.save(tmp_path / "x.npy", rng.normal(size=(5, 2, DIM)).astype(np.float32))
+    np.save(tmp_path / "t.npy", rng.normal(size=(5, TEXT_DIM)).astype(np.float32))
+    _command(
+        "score",
+        f"--workdir={run[0]}",
+        f"--visual={tmp_path / 'x.npy'}",
+        f"--text={tmp_path / 't.npy'}",
+        "--fps=10",
+        f"--out={tmp_path / 's.npz'}",
+    )
+    with np.load(tmp_path / "s.npz", allow_pickle=False) as scores:
+        assert scores["x"].shape == (20,)
+        np.testing.assert_allclose(scores["times/x"][-1], [1.6, 2.0])
+        np.testing.assert_allclose(scores["x"][:4], scores["snippets/x"][0])
+
+
+def test_another_encoders_store_is_refused(run, tmp_path):
+    other = make_manifest(encoder={"id": "other"})
+    write_store(tmp_path / "s", {"test": (1, 1)}, manifest=other)
+    model = score.load(str(run[0]))
+    with pytest.raises(UserError, match=r"expected a store like .* encoder"):
+        model.require(store.Store(tmp_path / "s").manifest, "s")
+
+
+def test_a_checkpoint_that_is_not_there_is_told(run):
+    with pytest.raises(UserError, match="best_on_test"):
+        score.load(str(run[0]), "best_on_test")
+
+
+def _truth(tmp_path, **changes):
+    entry = {"file": "a.mp4", "label": 1, "split": "test", "abnormal_frames": [[1, 3]]} | changes
+    normal = {"file": "b.mp4", "label": 0, "split": "test"}
+    path = tmp_path / "videos.json"
+    path.write_text(json.dumps({"fps": 10, "videos": {"a": entry, "b": normal}}))
+    return str(path)
+
+
+def test_files_are_measured_by_hand(tmp_path):
+    scores = {"a": np.array([0.1, 0.9, 0.8, 0.2]), "b": np.array([0.3, 0.85])}
+    np.savez(tmp_path / "s.npz", **scores)
+    found = evaluate.of_files(str(tmp_path / "s.npz"), _truth(tmp_path))
+    # Positives 0.9, 0.8 against 0.1, 0.2, 0.3, 0.85: 4 + 3 of 8.
+    assert found["auc"] == pytest.approx(7 / 8)
+    assert found["auc_abnormal"] == 1.0 and found["frames"] == 6
+    labels = {"a": np.array([0, 1, 1, 0]), "b": np.zeros(2, int)}
+    np.savez(tmp_path / "g.npz", **labels)
+    assert evaluate.of_files(str(tmp_path / "s.npz"), str(tmp_path / "g.npz"))["auc"] == 7 / 8
+
+
+def test_lengths_that_differ_and_missing_videos_are_named(tmp_path):
+    np.savez(tmp_path / "s.npz", a=np.zeros(4), b=np.zeros(2))
+    with pytest.raises(UserError, match=r"s.npz: video 'a': expected 5 frames .* found \[4\]"):
+        evaluate.of_files(str(tmp_path / "s.npz"), _truth(tmp_path, num_frames=5))
+    np.savez(tmp_path / "s.npz", a=np.zeros(4))
+    with pytest.raises(UserError, match="video 'b'"):
+        evaluate.of_files(str(tmp_path / "s.npz"), _truth(tmp_path))
+
+
+def test_reference_alignment_pads_to_whole_snippets():
+    labels = np.array([0] * 10 + [1] * 10)
+    scores, aligned = annotations.reference_align(
+        annotations.reference_frame_scores(np.array([0.1, 0.9])), labels
+    )
+    assert len(scores) == len(aligned) == 32 and aligned[20:].all()

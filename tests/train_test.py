@@ -1,0 +1,156 @@
+"""Training runs: what they leave behind, and that killing them changes nothing."""
+
+import dataclasses
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from gvvad_jax import checkpoints, train
+from gvvad_jax.command import UserError
+from gvvad_jax.config import DETECTORS, TrainConfig
+from tests.conftest import write_store
+
+ROOT = pathlib.Path(__file__).parent.parent
+MEASURES = {"auc", "ap", "pr_auc", "auc_abnormal", "far", "per_class"}
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory):
+    return str(tmp_path_factory.mktemp("compiled"))
+
+
+@pytest.fixture
+def config(tmp_path, real_store, synthetic_store, cache):
+    return TrainConfig(
+        store=str(real_store),
+        synthetic_store=str(synthetic_store),
+        workdir=str(tmp_path / "run"),
+        compilation_cache=cache,
+        detector="lap",
+        segments=6,
+        mtn_channels=4,
+        head_widths=(8, 4),
+        batch_size=3,
+        steps=12,
+        log_every=2,
+        validate_every=4,
+        checkpoint_every=4,
+    )
+
+
+def _log(workdir):
+    return [json.loads(line) for line in (pathlib.Path(workdir) / "metrics.jsonl").open()]
+
+
+def test_a_run_leaves_everything_behind(config, decisions):
+    config = dataclasses.replace(config, synthetic_keep=str(decisions))
+    result = train.train(config)
+    workdir = pathlib.Path(config.workdir)
+    assert json.loads((workdir / "result.json").read_text()) == result
+    assert MEASURES <= set(result["last"]) and MEASURES <= set(result["best_on_validation"])
+    assert "best_on_test" not in result
+    assert {"commit", "versions", "stores", "splits", "decisions"} <= set(result["provenance"])
+    assert len(result["provenance"]["stores"]) == 2
+    steps = [line["step"] for line in _log(workdir) if "loss" in line]
+    assert steps == [2, 4, 6, 8, 10, 12]
+    assert list((workdir / "tensorboard").glob("events*"))
+    model = checkpoints.read_model(workdir)
+    assert model["config"] == config and len(model["bank"]) == 3
+
+
+def test_stopped_and_resumed_equals_uninterrupted(config, tmp_path):
+    whole = train.train(config)
+    part = dataclasses.replace(config, workdir=str(tmp_path / "part"), steps=8)
+    train.train(part)
+    resumed = train.train(dataclasses.replace(part, steps=12))
+    assert resumed["last"] == whole["last"]
+    assert resumed["best_on_validation"] == whole["best_on_validation"]
+    assert _log(part.workdir) == _log(config.workdir)
+
+
+@pytest.mark.slow
+def test_killed_and_run_again_equals_uninterrupted(config, tmp_path):
+    whole = dataclasses.replace(config, steps=400, checkpoint_every=20, log_every=20)
+    killed = dataclasses.replace(whole, workdir=str(tmp_path / "killed"))
+    command = [sys.executable, "-m", "gvvad_jax.train"]
+    expected = train.train(whole)
+    flagfile = tmp_path / "killed.flags"
+    flagfile.write_text(train.config_lib.to_flagfile(killed))
+    command.append(f"--flagfile={flagfile}")
+    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL, text=True)
+    log = pathlib.Path(killed.workdir) / "metrics.jsonl"
+    deadline = time.monotonic() + 120
+    while not (log.exists() and log.read_text().count("\n") > 10):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not (pathlib.Path(killed.workdir) / "result.json").exists()
+    done = subprocess.run(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=True
+    )
+    result = json.loads(done.stdout)
+    assert result["last"] == expected["last"]
+    assert result["best_on_validation"] == expected["best_on_validation"]
+    assert _log(killed.workdir) == _log(whole.workdir)
+
+
+def test_a_workdir_of_other_flags_is_refused(config):
+    train.train(dataclasses.replace(config, steps=2))
+    with pytest.raises(UserError, match="--l2=0.005 there, --l2=0.1 now"):
+        train.train(dataclasses.replace(config, steps=2, l2=0.1))
+
+
+@pytest.mark.parametrize("detector", DETECTORS)
+def test_every_detector_trains_with_synthetic_videos(config, detector):
+    result = train.train(dataclasses.replace(config, detector=detector, steps=4))
+    assert 0 <= result["last"]["auc"] <= 1
+    losses = [line for line in _log(config.workdir) if "loss" in line]
+    assert losses and all(np.isfinite(line["loss"]) for line in losses)
+    assert all(line["lambda"] == 0.5 for line in losses)
+
+
+def test_best_on_test_is_there_when_asked_for(config):
+    result = train.train(dataclasses.replace(config, best_on_test=True))
+    tested = [line["test_auc"] for line in _log(config.workdir) if "test_auc" in line]
+    assert result["best_on_test"]["auc"] == max(tested)
+
+
+def test_the_best_checkpoint_is_the_best_on_validation(config):
+    result = train.train(config)
+    validated = [line for line in _log(config.workdir) if "validation_auc" in line]
+    best = max(validated, key=lambda line: (line["validation_auc"], -line["validation_loss"]))
+    assert result["best_on_validation"]["step"] == best["step"]
+
+
+def test_small_data_works(tmp_path, cache):
+    """Fewer videos than the batch, a video shorter than k, no validation split."""
+    write_store(tmp_path / "s", {"train": (2, 1), "test": (1, 1)}, lengths=(1, 2))
+    config = TrainConfig(
+        store=str(tmp_path / "s"),
+        workdir=str(tmp_path / "w"),
+        compilation_cache=cache,
+        detector="lap",
+        segments=2,
+        batch_size=4,
+        steps=3,
+        mtn_channels=4,
+        head_widths=(8,),
+    )
+    result = train.train(config)
+    assert result["best_on_validation"] is None
+    assert result["last"]["videos"] == 2
+
+
+def test_a_missing_bank_is_told(config, tmp_path):
+    write_store(tmp_path / "s", {"train": (3, 3)})
+    (tmp_path / "s" / "bank.npy").unlink()
+    with pytest.raises(UserError, match=r"bank.npy: expected LAP's .* --detector=tevad"):
+        train.train(dataclasses.replace(config, store=str(tmp_path / "s"), synthetic_store=""))

@@ -1,0 +1,1 @@
+"""Commands around the two sides: imports, checks, studies, reports, benchmarks."""

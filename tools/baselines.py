@@ -1,0 +1,123 @@
+"""Trivial rules: what a detector must beat to have learned anything.
+
+Each rule scores every frame of a video from its pixels, without any training. `oracle` knows the
+video's label and gives it to every frame: what video-level knowledge alone is worth.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import cv2
+import numpy as np
+
+from gvvad_jax import annotations, metrics
+from gvvad_jax.command import UserError
+
+RULES = ("brightness", "mean_flow", "flow_p99", "frame_difference", "sharpness")
+GRID = (4, 6)
+# Flow is computed at this width, as in the motion encoder; smaller videos are left as they are.
+WORKING_WIDTH = 240
+
+
+def rule_scores(frames_FxHxWx3: np.ndarray) -> dict[str, np.ndarray]:
+    """Scores of every rule for each frame.
+
+    Args:
+      frames_FxHxWx3: RGB uint8.
+
+    Returns:
+      {rule: float64 [F]}: mean brightness; mean optical flow; 99th percentile of the flow in the
+      busiest cell of a 4x6 grid; mean absolute frame difference; variance of the Laplacian. Rules
+      between two frames give the first frame the second one's score.
+    """
+    gray = [cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in frames_FxHxWx3]
+    small = [_shrink(image) for image in gray]
+    flow = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+    between = []
+    for i in range(1, len(gray)):
+        speed_HxW = np.linalg.norm(flow.calc(small[i - 1], small[i], None), axis=2)
+        difference = float(cv2.absdiff(gray[i - 1], gray[i]).mean())
+        between.append((speed_HxW.mean(), _busiest_cell(speed_HxW), difference))
+    mean_flow, flow_p99, difference = np.array(between[:1] + between or [(0.0, 0.0, 0.0)]).T
+    return {
+        "brightness": np.array([image.mean() for image in gray]),
+        "mean_flow": mean_flow,
+        "flow_p99": flow_p99,
+        "frame_difference": difference,
+        "sharpness": np.array([cv2.Laplacian(image, cv2.CV_64F).var() for image in gray]),
+    }
+
+
+def _shrink(image_HxW: np.ndarray) -> np.ndarray:
+    height, width = image_HxW.shape
+    if width <= WORKING_WIDTH:
+        return image_HxW
+    size = (WORKING_WIDTH, round(height * WORKING_WIDTH / width))
+    return cv2.resize(image_HxW, size, interpolation=cv2.INTER_AREA)
+
+
+def _busiest_cell(speed_HxW: np.ndarray) -> float:
+    rows = np.array_split(speed_HxW, GRID[0], axis=0)
+    return max(np.percentile(cell, 99) for row in rows for cell in np.array_split(row, GRID[1], 1))
+
+
+def smoothed(scores_F: np.ndarray, frames: int, stride: int) -> np.ndarray:
+    """A rule's scores averaged over the snippets a detector sees, so that it smooths alike."""
+    spans_Tx2 = annotations.snippet_spans(len(scores_F), frames, stride)
+    scores_T = np.array([scores_F[start:end].mean() for start, end in spans_Tx2])
+    return annotations.frame_scores(scores_T, spans_Tx2.astype(float), len(scores_F), 1.0)
+
+
+def measure(
+    scores: Mapping[str, Mapping[str, np.ndarray]],
+    videos: Sequence[annotations.VideoAnnotation],
+) -> dict[str, dict[str, Any]]:
+    """What each rule reaches on some videos; a rule counts with the better of its two signs.
+
+    Args:
+      scores: {video id: {rule: [F]}}, as `rule_scores` gives them.
+      videos: with frame annotations.
+
+    Returns:
+      {rule or "oracle": {"auc", "auc_abnormal", "flipped"}}; the sign is the one of the better AUC
+      over all videos.
+    """
+    labels = {v.id: annotations.frame_labels(v, _length(scores[v.id])) for v in videos}
+
+    def table_of(score: Callable[[annotations.VideoAnnotation], np.ndarray]) -> dict[str, Any]:
+        signs = {
+            flipped: metrics.frame_measures(
+                {v.id: -score(v) if flipped else score(v) for v in videos}, labels
+            )
+            for flipped in (False, True)
+        }
+        flipped = (signs[True]["auc"] or 0.0) > (signs[False]["auc"] or 0.0)
+        best = signs[flipped]
+        return {"auc": best["auc"], "auc_abnormal": best["auc_abnormal"], "flipped": flipped}
+
+    rules = list(next(iter(scores.values())))
+    table = {rule: table_of(lambda v, rule=rule: scores[v.id][rule]) for rule in rules}
+    table["oracle"] = table_of(lambda v: np.full(_length(scores[v.id]), float(v.label)))
+    return table
+
+
+def _length(rules: Mapping[str, np.ndarray]) -> int:
+    return len(next(iter(rules.values())))
+
+
+def score_videos(
+    annotated: annotations.Annotations, videos: Sequence[annotations.VideoAnnotation]
+) -> dict[str, dict[str, np.ndarray]]:
+    """`rule_scores` of the files of some videos, by video id; decoded once each."""
+    import tqdm
+
+    from generation import video_io
+
+    cv2.setNumThreads(1)
+    scores = {}
+    for video in tqdm.tqdm(videos, desc="rules", unit="video"):
+        path = annotated.resolve(video)
+        if not path.exists():
+            raise UserError(f"{path}: expected the video of {video.id!r}, found none")
+        scores[video.id] = rule_scores(video_io.read(path).frames_TxHxWx3)
+    return scores
