@@ -53,11 +53,12 @@ class MotionEncoder:
       - change of the flow since the last pair (oscillation, jerk), 99th percentile and mean;
       - gradient strength and frame difference;
       - histograms of flow directions and of gradient orientations.
-    Cameras differ and training videos are few, so position and heading are thrown away: the row
-    holds the order statistics over the cells of each quantity of motion, and all quantities of
-    the four fastest cells and of the four most jerking ones, their histograms sorted. A snippet's
-    row is the mean and the maximum over its frames. Heavy-tailed quantities are log(1 + x). Rates
-    are per second, so that frame rates and sizes compare; the features want standardising.
+    Training videos are few, so of the place only an outline is kept: a frame's row holds, of each
+    quantity of motion, the largest values over all cells and the largest in each row and column of
+    the grid; and everything of the four fastest cells and of the four most jerking ones. A
+    snippet's row is the mean and the maximum over its frames. Heavy-tailed quantities are
+    log(1 + x). Rates are per second, so that frame rates and sizes compare; the features want
+    standardising.
 
     Attributes:
       id, dim, crops, manifest: for the store.
@@ -77,10 +78,10 @@ class MotionEncoder:
     leading_cells = 4
 
     def __init__(self):
-        ranked = self.num_motion_statistics * len(self.order_statistics)
+        outline = self.num_motion_statistics * (len(self.order_statistics) + sum(self.grid))
         cell = self.num_statistics + self.directions + self.orientations
         leading = len(self.leading_statistics) * self.leading_cells * cell
-        self.dim = 2 * (ranked + leading + self.directions)
+        self.dim = 2 * (outline + leading + self.directions)
         self.crops = {"count": 1, "order": "whole"}
         self.manifest = {
             "id": self.id,
@@ -139,7 +140,7 @@ class MotionEncoder:
         return cv2.resize(gray_HxW, size, interpolation=cv2.INTER_AREA)
 
     def _row(self, flow_HxWx2, last_HxWx2, gradient_HxWx2, difference_HxW) -> np.ndarray:
-        """Everything about one frame, position thrown away."""
+        """Everything about one frame."""
         speed_HxW = np.linalg.norm(flow_HxWx2, axis=2)
         strength_HxW = np.linalg.norm(gradient_HxWx2, axis=2)
         directions_CxK = self._histogram(_angle(flow_HxWx2), speed_HxW, self.directions)
@@ -152,16 +153,18 @@ class MotionEncoder:
         )
         moving_SxC = statistics_SxC[: self.num_motion_statistics]
         ranked_SxR = -np.sort(-moving_SxC, axis=1)[:, self.order_statistics]
-        histograms_CxK = np.concatenate(
-            [np.log1p(-np.sort(-h, axis=1)) for h in (directions_CxK, orientations_CxK)], axis=1
-        )
+        moving_SxIxJ = moving_SxC.reshape(-1, *self.grid)
+        outline_SxL = np.concatenate([moving_SxIxJ.max(axis=2), moving_SxIxJ.max(axis=1)], axis=1)
+        histograms_CxK = np.log1p(np.concatenate([directions_CxK, orientations_CxK], axis=1))
         cells_CxV = np.concatenate([statistics_SxC.T, histograms_CxK], axis=1)
         leading = [
             cells_CxV[np.argsort(-statistics_SxC[by], kind="stable")[: self.leading_cells]]
             for by in self.leading_statistics
         ]
-        busiest_K = np.log1p(np.sort(directions_CxK.max(axis=0)))
-        return np.concatenate([ranked_SxR.ravel(), np.ravel(leading), busiest_K])
+        busiest_K = np.log1p(directions_CxK.max(axis=0))
+        return np.concatenate(
+            [ranked_SxR.ravel(), outline_SxL.ravel(), np.ravel(leading), busiest_K]
+        )
 
     def _statistics(
         self, flow_HxWx2, last_HxWx2, directions_CxK, strength_HxW, difference_HxW

@@ -23,7 +23,8 @@ def test_reproduces_the_published_detectors(path):
 
 
 def test_there_is_a_golden_for_each_published_detector_here():
-    assert {path.stem.split("_")[0] for path in GOLDEN} == set(DETECTORS)
+    # MIL-Rank's perceptron has no golden; its terms are checked by hand.
+    assert {path.stem.split("_")[0] for path in GOLDEN} == set(DETECTORS) - {"mil_rank"}
 
 
 def _detector(name, config, length=9, videos=3, crops=2, dim=12, text_dim=8):
@@ -50,9 +51,10 @@ def test_padding_changes_no_score(name, fusion):
     mask = jnp.pad(jnp.ones((3, 9)), ((0, 0), (0, 7)))
     padded = detector.apply(variables, padded_visual, padded_text, mask).scores_VxT
     np.testing.assert_allclose(padded[:, :9], alone, atol=1e-6)
-    # Without the mask it would.
-    leaky = detector.apply(variables, padded_visual, padded_text).scores_VxT
-    assert np.abs(leaky[:, :9] - alone).max() > 1e-3
+    if name != "mil_rank":  # Which scores each snippet by itself.
+        # Without the mask it would.
+        leaky = detector.apply(variables, padded_visual, padded_text).scores_VxT
+        assert np.abs(leaky[:, :9] - alone).max() > 1e-3
 
 
 @pytest.mark.parametrize("name", DETECTORS)

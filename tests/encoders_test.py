@@ -8,7 +8,7 @@ from generation import encoders
 from gvvad_jax import annotations
 from gvvad_jax.store import UserError
 
-RANKS = 6
+RANKS, NUM_MOTION = 6, 6
 SPEED_P99, SPEED_MEAN, AS_ONE = 0, 1, 2
 
 
@@ -56,22 +56,26 @@ def test_frame_rate_scales_speed():
     np.testing.assert_allclose(fast, 2 * slow, rtol=1e-4)
 
 
-def test_the_features_do_not_know_where_it_moves():
-    def patch(left):
+def test_of_the_place_an_outline_is_kept():
+    def patch(top, left):
         # On a flat ground, so that nothing but the patch is seen.
         frames = np.full((9, 96, 144, 3), 128, np.uint8)
         for i, part in enumerate(moving(frames=9, shape=(24, 24))):
-            frames[i, 24:48, left : left + 24] = part
-        return encode(frames)
+            frames[i, top : top + 24, left : left + 24] = part
+        return encode(frames)[0]
 
-    here, there = patch(24), patch(96)
-    assert np.abs(here).max() > 1
+    rows, columns = encoders.MotionEncoder.grid
+    here, there = patch(24, 24), patch(48, 96)
     for statistic in (SPEED_P99, SPEED_MEAN, AS_ONE):
+        # The largest value is the same wherever the patch is.
         np.testing.assert_allclose(
-            ranked(here, statistic)[0, 0], ranked(there, statistic)[0, 0], rtol=0.15
+            here[statistic * RANKS], there[statistic * RANKS], rtol=0.15, atol=0.05
         )
-    # All that differs is what flow spills over the patch's border.
-    assert np.abs(here - there).mean() < 0.3 * np.abs(here).mean()
+        # The outline tells its row and its column.
+        start = NUM_MOTION * RANKS + statistic * (rows + columns)
+        for feat_D, row, column in ((here, 1, 1), (there, 2, 4)):
+            outline_L = feat_D[start : start + rows + columns]
+            assert (outline_L[:rows].argmax(), outline_L[rows:].argmax()) == (row, column)
 
 
 def test_what_stands_still_has_no_motion():

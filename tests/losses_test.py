@@ -22,6 +22,14 @@ class LossesTest(chex.TestCase, parameterized.TestCase):
         np.testing.assert_allclose(loss(jnp.array([0.25]), jnp.array(1.0)), np.log(4), rtol=1e-6)
 
     @chex.variants(with_jit=True, without_jit=True)
+    def test_ranking_loss(self):
+        loss = self.variant(losses.ranking_loss)
+        # 1 - 0.7 + 0.4; and nothing where the abnormal maximum is a whole unit above.
+        normal_T, abnormal_T = jnp.array([0.1, 0.4]), jnp.array([0.7, 0.2])
+        np.testing.assert_allclose(loss(normal_T, abnormal_T), 0.7, rtol=1e-6)
+        np.testing.assert_allclose(loss(jnp.zeros(2), jnp.array([0.0, 1.0])), 0.0)
+
+    @chex.variants(with_jit=True, without_jit=True)
     def test_magnitude_loss(self):
         loss = self.variant(lambda n, a: losses.magnitude_loss(n, a, 10.0))
         # ||mean normal|| = ||(3, 4)|| = 5; ||mean abnormal|| = ||(0, 2)|| = 2: (8 + 5)^2.
@@ -83,6 +91,7 @@ def test_the_norm_of_zero_has_no_nan_gradient():
     ("loss", "shapes"),
     [
         (lambda x: losses.bag_loss(x, jnp.array(1.0)), (3,)),
+        (lambda x: losses.ranking_loss(x[0], x[1]), (2, 5)),
         (lambda x: losses.magnitude_loss(x[0], x[1], 10.0), (2, 3, 4)),
         (losses.smoothness, (6,)),
         (losses.sparsity, (6,)),

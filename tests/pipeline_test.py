@@ -1,6 +1,7 @@
 import dataclasses
 import json
 import os
+import pathlib
 import signal
 import subprocess
 import sys
@@ -22,7 +23,7 @@ def command(out, *more):
 def outcome(paths):
     """What must not depend on kills."""
     files = [paths["decisions"], *paths["random_decisions"], paths["prompts"]]
-    texts = [open(path, encoding="utf-8").read() for path in files]
+    texts = [pathlib.Path(path).read_text(encoding="utf-8") for path in files]
     stores = [store.Store(paths[name]) for name in ("real_store", "synthetic_store")]
     return [opened.digest() for opened in stores], texts
 
