@@ -6,8 +6,13 @@ import os
 import numpy as np
 import pytest
 
-# Two devices are always there, so that nothing quietly depends on there being one.
-os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=2")
+# Two devices are always there, so that nothing quietly depends on there being one. Programs here run
+# a few times on very little: most of the time would go into optimising them.
+os.environ.setdefault(
+    "XLA_FLAGS",
+    "--xla_force_host_platform_device_count=2 --xla_backend_optimization_level=0 "
+    "--xla_llvm_disable_expensive_passes=true",
+)
 
 from gvvad_jax import annotations, store
 

@@ -77,7 +77,7 @@ def test_stopped_and_resumed_equals_uninterrupted(config, tmp_path):
 
 @pytest.mark.slow
 def test_killed_and_run_again_equals_uninterrupted(config, tmp_path):
-    whole = dataclasses.replace(config, steps=400, checkpoint_every=20, log_every=20)
+    whole = dataclasses.replace(config, steps=300, checkpoint_every=20, log_every=20)
     killed = dataclasses.replace(whole, workdir=str(tmp_path / "killed"))
     command = [sys.executable, "-m", "gvvad_jax.train"]
     expected = train.train(whole)
