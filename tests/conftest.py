@@ -6,8 +6,8 @@ import os
 import numpy as np
 import pytest
 
-# Two devices are always there, so that nothing quietly depends on there being one. Programs here run
-# a few times on very little: most of the time would go into optimising them.
+# Two devices are always there, so that nothing quietly depends on there being one. Programs run
+# here a few times on very little: most of the time would go into optimising them.
 os.environ.setdefault(
     "XLA_FLAGS",
     "--xla_force_host_platform_device_count=2 --xla_backend_optimization_level=0 "
