@@ -9,7 +9,7 @@ import itertools
 import json
 import pathlib
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -19,6 +19,24 @@ from gvvad_jax.config import TrainConfig
 
 # With fewer videos of a label than this there is no validation split.
 MIN_FOR_VALIDATION = 5
+
+
+class Batch(NamedTuple):
+    """What one step sees: rows of the training data, B pairs of (normal, abnormal) videos.
+
+    Attributes:
+      videos_Bx2: int32, the videos.
+      pairs_B: int32, places of the pairs in the global batch.
+      partners_Bx2: int32, what each video is mixed with; None without mixup.
+      shares_Bx2: float32, how much of the mixture is the video itself; None without mixup.
+      held_out_Bx2: int32, videos that lambda alone learns from; None unless it does.
+    """
+
+    videos_Bx2: Any
+    pairs_B: Any
+    partners_Bx2: Any = None
+    shares_Bx2: Any = None
+    held_out_Bx2: Any = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,11 +57,13 @@ class Splits:
 
     Attributes:
       train: real and synthetic training videos.
+      held_out: real videos of the training list that lambda alone learns from (mode `meta`).
       validation: held out of the training list, video labels only; may be empty.
       test: test videos; may be empty.
     """
 
     train: Sequence[Member]
+    held_out: Sequence[Member]
     validation: Sequence[Member]
     test: Sequence[Member]
 
@@ -98,7 +118,8 @@ def open_splits(config: TrainConfig) -> tuple[Splits, list[store.Store]]:
       (splits, stores); the stores agree with each other.
 
     Raises:
-      UserError: stores that differ, no training video of a label, text asked for and absent.
+      UserError: stores that differ, no training video of a label, text asked for and absent,
+        too few videos to hold any out for lambda.
     """
     if not config.store:
         raise UserError("--store: expected the feature store of the real videos, found none")
@@ -114,9 +135,19 @@ def open_splits(config: TrainConfig) -> tuple[Splits, list[store.Store]]:
     every = [m for opened in real for m in members(opened, override)]
     by_split = {s: [m for m in every if m.video.split == s] for s in annotations.SPLITS}
     train, validation = by_split["train"], by_split["validation"]
-    if not validation:
-        train, validation = _hold_out(train, config)
-    splits = Splits(train + _kept(synthetic, config), validation, by_split["test"])
+    if not validation and config.validation_share and _fewest(train) >= MIN_FOR_VALIDATION:
+        train, validation = _split_off(train, config.validation_share, (config.seed, 2))
+    held_out: list[Member] = []
+    if config.lambda_mode == "meta":
+        if _fewest(train) < 2:
+            raise UserError(
+                f"{config.store}: expected at least two real training videos of each label for "
+                "--lambda_mode=meta, found fewer; use another mode"
+            )
+        train, held_out = _split_off(train, config.meta_share, (config.seed, 3))
+    if config.real_share < 1.0:
+        _, train = _split_off(train, config.real_share, (config.seed, 4))
+    splits = Splits(train + _kept(synthetic, config), held_out, validation, by_split["test"])
     for label, name in enumerate(("normal", "abnormal")):
         if not any(m.video.label == label for m in splits.train):
             raise UserError(
@@ -145,20 +176,24 @@ def _kept(synthetic: Sequence[store.Store], config: TrainConfig) -> list[Member]
     return [m for m in every if decisions[m.video.id]]
 
 
-def _hold_out(train: Sequence[Member], config: TrainConfig) -> tuple[list[Member], list[Member]]:
-    """Splits validation videos off the training list: stratified by label, seeded."""
-    counts = [sum(m.video.label == label for m in train) for label in (0, 1)]
-    if config.validation_share == 0 or min(counts) < MIN_FOR_VALIDATION:
-        return list(train), []
-    held = set()
+def _fewest(videos: Sequence[Member]) -> int:
+    """How many videos the rarer label has."""
+    return min(sum(m.video.label == label for m in videos) for label in (0, 1))
+
+
+def _split_off(
+    videos: Sequence[Member], share: float, key: tuple[int, int]
+) -> tuple[list[Member], list[Member]]:
+    """(the rest, a share): the share is drawn of each label, at least one, seeded by the key."""
+    drawn: set[str] = set()
     for label in (0, 1):
-        ids = sorted(m.video.id for m in train if m.video.label == label)
-        count = max(1, round(config.validation_share * len(ids)))
-        rng = np.random.default_rng([config.seed, label, 2])
-        held.update(rng.choice(ids, count, replace=False).tolist())
+        ids = sorted(m.video.id for m in videos if m.video.label == label)
+        count = min(len(ids), max(1, round(share * len(ids))))
+        rng = np.random.default_rng([key[0], label, *key[1:]])
+        drawn.update(rng.choice(ids, count, replace=False).tolist() if ids else ())
     return (
-        [m for m in train if m.video.id not in held],
-        [m for m in train if m.video.id in held],
+        [m for m in videos if m.video.id not in drawn],
+        [m for m in videos if m.video.id in drawn],
     )
 
 
@@ -231,7 +266,7 @@ def segmented(
     return visual, None if text is None else text.astype(np.float32)
 
 
-class Pairs:
+class Batches:
     """Which videos make each batch: a pure function of (seed, step).
 
     Each label is a pool drawn without replacement and reshuffled each pass, the last short batch
@@ -239,27 +274,75 @@ class Pairs:
     `synthetic_share` real and synthetic videos of a label are one pool.
 
     Args:
-      labels_V, synthetic_V: of the training videos.
-      config: batch size, seed, synthetic share.
+      labels_V, synthetic_V: of all videos on the device.
+      held_out_V: which of them lambda alone learns from.
+      config: batch size, seed, synthetic share, mixup.
 
     Raises:
       UserError: a synthetic share that a label has no videos for.
     """
 
-    def __init__(self, labels_V: np.ndarray, synthetic_V: np.ndarray, config: TrainConfig):
-        self._seed = config.seed
-        self._pools = [_pools(labels_V == label, synthetic_V, config) for label in (0, 1)]
+    def __init__(
+        self,
+        labels_V: np.ndarray,
+        synthetic_V: np.ndarray,
+        config: TrainConfig,
+        held_out_V: np.ndarray | None = None,
+    ):
+        held_out_V = np.zeros(len(labels_V), bool) if held_out_V is None else held_out_V
+        self._config, self._synthetic_V = config, synthetic_V
+        of_label = [(labels_V == label) & ~held_out_V for label in (0, 1)]
+        self._pools = [_pools(of, synthetic_V, config) for of in of_label]
+        self._held_out = [
+            [(np.flatnonzero((labels_V == label) & held_out_V), config.batch_size)]
+            for label in (0, 1)
+        ]
+        # By label and source: whom a video of the OTHER source may be mixed with.
+        self._partners = [
+            [np.flatnonzero(of & (synthetic_V == kind)) for kind in (False, True)]
+            for of in of_label
+        ]
 
-    def at(self, step: int) -> np.ndarray:
-        """Rows of the training videos that make batch `step`, int32 [B, 2] (normal, abnormal)."""
+    def at(self, step: int) -> Batch:
+        """Batch number `step`, on the host."""
+        videos_Bx2 = self._draw(self._pools, step, 0)
+        partners_Bx2 = shares_Bx2 = held_out_Bx2 = None
+        if self._config.mixup:
+            partners_Bx2, shares_Bx2 = self._mix(videos_Bx2, step)
+        if self._config.lambda_mode == "meta":
+            held_out_Bx2 = self._draw(self._held_out, step, 1)
+        pairs_B = np.arange(self._config.batch_size, dtype=np.int32)
+        return Batch(videos_Bx2, pairs_B, partners_Bx2, shares_Bx2, held_out_Bx2)
+
+    def _draw(self, pools: Sequence[Any], step: int, stream: int) -> np.ndarray:
         halves = []
-        for label, pools in enumerate(self._pools):
+        for label, of_label in enumerate(pools):
             drawn = [
-                _draw(pool, count, step, (self._seed, label, kind))
-                for kind, (pool, count) in enumerate(pools)
+                _draw(pool, count, step, (self._config.seed, label, kind + 2 * stream))
+                for kind, (pool, count) in enumerate(of_label)
             ]
             halves.append(np.concatenate(drawn))
         return np.stack(halves, axis=1).astype(np.int32)
+
+    def _mix(self, videos_Bx2: np.ndarray, step: int) -> tuple[np.ndarray, np.ndarray]:
+        """A partner of the same label and the other source for each video, and its share.
+
+        Shares are drawn from Beta(alpha, alpha) and folded over one half, so that a video stays
+        the larger part of its mixture (MixMatch, Berthelot et al., 2019). Where a label has no
+        video of the other source a video stays as it is.
+        """
+        alpha = self._config.mixup
+        rng = np.random.default_rng([self._config.seed, step, 5])
+        drawn_Bx2 = rng.beta(alpha, alpha, videos_Bx2.shape)
+        shares_Bx2 = np.maximum(drawn_Bx2, 1.0 - drawn_Bx2).astype(np.float32)
+        partners_Bx2, places_Bx2 = videos_Bx2.copy(), rng.random(videos_Bx2.shape)
+        for label, of_label in enumerate(self._partners):
+            for kind, pool in enumerate(of_label):
+                other = self._synthetic_V[videos_Bx2[:, label]] != bool(kind)
+                if len(pool):
+                    places_B = (places_Bx2[:, label] * len(pool)).astype(int)
+                    partners_Bx2[other, label] = pool[places_B[other]]
+        return partners_Bx2, shares_Bx2
 
 
 def _pools(

@@ -72,7 +72,7 @@ class Checkpoints:
 
         Args:
           kind: one of KINDS.
-          template: a state of the same shapes.
+          template: a state of the same shapes, abstract or not.
 
         Raises:
           UserError: there is none.

@@ -4,15 +4,38 @@ Flags are defined and read in the entry points alone; everything else gets a `Tr
 """
 
 import dataclasses
+import math
 from typing import Any
 
 from absl import flags
 
 from gvvad_jax.command import UserError
 
-DETECTORS = ("mil_rank", "rtfm", "tevad", "lap")
-VISUAL_ONLY = ("mil_rank", "rtfm")
-WITH_TEXT = ("both", "text")
+# What each detector takes besides labels. Adding one: its file, and a line here.
+DETECTORS = {
+    "mil_rank": ("visual",),
+    "rtfm": ("visual",),
+    "tevad": ("visual", "text"),
+    "lap": ("visual", "text", "bank"),
+    "ur_dmu": ("visual",),
+}
+# Functions of ssls.py.
+LAMBDA_MODES = (
+    "fixed",
+    "scheduled",
+    "learnable",
+    "sigmoid",
+    "softplus",
+    "uncertainty",
+    "meta",
+)
+# Where lambda must start; modes that aren't here take any number.
+LAMBDA_RANGES = {
+    "sigmoid": (0.0, 1.0),
+    "softplus": (0.0, math.inf),
+    "uncertainty": (0.0, math.inf),
+    "meta": (0.0, 1.0),
+}
 
 
 def _option(default: Any, help: str, **checks: Any) -> Any:
@@ -31,6 +54,15 @@ class TrainConfig:
     annotations: str = _option("", "videos.json that overrides the one in the store")
     workdir: str = _option("", "folder of this run; the same command resumes it")
     segments: int = _option(64, "segments a training video is averaged into", low=1)
+    real_share: float = _option(
+        1.0, "share of each label's real training videos in use; all synthetic ones", low=0, high=1
+    )
+    train_crops: int = _option(
+        0, "crops of each video a step sees, drawn at random each time; 0: all", low=0
+    )
+    mixup: float = _option(
+        0.0, "alpha of feature mixup between real and synthetic videos; 0: none", low=0
+    )
     standardise: str = _option(
         "auto",
         "standardise visual features by training statistics; auto: where the encoder asks",
@@ -50,7 +82,7 @@ class TrainConfig:
     )
 
     # Detector.
-    detector: str = _option("lap", "base model", choices=DETECTORS)
+    detector: str = _option("lap", "base model", choices=tuple(DETECTORS))
     fidelity: str = _option(
         "paper",
         "what the paper says, or what its published code computes",
@@ -63,8 +95,17 @@ class TrainConfig:
     mtn_channels: int = _option(
         0, "channels of each branch of the MTN; 0: a quarter of the input, as published", low=0
     )
-    head_widths: tuple[int, ...] = _option((512, 128), "hidden layers of the scoring head")
-    dropout: float = _option(0.7, "dropout rate", low=0.0, high=0.99)
+    head_widths: tuple[int, ...] = _option(
+        (), "hidden layers of the scoring head; empty: as published, 512,128 (UR-DMU: 128)"
+    )
+    dropout: float = _option(
+        0.7, "rate of the detectors with an MTN; others keep their own, 0 turns it off", high=0.99,
+        low=0,
+    )  # fmt: skip
+    body_width: int = _option(512, "UR-DMU: channels of its body", low=1)
+    heads: int = _option(4, "UR-DMU: attention heads", low=1)
+    head_channels: int = _option(0, "UR-DMU: channels of a head; 0: body_width / heads", low=0)
+    memory_rows: int = _option(60, "UR-DMU: rows of each memory", low=1)
 
     # Losses.
     top_k: int = _option(3, "snippets that stand for a bag", low=1)
@@ -74,16 +115,57 @@ class TrainConfig:
     sparsity_weight: float = _option(8e-3, "weight of the sparsity loss", low=0.0)
     pseudo_weight: float = _option(1e-3, "LAP's beta, of the pseudo-anomaly loss", low=0.0)
     triplet_weight: float = _option(0.1, "LAP's gamma, of the multi-prompt triplet loss", low=0.0)
+    normal_weight: float = _option(1.0, "of the losses of one normal video", low=0.0)
+    abnormal_weight: float = _option(1.0, "of the losses of one abnormal video", low=0.0)
 
-    # Synthetic sample loss scaling.
-    lambda_mode: str = _option("fixed", "how lambda is set", choices=("fixed", "learnable"))
+    # Synthetic sample loss scaling; ssls.py says what each mode is.
+    lambda_mode: str = _option("fixed", "how lambda is set", choices=LAMBDA_MODES)
     lambda_value: float = _option(0.5, "lambda, or where it starts")
+    lambda_rise: str = _option(
+        "linear", "scheduled: first tenth", choices=("none", "linear", "exponential", "cosine")
+    )
+    lambda_decay: str = _option(
+        "none", "scheduled: after the rise", choices=("none", "cosine", "step")
+    )
+    lambda_shift: int = _option(
+        100, "scheduled: steps it is ahead, as published: 1000 steps have no rise; 0 for one", low=0
+    )
+    lambda_learning_rate: float | None = _option(
+        None, "of a learned lambda; the detector's without it", low=0.0
+    )
+    meta_share: float = _option(
+        0.2, "meta: share of the real training videos kept for lambda alone", low=0.0, high=0.5
+    )
+    log_gradients: bool = _option(
+        False, "log norms and cosine of the real and synthetic gradients; about doubles a step"
+    )
 
     # Optimisation.
     steps: int = _option(1000, "training steps", low=1)
     batch_size: int = _option(32, "pairs a step: so many normal and so many abnormal videos", low=1)
-    learning_rate: float = _option(1e-3, "of Adam", low=0.0)
-    l2: float = _option(5e-3, "L2 coupled with Adam, on every parameter", low=0.0)
+    optimizer: str = _option(
+        "auto",
+        "auto: adam, and adagrad for mil_rank with --fidelity=reference",
+        choices=("auto", "adam", "adagrad"),
+    )
+    learning_rate: float = _option(1e-3, "of the optimiser", low=0.0)
+    learning_rate_schedule: str = _option(
+        "constant",
+        "down to 0 by a cosine or a line, or to a tenth at half and again at three quarters",
+        choices=("constant", "cosine", "linear", "step"),
+    )
+    warmup_steps: int = _option(0, "steps in which the learning rate rises from 0", low=0)
+    l2: float = _option(5e-3, "L2 coupled with the optimiser, on every parameter", low=0.0)
+    clip_norm: float = _option(0.0, "clip the detector's gradient to this norm; 0: don't", low=0.0)
+    ema: float = _option(
+        0.0,
+        "decay of the averaged parameters that score; 0: the last ones score",
+        low=0,
+        high=0.9999,
+    )
+    early_stop: int = _option(
+        0, "stop after so many validations without a better one; 0: never", low=0
+    )
     seed: int = _option(0, "of everything random", low=0)
     parallel: str = _option("single", "devices", choices=("single", "pmap", "mesh"))
     compilation_cache: str = _option(
@@ -101,10 +183,21 @@ class TrainConfig:
     def __post_init__(self):
         for field in dataclasses.fields(self):
             _check(field, getattr(self, field.name))
-        if self.detector in VISUAL_ONLY and self.feature_group == "text":
+        if "text" not in DETECTORS[self.detector] and self.feature_group == "text":
             raise UserError(
                 f"--feature_group: expected visual for {self.detector}, found text; it has no text "
                 "stream: use --detector=tevad"
+            )
+        low, high = LAMBDA_RANGES.get(self.lambda_mode, (-math.inf, math.inf))
+        if not low < self.lambda_value < high:
+            raise UserError(
+                f"--lambda_value: expected between {low:g} and {high:g} (both excluded) for "
+                f"--lambda_mode={self.lambda_mode}, found {self.lambda_value:g}; start inside"
+            )
+        if self.warmup_steps >= self.steps and self.warmup_steps:
+            raise UserError(
+                f"--warmup_steps: expected fewer than the {self.steps} steps, found "
+                f"{self.warmup_steps}; lower it"
             )
 
     @property
@@ -113,7 +206,16 @@ class TrainConfig:
 
     @property
     def uses_text(self) -> bool:
-        return self.feature_group in WITH_TEXT and self.detector not in VISUAL_ONLY
+        return self.feature_group != "visual" and "text" in DETECTORS[self.detector]
+
+    @property
+    def uses_bank(self) -> bool:
+        return self.uses_text and "bank" in DETECTORS[self.detector]
+
+    @property
+    def depends_on_steps(self) -> bool:
+        """Whether a step depends on how many there will be: such a run can't be prolonged."""
+        return self.learning_rate_schedule != "constant" or self.lambda_mode == "scheduled"
 
 
 def _check(field: dataclasses.Field, value: Any) -> None:
@@ -163,7 +265,7 @@ def from_flags(cls: type = TrainConfig) -> Any:
 
 def _integers(field: dataclasses.Field, items: list[str]) -> tuple[int, ...]:
     try:
-        return tuple(int(item) for item in items)
+        return tuple(int(item) for item in items if item)
     except ValueError as error:
         raise UserError(
             f"--{field.name}: expected whole numbers separated by commas, found {','.join(items)!r}"

@@ -6,6 +6,8 @@ from that. Batch-wide terms (the `reference` smoothness and sparsity, LAP's thre
 Letters: B pairs, N crops, T snippets, D features, K prompts, k selected snippets.
 """
 
+from collections.abc import Mapping
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -28,6 +30,27 @@ class Term:
     values_M: jax.Array
     videos_MxJ: jax.Array
     weight: float
+
+
+def weigh_labels(
+    terms: Mapping[str, Term], normal_weight: float, abnormal_weight: float
+) -> dict[str, Term]:
+    """The loss with every value of ONE video weighted by its label.
+
+    Terms that couple videos (a pair has one of each label) stay as they are.
+    """
+    if normal_weight == abnormal_weight == 1.0:
+        return dict(terms)
+
+    def weighted(term: Term) -> Term:
+        if term.videos_MxJ.shape[1] != 1:
+            return term
+        abnormal_M = term.videos_MxJ[:, 0] % 2 == 1
+        return term.replace(
+            values_M=term.values_M * jnp.where(abnormal_M, abnormal_weight, normal_weight)
+        )
+
+    return {name: weighted(term) for name, term in terms.items()}
 
 
 def binary_cross_entropy(probability: jax.Array, target: jax.Array) -> jax.Array:
@@ -133,6 +156,35 @@ def pseudo_anomaly_loss(scores_T: jax.Array, suspected_T: jax.Array) -> jax.Arra
     """
     chex.assert_rank([scores_T, suspected_T], 1)
     return jnp.mean(binary_cross_entropy(scores_T, suspected_T))
+
+
+def attention_loss(attention_T: jax.Array, target: jax.Array) -> jax.Array:
+    """BCE of the mean of a video's T // 16 + 1 highest attentions. Source: UR-DMU (AAAI 2023)."""
+    chex.assert_rank([attention_T, target], [1, 0])
+    highest = jax.lax.top_k(attention_T, len(attention_T) // 16 + 1)[0]
+    return binary_cross_entropy(jnp.mean(highest), target)
+
+
+def kl_loss(mu_TxC: jax.Array, var_TxC: jax.Array) -> jax.Array:
+    """Divergence of one video's latent normality from a unit Gaussian, summed over TIME as coded.
+
+    Args:
+      mu_TxC: means.
+      var_TxC: logarithms of variances.
+
+    Returns:
+      Mean over channels of -0.5 sum_t (1 + var - mu^2 - exp(var)). Source: UR-DMU.
+    """
+    chex.assert_rank([mu_TxC, var_TxC], 2)
+    inside = 1.0 + var_TxC - jnp.square(mu_TxC) - jnp.exp(var_TxC)
+    return jnp.mean(-0.5 * jnp.sum(inside, axis=0))
+
+
+def distance_loss(normal_kxC: jax.Array, abnormal_kxC: jax.Array, margin: float) -> jax.Array:
+    """max(0, margin - ||mean abnormal|| + ||mean normal||) of one pair. Source: UR-DMU."""
+    chex.assert_rank([normal_kxC, abnormal_kxC], 2)
+    lengths = [norm(jnp.mean(x, axis=0)) for x in (normal_kxC, abnormal_kxC)]
+    return jnp.maximum(0.0, margin - lengths[1] + lengths[0])
 
 
 def triplet_loss(

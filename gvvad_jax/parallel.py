@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
+from gvvad_jax.batches import Batch
 from gvvad_jax.command import UserError
 from gvvad_jax.config import TrainConfig
 from gvvad_jax.step import TrainingData, TrainState, make_train_step
@@ -42,12 +43,11 @@ class Runner:
         make = {"single": _single, "pmap": _pmap, "mesh": _mesh}[config.parallel]
         self._place, self._step, self._batch, self._first = make(config)
         self._state, self._data = self._place(state), self._place(data)
-        self._pairs_B = np.arange(config.batch_size, dtype=np.int32)
 
-    def step(self, videos_Bx2: np.ndarray) -> dict[str, jax.Array]:
+    def step(self, batch: Batch) -> dict[str, jax.Array]:
         """Dispatches one step on a batch; returns its metrics, still on the device."""
-        batch = self._batch(videos_Bx2), self._batch(self._pairs_B)
-        self._state, metrics = self._step(self._state, self._data, *batch)
+        batch = jax.tree.map(self._batch, batch)
+        self._state, metrics = self._step(self._state, self._data, batch)
         return {name: self._first(value) for name, value in metrics.items()}
 
     def state(self) -> TrainState:
@@ -103,7 +103,7 @@ def _mesh(config: TrainConfig) -> Parts:
     by_pair = NamedSharding(mesh, PartitionSpec(AXIS))
     step = jax.jit(
         make_train_step(config),
-        in_shardings=(replicated, replicated, by_pair, by_pair),
+        in_shardings=(replicated, replicated, by_pair),
         out_shardings=(replicated, replicated),
         donate_argnums=0,
     )

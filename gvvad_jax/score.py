@@ -67,10 +67,8 @@ def _of_files(model: "Model") -> dict[str, np.ndarray]:
             f"{model.manifest.encoder['id']}"
         )
     text_TxE = _read_features(values.text) if values.text else None
-    expected_text = (len(visual_TxNxD), (model.manifest.text or {}).get("dim"))
-    if model.config.uses_text and (text_TxE is None or text_TxE.shape != expected_text):
-        found = "none" if text_TxE is None else list(text_TxE.shape)
-        raise UserError(f"--text: expected an array {list(expected_text)}, found {found}")
+    if model.config.uses_text:
+        _require_text(text_TxE, len(visual_TxNxD), model.manifest.text["dim"])
     name = pathlib.Path(values.visual).stem
     scores_T = model.scores({name: (visual_TxNxD, text_TxE)})[name]
     num_frames = (len(scores_T) - 1) * snippet["stride"] + snippet["frames"]
@@ -78,6 +76,17 @@ def _of_files(model: "Model") -> dict[str, np.ndarray]:
     times_Tx2 = annotations.snippet_spans(num_frames, snippet["frames"], snippet["stride"]) / fps
     frames = annotations.frame_scores(scores_T, times_Tx2, num_frames, fps)
     return {name: frames, f"snippets/{name}": scores_T, f"times/{name}": times_Tx2}
+
+
+def _require_text(text_SxE: np.ndarray | None, length: int, dim: int) -> None:
+    """Text of at least half the video's rows: what is missing is repeated from its end."""
+    fits = text_SxE is not None and text_SxE.ndim == 2 and text_SxE.shape[1] == dim
+    if not fits or 2 * len(text_SxE) < length:
+        found = "none" if text_SxE is None else list(text_SxE.shape)
+        raise UserError(
+            f"{flags.FLAGS.text or '--text'}: expected an array [{length}, {dim}], a few rows "
+            f"more or fewer, found {found}; embed the video's captions with the run's text encoder"
+        )
 
 
 def _read_features(path: str) -> np.ndarray:
@@ -95,20 +104,21 @@ class Model:
       config: it was trained with.
       manifest: of the stores it was trained on.
       standard: batches.Standardisation of its visual features.
-      params, batch_stats: weights.
+      variables: weights and running statistics, of step.scoring_variables.
       score_step: of step.make_score_step.
     """
 
     config: Any
     manifest: store.Manifest
     standard: Any
-    params: Any
-    batch_stats: Any
+    variables: Any
     score_step: Any
 
     def require(self, manifest: store.Manifest, path: str) -> None:
         """Raises UserError unless a store's features are of the kind this was trained on."""
-        differences = self.manifest.differences(manifest)
+        if not self.config.uses_text:  # Nor does it matter whether there is any.
+            manifest = dataclasses.replace(manifest, text=self.manifest.text)
+        differences = self.manifest.differences(manifest, unknown_agrees=True)
         if differences:
             raise UserError(
                 f"{path}: expected a store like the one trained on, found "
@@ -121,20 +131,26 @@ class Model:
         """Snippet scores of whole-length videos.
 
         Videos of similar length are padded and masked to one length, so that few shapes are
-        compiled; padding changes no score.
+        compiled; padding changes no score. A video whose text has another number of rows is
+        scored by itself, its text stream at its own length (see tevad.align_length).
 
         Args:
-          features: (visual_TxNxD, text_TxE or None) by video id, not standardised.
+          features: (visual_TxNxD, text_SxE or None) by video id, not standardised.
 
         Returns:
           float32 [T] by video id, in the order given.
         """
         buckets: dict[int, list[str]] = {}
-        for video_id, (visual_TxNxD, _) in features.items():
-            buckets.setdefault(bucket_length(len(visual_TxNxD)), []).append(video_id)
         found = {}
+        for video_id, (visual_TxNxD, text_SxE) in features.items():
+            if self.config.uses_text and len(text_SxE) != len(visual_TxNxD):
+                visual = self.standard.apply(visual_TxNxD).swapaxes(0, 1)[None]
+                text = np.asarray(text_SxE, np.float32)[None]
+                found[video_id] = np.asarray(self.score_step(self.variables, visual, text, None))[0]
+            else:
+                buckets.setdefault(bucket_length(len(visual_TxNxD)), []).append(video_id)
         for length, ids in sorted(buckets.items()):
-            most = max(1, ROWS_AT_ONCE // (length * self.manifest.crops["count"]))
+            most = max(1, ROWS_AT_ONCE // (length * features[ids[0]][0].shape[1]))
             size = min(most, 1 << (len(ids) - 1).bit_length())
             for start in range(0, len(ids), size):
                 batch = ids[start : start + size]
@@ -156,7 +172,7 @@ class Model:
             mask[i, :count] = 1
             if text is not None:
                 text[i, :count] = text_TxE
-        scores = np.asarray(self.score_step(self.params, self.batch_stats, visual, text, mask))
+        scores = np.asarray(self.score_step(self.variables, visual, text, mask))
         return {v[0]: scores[i, : len(v[1])] for i, v in enumerate(videos)}
 
 
@@ -176,11 +192,14 @@ def load(workdir: str, checkpoint: str = "last") -> Model:
     Raises:
       UserError: no such run or no such checkpoint.
     """
+    import jax
+
     from gvvad_jax import batches, checkpoints, step
 
     content = checkpoints.read_model(workdir)
     config, manifest = content["config"], content["manifest"]
-    template = step.init_state(config, manifest.dim, (manifest.text or {}).get("dim", 0))
+    text_dim = (manifest.text or {}).get("dim", 0)
+    template = jax.eval_shape(lambda: step.init_state(config, manifest.dim, text_dim))
     saved = checkpoints.Checkpoints(workdir)
     state = saved.restore(checkpoint, template)
     saved.close()
@@ -188,8 +207,7 @@ def load(workdir: str, checkpoint: str = "last") -> Model:
         config=config,
         manifest=manifest,
         standard=batches.Standardisation.from_json(content["standardisation"]),
-        params=state.params,
-        batch_stats=state.batch_stats,
+        variables=step.scoring_variables(state),
         score_step=step.make_score_step(config),
     )
 

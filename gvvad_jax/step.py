@@ -10,11 +10,13 @@ from typing import Any
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
-from gvvad_jax import detectors, ssls
+from gvvad_jax import detectors, losses, ssls
+from gvvad_jax.batches import Batch
 from gvvad_jax.config import TrainConfig
-from gvvad_jax.detectors.mtn import Noise
+from gvvad_jax.detectors.mtn import Noise, per_video
 
 
 @chex.dataclass(frozen=True)
@@ -24,7 +26,7 @@ class TrainingData:
     Attributes:
       visual_VxNxTxD: V videos, N crops, T segments.
       text_VxTxE: their text, None without.
-      synthetic_V: whether each is generated.
+      synthetic_V: whether each is generated; a share between 0 and 1 where it is a mixture.
       bank_KxE: embedded anomaly prompts, None without text.
     """
 
@@ -43,6 +45,8 @@ class TrainState:
       params: {"detector": ..., "ssls": ...}.
       batch_stats: running statistics of the detector's BatchNorms.
       opt_state: of the optimiser.
+      averaged: {"params": the detector's, "batch_stats": ...}, averaged over the steps; empty
+        unless --ema.
       key: of dropout; in the state and not in the program, so that all seeds share one.
     """
 
@@ -50,12 +54,50 @@ class TrainState:
     params: Any
     batch_stats: Any
     opt_state: Any
+    averaged: Any
     key: jax.Array
 
 
+def learning_rate(config: TrainConfig, peak: float) -> Callable[[jax.Array], jax.Array]:
+    """The learning rate by step: a linear warm-up to `peak`, then the config's schedule."""
+    warmup, steps = config.warmup_steps, config.steps - config.warmup_steps
+    after = {
+        "constant": optax.constant_schedule(peak),
+        "cosine": optax.cosine_decay_schedule(peak, steps),
+        "linear": optax.linear_schedule(peak, 0.0, steps),
+        "step": optax.piecewise_constant_schedule(peak, {steps // 2: 0.1, steps * 3 // 4: 0.1}),
+    }[config.learning_rate_schedule]
+    if not warmup:
+        return after
+    return optax.join_schedules([optax.linear_schedule(0.0, peak, warmup), after], [warmup])
+
+
 def make_optimizer(config: TrainConfig) -> optax.GradientTransformation:
-    """Adam with L2 coupled (added to the gradient), on every parameter, as PyTorch's Adam does."""
-    return optax.chain(optax.add_decayed_weights(config.l2), optax.adam(config.learning_rate))
+    """Adam (or Adagrad) with L2 coupled, as PyTorch's: added to the gradient, on every parameter.
+
+    Lambda has a rate of its own where asked for, isn't clipped, and is decayed only in the mode
+    that says so.
+    """
+    published = config.detector == "mil_rank" and config.fidelity == "reference"
+    adagrad = config.optimizer == "adagrad" or (config.optimizer == "auto" and published)
+
+    def make(peak: float, l2: float, clip_norm: float) -> optax.GradientTransformation:
+        return optax.chain(
+            optax.clip_by_global_norm(clip_norm) if clip_norm else optax.identity(),
+            optax.add_decayed_weights(l2),
+            optax.scale_by_rss(0.0, 1e-10) if adagrad else optax.scale_by_adam(),
+            optax.scale_by_learning_rate(learning_rate(config, peak)),
+        )
+
+    rate = config.lambda_learning_rate
+    of_lambda = make(
+        config.learning_rate if rate is None else rate,
+        config.l2 if ssls.mode(config).decayed else 0.0,
+        clip_norm=0.0,
+    )
+    detector = make(config.learning_rate, config.l2, config.clip_norm)
+    kinds = {"detector": detector, "ssls": of_lambda}
+    return optax.partition(kinds, {kind: kind for kind in kinds})
 
 
 def init_state(config: TrainConfig, dim: int, text_dim: int) -> TrainState:
@@ -70,12 +112,18 @@ def init_state(config: TrainConfig, dim: int, text_dim: int) -> TrainState:
     visual = jnp.zeros((1, 1, 8, dim))
     text = jnp.zeros((1, 8, text_dim)) if config.uses_text else None
     variables = jax.jit(detector.init)(jax.random.key(config.seed), visual, text)
-    params = {"detector": variables["params"], "ssls": ssls.init_lambda(config)}
+    return state_of(config, variables["params"], variables.get("batch_stats", {}))
+
+
+def state_of(config: TrainConfig, params: Any, batch_stats: Any) -> TrainState:
+    """A state at step 0 with these parameters of the detector."""
+    trained = {"detector": params, "ssls": ssls.init_lambda(config)}
     return TrainState(
         step=jnp.zeros((), jnp.int32),
-        params=params,
-        batch_stats=variables.get("batch_stats", {}),
-        opt_state=make_optimizer(config).init(params),
+        params=trained,
+        batch_stats=batch_stats,
+        opt_state=make_optimizer(config).init(trained),
+        averaged={"params": params, "batch_stats": batch_stats} if config.ema else {},
         key=jax.random.PRNGKey(config.seed + 1),
     )
 
@@ -97,12 +145,17 @@ def unbiased_variance(old: Any, new: Any, count: int) -> Any:
     return jax.tree_util.tree_map_with_path(correct, old, new)
 
 
+def scoring_variables(state: TrainState) -> dict[str, Any]:
+    """What scores: the averaged parameters where there are any, else the last ones."""
+    return state.averaged or {"params": state.params["detector"], "batch_stats": state.batch_stats}
+
+
 def make_train_step(
     config: TrainConfig,
     *,
     axis_name: str | None = None,
     gather: Callable[[Any], Any] = lambda shard: shard,
-) -> Callable[[TrainState, TrainingData, jax.Array, jax.Array], tuple[TrainState, dict]]:
+) -> Callable[[TrainState, TrainingData, Batch], tuple[TrainState, dict]]:
     """The training step of this config.
 
     Args:
@@ -112,82 +165,159 @@ def make_train_step(
         sees a shard only.
 
     Returns:
-      step(state, data, videos_Bx2, pairs_B) -> (state, metrics): the rows of `data` that make
-      the batch's pairs (normal, abnormal), and the pairs' places in the global batch.
+      step(state, data, batch) -> (state, metrics).
     """
     file = detectors.by_name(config.detector)
     detector = file.Detector(config, axis_name)
     optimizer = make_optimizer(config)
+    by_source = config.log_gradients or config.lambda_mode == "meta"
 
-    def loss(params, batch_stats, batch: TrainingData, noise: Noise, whole: Noise):
+    def loss(params, lambda_, batch_stats, videos: TrainingData, noise: Noise | None):
+        """[total, cost_real, cost_synthetic], and what comes with them."""
         outputs, changed = detector.apply(
-            {"params": params["detector"], "batch_stats": batch_stats},
-            batch.visual_VxNxTxD,
-            batch.text_VxTxE,
+            {"params": params, "batch_stats": batch_stats},
+            videos.visual_VxNxTxD,
+            videos.text_VxTxE,
             noise=noise,
             train=True,
             mutable=["batch_stats"],
         )
         # LAP's threshold and triplets look at the whole batch, so the loss always does.
-        outputs, text, synthetic_V = gather((outputs, batch.text_VxTxE, batch.synthetic_V))
-        terms = file.loss_terms(outputs, text, batch.bank_KxE, config, whole)
-        lambda_ = ssls.lambda_of(params["ssls"], config)
-        total, parts = ssls.scaled_loss(terms, synthetic_V.reshape(-1, 2), lambda_, config.fidelity)
-        return total, (changed.get("batch_stats", {}), parts | {"lambda": lambda_})
+        outputs, text, synthetic_V = gather((outputs, videos.text_VxTxE, videos.synthetic_V))
+        whole = noise and noise.replace(videos_V=gather(noise.videos_V))
+        terms = file.loss_terms(outputs, text, videos.bank_KxE, config, whole)
+        terms = losses.weigh_labels(terms, config.normal_weight, config.abnormal_weight)
+        total, parts = ssls.scaled_loss(terms, synthetic_V.reshape(-1, 2), lambda_, config)
+        values = jnp.stack([total, parts["cost_real"], parts["cost_synthetic"]])
+        return values, (changed.get("batch_stats", {}), parts)
 
-    def step(state: TrainState, data: TrainingData, videos_Bx2, pairs_B):
-        chex.assert_shape(videos_Bx2, (None, 2))
-        chex.assert_equal_shape_prefix([videos_Bx2, pairs_B], 1)
-        batch = take(data, videos_Bx2.reshape(-1))
-        key = jax.random.fold_in(state.key, state.step)
-        videos_V = (2 * pairs_B[:, None] + jnp.arange(2)).reshape(-1)
-        noise = Noise(key=key, videos_V=videos_V)
-        whole = Noise(key=key, videos_V=gather(videos_V))
-        (total, (batch_stats, parts)), grads = jax.value_and_grad(loss, has_aux=True)(
-            state.params, state.batch_stats, batch, noise, whole
+    def mean(grads):
+        return jax.lax.pmean(grads, axis_name) if axis_name else grads
+
+    def step(state: TrainState, data: TrainingData, batch: Batch):
+        noise = Noise(
+            key=jax.random.fold_in(state.key, state.step),
+            videos_V=(2 * batch.pairs_B[:, None] + jnp.arange(2)).reshape(-1),
         )
-        if axis_name:
-            grads = jax.lax.pmean(grads, axis_name)
+        videos = mixed(data, batch, noise, config)
+        params, batch_stats = state.params["detector"], state.batch_stats
+        lambda_, to_raw = jax.vjp(
+            lambda raw: ssls.lambda_of(raw, state.step, config), state.params["ssls"]
+        )
+        values, pull, (batch_stats, parts) = jax.vjp(
+            lambda *at: loss(*at, batch_stats, videos, noise), params, lambda_, has_aux=True
+        )  # fmt: skip
+        total, real, synthetic = jnp.eye(3)
+        grads, lambda_gradient = mean(pull(total))
+        logged = {}
+        if by_source:
+            of_real, of_synthetic = mean(pull(real)[0]), mean(pull(synthetic)[0])
+            logged = compare_gradients(of_real, of_synthetic)
+        if config.lambda_mode == "meta":
+            held_out = take(data, batch.held_out_Bx2.reshape(-1), crops(data, noise, config))
+            of_held_out = jax.grad(
+                lambda p: loss(p, lambda_, state.batch_stats, held_out, None)[0][1]
+            )(params)
+            lambda_gradient = -optax.tree.vdot(mean(of_held_out), of_synthetic)
+        grads = {"detector": grads, "ssls": to_raw(lambda_gradient)[0]}
         if config.fidelity == "reference":
-            crops, segments = batch.visual_VxNxTxD.shape[1:3]
-            count = len(whole.videos_V) * crops * segments
-            batch_stats = unbiased_variance(state.batch_stats, batch_stats, count)
+            count = gather(noise.videos_V).size * np.prod(videos.visual_VxNxTxD.shape[1:3])
+            batch_stats = unbiased_variance(state.batch_stats, batch_stats, int(count))
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-        state = TrainState(
+        state = state.replace(
             step=state.step + 1,
             params=optax.apply_updates(state.params, updates),
             batch_stats=batch_stats,
             opt_state=opt_state,
-            key=state.key,
         )
+        state = state.replace(averaged=average(state, config.ema))
         norms = {
             "grad_norm": optax.tree.norm(grads),
             "param_norm": optax.tree.norm(state.params),
             "update_norm": optax.tree.norm(updates),
         }
-        return state, {"loss": total, **parts, **norms}
+        ours = {"loss": values[0], "lambda": lambda_, "lambda_gradient": lambda_gradient}
+        return state, {**ours, **parts, **norms, **logged}
 
     return step
 
 
-def take(data: TrainingData, videos_V: jax.Array) -> TrainingData:
-    """The rows of some videos, in their order."""
+def average(state: TrainState, decay: float) -> Any:
+    """The averaged parameters after a step.
+
+    Early on the decay is smaller, (1 + n) / (10 + n), so that the first random parameters are
+    soon forgotten.
+    """
+    if not decay:
+        return {}
+    n = state.step.astype(jnp.float32)
+    decay = jnp.minimum(decay, (1.0 + n) / (10.0 + n))
+    now = {"params": state.params["detector"], "batch_stats": state.batch_stats}
+    return jax.tree.map(lambda old, new: decay * old + (1.0 - decay) * new, state.averaged, now)
+
+
+def compare_gradients(of_real: Any, of_synthetic: Any) -> dict[str, jax.Array]:
+    """Norms and cosine of the detector's gradients by source, before lambda; cosine 0 at 0."""
+    real, synthetic = optax.tree.norm(of_real), optax.tree.norm(of_synthetic)
+    product = real * synthetic
+    inner = optax.tree.vdot(of_real, of_synthetic)
+    return {
+        "grad_norm_real": real,
+        "grad_norm_synthetic": synthetic,
+        "grad_cosine": jnp.where(product > 0, inner / jnp.where(product > 0, product, 1.0), 0.0),
+    }
+
+
+def crops(data: TrainingData, noise: Noise, config: TrainConfig) -> jax.Array | None:
+    """The crops that each video of this step shows, [V, k]; None for all of them."""
+    num_crops = data.visual_VxNxTxD.shape[1]
+    if not config.train_crops or config.train_crops >= num_crops:
+        return None
+    keys_V = per_video(noise, layer=1000)
+    orders_VxN = jax.vmap(lambda key: jax.random.permutation(key, num_crops))(keys_V)
+    return orders_VxN[:, : config.train_crops]
+
+
+def take(
+    data: TrainingData, videos_V: jax.Array, crops_Vxk: jax.Array | None = None
+) -> TrainingData:
+    """The rows of some videos, in their order, all their crops or some."""
+    chex.assert_rank(videos_V, 1)
+    rows = videos_V if crops_Vxk is None else (videos_V[:, None], crops_Vxk)
+    text_VxTxE = data.text_VxTxE
     return data.replace(
-        visual_VxNxTxD=data.visual_VxNxTxD[videos_V].astype(jnp.float32),
-        text_VxTxE=None
-        if data.text_VxTxE is None
-        else data.text_VxTxE[videos_V].astype(jnp.float32),
-        synthetic_V=data.synthetic_V[videos_V],
+        visual_VxNxTxD=data.visual_VxNxTxD[rows].astype(jnp.float32),
+        text_VxTxE=None if text_VxTxE is None else text_VxTxE[videos_V].astype(jnp.float32),
+        synthetic_V=data.synthetic_V[videos_V].astype(jnp.float32),
+    )
+
+
+def mixed(data: TrainingData, batch: Batch, noise: Noise, config: TrainConfig) -> TrainingData:
+    """The videos of a batch, mixed with their partners where the batch has any."""
+    crops_Vxk = crops(data, noise, config)
+    videos = take(data, batch.videos_Bx2.reshape(-1), crops_Vxk)
+    if batch.partners_Bx2 is None:
+        return videos
+    partners = take(data, batch.partners_Bx2.reshape(-1), crops_Vxk)
+
+    def mix(own_Vx, partner_Vx):
+        share_Vx = batch.shares_Bx2.reshape(-1, *[1] * (own_Vx.ndim - 1))
+        return share_Vx * own_Vx + (1.0 - share_Vx) * partner_Vx
+
+    with_text = videos.text_VxTxE is not None
+    return videos.replace(
+        visual_VxNxTxD=mix(videos.visual_VxNxTxD, partners.visual_VxNxTxD),
+        text_VxTxE=mix(videos.text_VxTxE, partners.text_VxTxE) if with_text else None,
+        synthetic_V=mix(videos.synthetic_V, partners.synthetic_V),
     )
 
 
 def make_score_step(config: TrainConfig) -> Callable[..., jax.Array]:
-    """score(params, batch_stats, visual_VxNxTxD, text_VxTxE, mask_VxT) -> scores_VxT, jitted."""
+    """score(variables, visual_VxNxTxD, text_VxTxE, mask_VxT) -> scores_VxT, jitted."""
     detector = detectors.by_name(config.detector).Detector(config)
 
     @jax.jit
-    def score(params, batch_stats, visual_VxNxTxD, text_VxTxE, mask_VxT):
-        variables = {"params": params["detector"], "batch_stats": batch_stats}
+    def score(variables, visual_VxNxTxD, text_VxTxE, mask_VxT):
         return detector.apply(variables, visual_VxNxTxD, text_VxTxE, mask_VxT).scores_VxT
 
     return score

@@ -14,6 +14,7 @@ import fcntl
 import hashlib
 import io
 import json
+import operator
 import os
 import pathlib
 import shutil
@@ -57,14 +58,18 @@ class Manifest:
     def to_json(self) -> dict[str, Any]:
         return {"format_version": FORMAT_VERSION} | dataclasses.asdict(self)
 
-    def differences(self, other: "Manifest") -> list[str]:
-        """Fields in which two two stores of one run must agree but do not; dtype may differ."""
+    def differences(self, other: "Manifest", unknown_agrees: bool = False) -> list[str]:
+        """Fields in which two stores of one run must agree but do not; dtype may differ.
+
+        With `unknown_agrees` a value "unknown" (of an imported checkpoint) equals any other.
+        """
         ours, theirs = self.to_json(), other.to_json()
         fields = ("encoder", "dim", "crops", "snippet", "fps_policy", "text")
+        same = _same_or_unknown if unknown_agrees else operator.eq
         return [
             f"{field} {ours[field]} against {theirs[field]}"
             for field in fields
-            if ours[field] != theirs[field]
+            if not same(ours[field], theirs[field])
         ]
 
     def times(self, row: "Row") -> np.ndarray:
@@ -81,6 +86,16 @@ class Manifest:
         # Imported rows come without their frames: their snippets share the video's time evenly.
         borders = np.linspace(0.0, row.num_frames / row.fps, row.num_snippets + 1)
         return np.stack([borders[:-1], borders[1:]], axis=1)
+
+
+def _same_or_unknown(ours: Any, theirs: Any) -> bool:
+    if "unknown" in (ours, theirs):
+        return True
+    if not isinstance(ours, Mapping) or not isinstance(theirs, Mapping):
+        return ours == theirs
+    if "unknown" in (*ours.values(), *theirs.values()):
+        return all(_same_or_unknown(ours[key], theirs[key]) for key in ours.keys() & theirs.keys())
+    return ours == theirs
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -21,9 +21,9 @@ from gvvad_jax.command import UserError, run_command
 from gvvad_jax.config import TrainConfig
 from gvvad_jax.store import Store, write_atomically
 
-# A resumed run may go on for longer and log at another pace; all else must be as it was.
+# A resumed run may log at another pace, and go on for longer where no schedule depends on its
+# length; all else must be as it was.
 MAY_CHANGE = (
-    "steps",
     "log_every",
     "validate_every",
     "checkpoint_every",
@@ -45,7 +45,8 @@ def train(config: TrainConfig) -> dict[str, Any]:
 
     Returns:
       The content of result.json: `last`, `best_on_validation`, `best_on_test` (each the test
-      set's measures, or None), `steps` and `provenance`.
+      set's measures, or None), `steps` done (fewer than asked for after an early stop) and
+      `provenance`.
 
     Raises:
       UserError: see config.py and batches.open_splits; also a workdir of another config.
@@ -66,7 +67,7 @@ def train(config: TrainConfig) -> dict[str, Any]:
     splits, stores = batches.open_splits(config)
     manifest = stores[0].manifest
     standard = batches.standardisation(splits.train, config)
-    bank_KxE = _read_bank(stores[0]) if config.uses_text and config.detector == "lap" else None
+    bank_KxE = _read_bank(stores[0]) if config.uses_bank else None
     checkpoints.write_model(
         workdir,
         config,
@@ -75,10 +76,15 @@ def train(config: TrainConfig) -> dict[str, Any]:
         None if bank_KxE is None else bank_KxE.tolist(),
     )
 
-    visual_VxNxTxD, text_VxTxE = batches.segmented(splits.train, standard, config)
-    labels_V = np.array([member.video.label for member in splits.train])
-    synthetic_V = np.array([member.row.source == "synthetic" for member in splits.train])
-    pairs = batches.Pairs(labels_V, synthetic_V, config)
+    members = [*splits.train, *splits.held_out]
+    visual_VxNxTxD, text_VxTxE = batches.segmented(members, standard, config)
+    synthetic_V = np.array([member.row.source == "synthetic" for member in members])
+    drawn = batches.Batches(
+        np.array([member.video.label for member in members]),
+        synthetic_V,
+        config,
+        np.arange(len(members)) >= len(splits.train),
+    )
     data = TrainingData(
         visual_VxNxTxD=jnp.asarray(visual_VxNxTxD),
         text_VxTxE=None if text_VxTxE is None else jnp.asarray(text_VxTxE),
@@ -98,8 +104,11 @@ def train(config: TrainConfig) -> dict[str, Any]:
     progress = tqdm.tqdm(range(start, config.steps), initial=start, total=config.steps,
                          desc="train", unit="step", mininterval=1.0)  # fmt: skip
     waiting: tuple[int, Any] | None = None
+    done, stopped = start, selection.stale(start)
     for step in progress:
-        metrics = runner.step(pairs.at(step))
+        if stopped:
+            break
+        metrics = runner.step(drawn.at(step))
         # One transfer a step, of the step before: the device is never waited for.
         if waiting:
             log.training(*waiting, config.log_every)
@@ -107,15 +116,17 @@ def train(config: TrainConfig) -> dict[str, Any]:
         done = step + 1
         if done % config.validate_every == 0 or done == config.steps:
             log.write(done, selection.consider(done, runner.state()))
-        if done % config.checkpoint_every == 0 or done == config.steps:
+            stopped = selection.stale(done)
+        if done % config.checkpoint_every == 0 or done == config.steps or stopped:
             log.training(*waiting, config.log_every)
             waiting = None
             saved.save("last", done, runner.state(), [])
+    progress.close()
     saved.wait()
     log.close()
 
     result = selection.results(runner.state())
-    result |= {"steps": config.steps, "provenance": _provenance(config, stores, splits)}
+    result |= {"steps": done, "provenance": _provenance(config, stores, splits)}
     saved.close()
     write_atomically(workdir / "result.json", (json.dumps(result, indent=1) + "\n").encode())
     return result
@@ -128,12 +139,13 @@ def _claim_workdir(config: TrainConfig) -> pathlib.Path:
     workdir = pathlib.Path(config.workdir)
     path = workdir / "config.flags"
     ours = _lines(config)
+    may_change = MAY_CHANGE + (() if config.depends_on_steps else ("steps",))
     if path.exists():
         theirs = dict(line.split("=", 1) for line in path.read_text().splitlines())
         changed = [
             f"{key}={theirs.get(key)} there, {ours.get(key)} now"
             for key in sorted(ours.keys() | theirs.keys())
-            if ours.get(key) != theirs.get(key) and key.lstrip("-") not in MAY_CHANGE
+            if ours.get(key) != theirs.get(key) and key.lstrip("-") not in may_change
         ]
         if changed:
             raise UserError(
@@ -231,13 +243,18 @@ class _Selection:
     def __init__(self, config: TrainConfig, splits, manifest, standard, saved):
         from gvvad_jax import score, step
 
+        if config.early_stop and not splits.validation:
+            raise UserError(
+                "--early_stop: expected validation videos, found none (fewer than five training "
+                "videos of a label, or --validation_share=0); name some in videos.json or set it "
+                "to 0"
+            )
         self._splits, self._config, self._saved = splits, config, saved
         self._model = score.Model(
             config=config,
             manifest=manifest,
             standard=standard,
-            params=None,
-            batch_stats=None,
+            variables=None,
             score_step=step.make_score_step(config),
         )
         has_frames = [m for m in splits.test if m.video.abnormal_frames is not None
@@ -247,7 +264,16 @@ class _Selection:
             print("test videos without abnormal_frames: no frame-level result", file=sys.stderr)
 
     def _at(self, state) -> Any:
-        return dataclasses.replace(self._model, params=state.params, batch_stats=state.batch_stats)
+        from gvvad_jax import step
+
+        return dataclasses.replace(self._model, variables=step.scoring_variables(state))
+
+    def stale(self, step: int) -> bool:
+        """Whether the last --early_stop validations brought nothing better."""
+        best = self._saved.latest("best_on_validation")
+        if not self._config.early_stop or best is None:
+            return False
+        return step - best >= self._config.early_stop * self._config.validate_every
 
     def consider(self, step: int, state) -> dict[str, float]:
         """Saves the state where it is the best so far; returns the measures to log."""

@@ -30,40 +30,44 @@ def test_as_many_segments_as_snippets_change_nothing():
 def _pairs(normal, abnormal, synthetic=(), **changes):
     labels_V = np.array([0] * normal + [1] * abnormal)
     synthetic_V = np.isin(np.arange(normal + abnormal), synthetic)
-    return batches.Pairs(labels_V, synthetic_V, TrainConfig(**changes))
+    return batches.Batches(labels_V, synthetic_V, TrainConfig(**changes))
+
+
+def _videos(drawn, step):
+    return drawn.at(step).videos_Bx2
 
 
 def test_pairs_are_normal_then_abnormal():
-    drawn = _pairs(6, 5, batch_size=4).at(3)
+    drawn = _videos(_pairs(6, 5, batch_size=4), 3)
     assert drawn.shape == (4, 2)
     assert (drawn[:, 0] < 6).all() and (drawn[:, 1] >= 6).all()
 
 
 def test_a_pass_draws_without_replacement_and_drops_the_short_batch():
     pairs = _pairs(7, 9, batch_size=3)
-    first_pass = np.concatenate([pairs.at(step)[:, 0] for step in range(2)])
+    first_pass = np.concatenate([_videos(pairs, step)[:, 0] for step in range(2)])
     assert len(set(first_pass)) == 6
-    second_pass = np.concatenate([pairs.at(step)[:, 0] for step in (2, 3)])
+    second_pass = np.concatenate([_videos(pairs, step)[:, 0] for step in (2, 3)])
     assert len(set(second_pass)) == 6 and list(first_pass) != list(second_pass)
 
 
 def test_a_label_with_fewer_videos_than_the_batch_cycles():
     pairs = _pairs(3, 20, batch_size=8)
-    drawn = np.concatenate([pairs.at(step)[:, 0] for step in range(3)])
+    drawn = np.concatenate([_videos(pairs, step)[:, 0] for step in range(3)])
     assert collections.Counter(drawn.tolist()) == {0: 8, 1: 8, 2: 8}
 
 
 def test_the_batch_is_a_function_of_seed_and_step():
     one, two = _pairs(9, 9, batch_size=4), _pairs(9, 9, batch_size=4)
-    two.at(0)
-    np.testing.assert_array_equal(one.at(5), two.at(5))
-    assert (_pairs(9, 9, batch_size=4, seed=1).at(5) != one.at(5)).any()
+    _videos(two, 0)
+    np.testing.assert_array_equal(_videos(one, 5), _videos(two, 5))
+    assert (_videos(_pairs(9, 9, batch_size=4, seed=1), 5) != _videos(one, 5)).any()
 
 
 def test_the_synthetic_share_holds_in_every_batch():
     pairs = _pairs(8, 8, synthetic=(6, 7, 14, 15), batch_size=4, synthetic_share=0.25)
     for step in range(6):
-        drawn = pairs.at(step)
+        drawn = _videos(pairs, step)
         assert np.isin(drawn[:, 0], (6, 7)).sum() == 1
         assert np.isin(drawn[:, 1], (14, 15)).sum() == 1
     with pytest.raises(UserError, match="synthetic_share"):

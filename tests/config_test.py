@@ -24,7 +24,7 @@ def test_defaults_are_the_papers():
         ("batch_size", 0, "--batch_size: expected at least 1, found 0"),
         ("dropout", 1.5, "--dropout: expected at most 0.99, found 1.5"),
         ("detector", "i3d", "--detector: expected one of mil_rank, rtfm, tevad, lap"),
-        ("lambda_mode", "free", "--lambda_mode: expected one of fixed, learnable"),
+        ("lambda_mode", "free", "--lambda_mode: expected one of fixed, scheduled, learn"),
     ],
 )
 def test_a_value_out_of_range_is_told(name, value, message):

@@ -53,7 +53,7 @@ def write_store(path, splits, *, source="real", seed=0, prefix="", manifest=None
                 length = int(rng.integers(lengths[0], lengths[1] + 1))
                 start = int(rng.integers(0, length))
                 visual_TxNxD = rng.normal(size=(length, CROPS, manifest.dim))
-                text_TxE = rng.normal(size=(length, TEXT_DIM))
+                text_TxE = rng.normal(size=(length, (manifest.text or {"dim": TEXT_DIM})["dim"]))
                 if label:
                     visual_TxNxD[start : start + 2, :, :3] += 3.0
                     text_TxE[start : start + 2, :2] += 3.0

@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 
 from gvvad_jax import parallel, step
+from gvvad_jax.batches import Batch
 from gvvad_jax.command import UserError
 from gvvad_jax.config import DETECTORS, TrainConfig
 from tests.step_test import _data
 
-SMALL = {"head_widths": (16, 8), "mtn_channels": 4, "batch_size": 4, "segments": 6}
+SMALL = {"head_widths": (16, 8), "mtn_channels": 4, "body_width": 8, "memory_rows": 20}
+SMALL |= {"batch_size": 4, "segments": 6}
 
 
 def _run(config, steps=3):
@@ -22,7 +24,8 @@ def _run(config, steps=3):
     metrics = {}
     for _ in range(steps):
         videos_Bx2 = rng.integers(0, 8, (4, 2)).astype(np.int32)
-        metrics = jax.device_get(runner.step(videos_Bx2))
+        batch = Batch(videos_Bx2=videos_Bx2, pairs_B=np.arange(4, dtype=np.int32))
+        metrics = jax.device_get(runner.step(batch))
     return jax.device_get(runner.state()), metrics
 
 
@@ -58,6 +61,6 @@ def test_the_callers_state_stays_usable():
     config = TrainConfig(detector="rtfm", **SMALL)
     state = step.init_state(config, 12, 8)
     runner = parallel.Runner(config, state, _data())
-    runner.step(np.zeros((4, 2), np.int32))
+    runner.step(Batch(np.zeros((4, 2), np.int32), np.arange(4, dtype=np.int32)))
     assert int(state.step) == 0
     assert bool(jnp.isfinite(state.params["detector"]["head"]["fc1"]["kernel"]).all())

@@ -51,7 +51,7 @@ def test_scores_in_padded_batches_equal_one_by_one(run, real_store):
     assert list(together) == list(features)
     for video_id, (visual_TxNxD, text_TxE) in features.items():
         visual = visual_TxNxD.swapaxes(0, 1)[None]
-        alone = model.score_step(model.params, model.batch_stats, visual, text_TxE[None], None)
+        alone = model.score_step(model.variables, visual, text_TxE[None], None)
         np.testing.assert_allclose(together[video_id], alone[0], atol=1e-6)
 
 

@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 
 from gvvad_jax import detectors, losses, ssls
-from gvvad_jax.config import TrainConfig
+from gvvad_jax.command import UserError
+from gvvad_jax.config import LAMBDA_MODES, TrainConfig
 from gvvad_jax.detectors import rtfm
 from gvvad_jax.detectors.mtn import Outputs
 
+REFERENCE = TrainConfig(fidelity="reference")
 SYNTHETIC_Bx2 = jnp.array([[True, False], [False, True]])
 
 
@@ -26,7 +28,7 @@ def _terms():
 
 
 def test_paper_weights_by_hand():
-    total, parts = ssls.scaled_loss(_terms(), SYNTHETIC_Bx2, jnp.array(0.5), "paper")
+    total, parts = ssls.scaled_loss(_terms(), SYNTHETIC_Bx2, jnp.array(0.5), TrainConfig())
     # Videos 0 and 3 are synthetic. Singles: (0.5 + 2 + 3 + 2) / 4; pair (0, 1) weighs 0.5, the
     # pair (1, 2) 1: 0.5 (5 + 20) / 2.
     np.testing.assert_allclose(total, 7.5 / 4 + 0.5 * 25 / 2)
@@ -36,19 +38,20 @@ def test_paper_weights_by_hand():
 
 
 def test_a_lambda_above_one_leaves_mixed_pairs_at_the_real_weight():
-    total, _ = ssls.scaled_loss(_terms(), SYNTHETIC_Bx2, jnp.array(2.0), "paper")
+    total, _ = ssls.scaled_loss(_terms(), SYNTHETIC_Bx2, jnp.array(2.0), TrainConfig())
     np.testing.assert_allclose(total, (2 + 2 + 3 + 8) / 4 + 0.5 * 30 / 2)
 
 
 def test_reference_scales_the_whole_batch_by_the_abnormal_half():
-    total, parts = ssls.scaled_loss(_terms(), SYNTHETIC_Bx2, jnp.array(0.5), "reference")
+    total, parts = ssls.scaled_loss(_terms(), SYNTHETIC_Bx2, jnp.array(0.5), REFERENCE)
     # One of two abnormal videos is synthetic; the synthetic normal one isn't looked at.
     np.testing.assert_allclose(total, parts["cost"] * (0.5 + 0.5 * 0.5))
 
 
 @pytest.mark.parametrize("fidelity", ["paper", "reference"])
 def test_lambda_one_is_no_scaling(fidelity):
-    total, parts = ssls.scaled_loss(_terms(), SYNTHETIC_Bx2, jnp.array(1.0), fidelity)
+    config = TrainConfig(fidelity=fidelity)
+    total, parts = ssls.scaled_loss(_terms(), SYNTHETIC_Bx2, jnp.array(1.0), config)
     np.testing.assert_allclose(total, parts["cost"])
 
 
@@ -67,7 +70,7 @@ def test_a_synthetic_videos_gradient_is_linear_in_lambda_and_zero_at_zero(name):
     def gradient(lambda_):
         def loss(outputs):
             terms = detectors.by_name(name).loss_terms(outputs, text_VxTxE, bank_KxE, config, None)
-            return ssls.scaled_loss(terms, SYNTHETIC_Bx2, jnp.array(lambda_), "paper")[0]
+            return ssls.scaled_loss(terms, SYNTHETIC_Bx2, jnp.array(lambda_), config)[0]
 
         return jax.jit(jax.grad(loss))(outputs)
 
@@ -87,10 +90,106 @@ def test_a_synthetic_videos_gradient_is_linear_in_lambda_and_zero_at_zero(name):
     np.testing.assert_allclose(real[1] - real[0], (values[0] + values[3]) / 4, rtol=1e-5)
 
 
-def test_a_learned_lambda_is_a_parameter():
-    fixed, learned = TrainConfig(), TrainConfig(lambda_mode="learnable", lambda_value=0.1)
-    assert ssls.init_lambda(fixed) == {}
-    params = ssls.init_lambda(learned)
-    np.testing.assert_allclose(ssls.lambda_of(params, learned), 0.1)
-    np.testing.assert_allclose(ssls.lambda_of({"lambda": jnp.array(0.7)}, learned), 0.7)
-    np.testing.assert_allclose(ssls.lambda_of({}, fixed), 0.5)
+def _at(step, **changes):
+    config = TrainConfig(**({"lambda_mode": "scheduled", "lambda_value": 2.0} | changes))
+    return float(ssls.lambda_of({}, jnp.array(step), config))
+
+
+def test_every_mode_is_one_function_that_starts_where_it_is_told():
+    for name in LAMBDA_MODES:
+        config = TrainConfig(lambda_mode=name, lambda_value=0.3)
+        params = ssls.init_lambda(config)
+        assert ("lambda" in params) == (name not in ("fixed", "scheduled"))
+        found = ssls.lambda_of(params, jnp.array(0), config)
+        assert found.dtype == jnp.float32 and found.shape == ()
+        np.testing.assert_allclose(found, 0.3, rtol=1e-6, err_msg=name)
+
+
+@pytest.mark.parametrize(
+    ("rise", "factor"),
+    [
+        # 1000 steps, so the rise takes 100; half and a quarter of it.
+        ("none", (1.0, 1.0)),
+        ("linear", (0.001 + 0.999 * 0.5, 0.001 + 0.999 * 0.25)),
+        ("exponential", (0.001 * 1000**0.5, 0.001 * 1000**0.25)),
+        ("cosine", (0.001 + 0.4995, 0.001 + 0.4995 * (1 - np.cos(np.pi / 4)))),
+    ],
+)
+def test_rises_by_hand(rise, factor):
+    settings = {"lambda_rise": rise, "lambda_shift": 0}
+    np.testing.assert_allclose(_at(50, **settings), 2 * factor[0], rtol=1e-5)
+    np.testing.assert_allclose(_at(25, **settings), 2 * factor[1], rtol=1e-5)
+    assert _at(100, **settings) == 2.0
+
+
+def test_decays_by_hand():
+    for decay, expected in {
+        "none": {100: 1.0, 550: 1.0, 999: 1.0},
+        "cosine": {100: 1.0, 550: 0.5, 775: (1 + np.cos(np.pi * 0.75)) / 2},
+        "step": {100: 1.0, 299: 1.0, 300: 0.1, 500: 0.01, 999: 1e-4},
+    }.items():
+        for step, factor in expected.items():
+            found = _at(step, lambda_decay=decay, lambda_shift=0)
+            np.testing.assert_allclose(found, 2 * factor, rtol=1e-4, atol=1e-7)
+
+
+def test_as_published_the_schedule_is_100_steps_ahead():
+    assert _at(0) == 2.0  # So 1000 steps have no rise,
+    np.testing.assert_allclose(_at(0, steps=10_000), 2 * (0.001 + 0.999 * 0.1), rtol=1e-5)
+    np.testing.assert_allclose(_at(200, lambda_decay="step"), 0.2, rtol=1e-5)
+
+
+@pytest.mark.parametrize("mode", LAMBDA_MODES)
+@pytest.mark.parametrize("fidelity", ["paper", "reference"])
+def test_lambdas_gradient_against_finite_differences(mode, fidelity):
+    config = TrainConfig(lambda_mode=mode, fidelity=fidelity)
+
+    def total(lambda_):
+        return ssls.scaled_loss(_terms(), SYNTHETIC_Bx2, lambda_, config)[0]
+
+    found = jax.grad(total)(jnp.array(0.4))
+    difference = (total(jnp.array(0.41)) - total(jnp.array(0.39))) / 0.02
+    np.testing.assert_allclose(found, difference, rtol=2e-3)
+    # By hand: the synthetic cost, or as published half of all, less 1 / lambda a synthetic video.
+    costs = {"paper": 5 / 4 + 0.5 * 10 / 2, "reference": 0.5 * (10 / 4 + 0.5 * 30 / 2)}
+    penalty = -0.5 / 0.4 if mode == "uncertainty" else 0.0
+    np.testing.assert_allclose(found, costs[fidelity] + penalty, rtol=1e-5)
+
+
+def test_uncertainty_settles_at_one_over_the_synthetic_videos_mean_loss():
+    """Gradient descent on s alone, losses held fixed; the learned weight doesn't vanish."""
+    config = TrainConfig(lambda_mode="uncertainty", lambda_value=0.9)
+    single = {"single": _terms()["single"]}
+
+    def total(params):
+        lambda_ = ssls.lambda_of(params, jnp.array(0), config)
+        return ssls.scaled_loss(single, SYNTHETIC_Bx2, lambda_, config)[0]
+
+    params = ssls.init_lambda(config)
+    step = jax.jit(lambda p: jax.tree.map(lambda x, g: x - 0.5 * g, p, jax.grad(total)(p)))
+    for _ in range(100):
+        params = step(params)
+    # The synthetic videos 0 and 3 have losses 1 and 4.
+    np.testing.assert_allclose(ssls.lambda_of(params, jnp.array(0), config), 1 / 2.5, rtol=1e-3)
+
+
+@pytest.mark.parametrize("mode", ["sigmoid", "softplus", "meta"])
+def test_bounded_lambdas_stay_in_their_bounds(mode):
+    config = TrainConfig(lambda_mode=mode, lambda_value=0.1)
+    for raw in np.linspace(-80, 80, 41):
+        value = float(ssls.lambda_of({"lambda": jnp.array(raw)}, jnp.array(0), config))
+        assert value > 0 and (value <= 1 or mode == "softplus")
+
+
+@pytest.mark.parametrize(
+    ("mode", "value"),
+    [("sigmoid", 1.0), ("softplus", 0.0), ("uncertainty", -1.0), ("meta", 0.0), ("meta", 1.5)],
+)
+def test_a_start_outside_the_bounds_is_told(mode, value):
+    with pytest.raises(UserError, match=f"--lambda_value: expected between 0 .*{mode}"):
+        TrainConfig(lambda_mode=mode, lambda_value=value)
+
+
+def test_a_mixture_counts_by_its_parts():
+    weights = ssls.video_weights(jnp.array([0.0, 0.25, 1.0]), jnp.array(0.2))
+    np.testing.assert_allclose(weights, [1.0, 0.8, 0.2], rtol=1e-6)

@@ -37,6 +37,8 @@ def config(tmp_path, real_store, synthetic_store, cache):
         segments=6,
         mtn_channels=4,
         head_widths=(8, 4),
+        body_width=8,
+        memory_rows=20,
         batch_size=3,
         steps=12,
         log_every=2,

@@ -5,7 +5,8 @@ videos of several lengths are padded to one; padding is set to zero between the 
 what "same" convolutions see past a video's end.
 """
 
-from collections.abc import Callable, Sequence
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
 
 import chex
 import jax
@@ -23,15 +24,17 @@ class Outputs:
     Attributes:
       scores_VxT: snippet scores in [0, 1], mean over crops.
       features_VxNxTxD: the scoring head's input, whose magnitude RTFM selects by.
+      extra: what the detector's own losses need besides, by name, videos on the leading axis.
     """
 
     scores_VxT: jax.Array
     features_VxNxTxD: jax.Array
+    extra: Mapping[str, jax.Array] = dataclasses.field(default_factory=dict)
 
 
 @chex.dataclass(frozen=True)
 class Noise:
-    """Where dropout's randomness comes from.
+    """Where the randomness of a step comes from.
 
     Keys fold in the place of the video in the GLOBAL batch, so that a batch split over devices
     drops out the same entries as on one.
@@ -39,10 +42,18 @@ class Noise:
     Attributes:
       key: of this step.
       videos_V: places of these videos in the global batch.
+      gaussian_Vx: set to be used instead of what is drawn, to repeat a measurement.
     """
 
     key: jax.Array
     videos_V: jax.Array
+    gaussian_Vx: jax.Array | None = None
+
+
+def per_video(noise: Noise, layer: int) -> jax.Array:
+    """A key for each video [V]; `layer` is a number of the caller's own."""
+    key = jax.random.fold_in(noise.key, layer)
+    return jax.vmap(lambda video: jax.random.fold_in(key, video))(noise.videos_V)
 
 
 def dropout(x_Vx: jax.Array, noise: Noise | None, rate: float, layer: int) -> jax.Array:
@@ -56,14 +67,17 @@ def dropout(x_Vx: jax.Array, noise: Noise | None, rate: float, layer: int) -> ja
     """
     if noise is None or rate == 0.0:
         return x_Vx
-    key = jax.random.fold_in(noise.key, layer)
-
-    def keep(video):
-        shape = x_Vx.shape[1:]
-        return jax.random.bernoulli(jax.random.fold_in(key, video), 1.0 - rate, shape)
-
-    keep_Vx = jax.vmap(keep)(noise.videos_V)
+    keep_Vx = jax.vmap(lambda key: jax.random.bernoulli(key, 1.0 - rate, x_Vx.shape[1:]))(
+        per_video(noise, layer)
+    )
     return jnp.where(keep_Vx, x_Vx / (1.0 - rate), 0.0)
+
+
+def gaussian(shape: Sequence[int], noise: Noise, layer: int) -> jax.Array:
+    """Standard normal noise [V, ...] of this shape, a video each from its own key."""
+    if noise.gaussian_Vx is not None:
+        return noise.gaussian_Vx
+    return jax.vmap(lambda key: jax.random.normal(key, shape[1:]))(per_video(noise, layer))
 
 
 def batch_norm(train: bool, axis_name: str | None, **changes) -> Callable[[jax.Array], jax.Array]:
@@ -157,18 +171,19 @@ class Head(nn.Module):
     """Scoring head: an MLP on each snippet, sigmoid, mean over crops.
 
     Attributes:
-      widths: of the hidden layers, (512, 128) as published.
+      widths: of the hidden layers; empty for (512, 128), as published.
       rate: of the dropout behind each.
     """
 
-    widths: Sequence[int] = (512, 128)
+    widths: Sequence[int] = ()
     rate: float = 0.7
 
     @nn.compact
     def __call__(self, x_VxNxTxD: jax.Array, noise: Noise | None) -> jax.Array:
         chex.assert_rank(x_VxNxTxD, 4)
-        for i, width in enumerate(self.widths, start=1):
+        widths = self.widths or (512, 128)
+        for i, width in enumerate(widths, start=1):
             x_VxNxTxD = nn.relu(nn.Dense(width, kernel_init=xavier, name=f"fc{i}")(x_VxNxTxD))
             x_VxNxTxD = dropout(x_VxNxTxD, noise, self.rate, layer=100 + i)
-        logits = nn.Dense(1, kernel_init=xavier, name=f"fc{len(self.widths) + 1}")(x_VxNxTxD)
+        logits = nn.Dense(1, kernel_init=xavier, name=f"fc{len(widths) + 1}")(x_VxNxTxD)
         return jnp.mean(nn.sigmoid(logits[..., 0]), axis=1)

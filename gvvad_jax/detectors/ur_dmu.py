@@ -1,0 +1,267 @@
+"""UR-DMU: uncertainty-regulated dual memory units (Zhou et al., AAAI 2023). Visual features only.
+
+A body of a convolution and two layers of attention; a memory of abnormal and one of normal
+patterns that every snippet is read through; latent normality as a Gaussian.
+"""
+
+import math
+
+import chex
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from gvvad_jax import losses
+from gvvad_jax.config import TrainConfig
+from gvvad_jax.detectors.mtn import Noise, Outputs, dropout, gaussian, xavier
+
+# As published: of the body's dropout, and of each part of the loss.
+RATE = 0.5
+LAYERS = 2
+ATTENTION_WEIGHT = 0.1
+TRIPLET_WEIGHT = 0.1
+KL_WEIGHT = 1e-3
+DISTANCE_WEIGHT = 1e-4
+
+
+def _dense(width: int, name: str, bias: bool = True) -> nn.Module:
+    return nn.Dense(width, use_bias=bias, kernel_init=xavier, name=name)
+
+
+def nearness(mask_MxT: jax.Array) -> jax.Array:
+    """A[i, j] = exp(-|i - j| / e) / sum_m exp(-|j - m| / e) over real snippets, [M, T, T].
+
+    As published the divisor belongs to the column j, so rows don't sum to one.
+    """
+    places_T = jnp.arange(mask_MxT.shape[1])
+    near_TxT = jnp.exp(-jnp.abs(places_T[:, None] - places_T) / math.e)
+    sums_MxT = mask_MxT @ near_TxT
+    return near_TxT * (mask_MxT / jnp.where(sums_MxT > 0, sums_MxT, 1.0))[:, None, :]
+
+
+class Attention(nn.Module):
+    """Self-attention beside a fixed attention to what is near, concatenated within each head.
+
+    Attributes:
+      heads, channels: number of heads and channels of each.
+      width: of the result.
+    """
+
+    heads: int
+    channels: int
+    width: int
+
+    @nn.compact
+    def __call__(self, x_MxTxC: jax.Array, mask_MxT: jax.Array) -> jax.Array:
+        M, T, _ = x_MxTxC.shape
+        parts = _dense(4 * self.heads * self.channels, "to_qkvt", bias=False)(x_MxTxC)
+        q, k, v, t = jnp.moveaxis(parts.reshape(M, T, 4, self.heads, self.channels), (2, 3), (0, 2))
+        logits_MxHxTxT = q @ k.swapaxes(-1, -2) / math.sqrt(self.channels)
+        # Minus infinity would make a video that is all padding NaN.
+        logits_MxHxTxT = jnp.where(mask_MxT[:, None, None] > 0, logits_MxHxTxT, -1e30)
+        seen_MxHxTxC = nn.softmax(logits_MxHxTxT) @ v
+        near_MxHxTxC = nearness(mask_MxT)[:, None] @ t
+        both_MxHxTxC = jnp.concatenate([seen_MxHxTxC, near_MxHxTxC], axis=-1)
+        return _dense(self.width, "to_out")(both_MxHxTxC.swapaxes(1, 2).reshape(M, T, -1))
+
+
+class Body(nn.Module):
+    """Convolution, then layers of x + attention(LN x) and x + MLP(LN x)."""
+
+    config: TrainConfig
+
+    @nn.compact
+    def __call__(self, x_VxNxTxD: jax.Array, mask_VxT: jax.Array, noise: Noise | None) -> jax.Array:
+        config, (V, N, T, D) = self.config, x_VxNxTxD.shape
+        width, rate = config.body_width, RATE if config.dropout else 0.0
+        channels = config.head_channels or max(1, width // config.heads)
+        mask_MxT = jnp.repeat(mask_VxT, N, axis=0)
+
+        def drop(x_MxTxC, layer: int) -> jax.Array:
+            x_VxNxTxC = x_MxTxC.reshape(V, N, T, -1)
+            return dropout(x_VxNxTxC, noise, rate, layer).reshape(x_MxTxC.shape)
+
+        def norm(name: str) -> nn.Module:
+            return nn.LayerNorm(epsilon=1e-5, use_fast_variance=False, name=name)
+
+        x = x_VxNxTxD.reshape(V * N, T, D) * mask_MxT[..., None]
+        x = nn.relu(nn.Conv(width, (3,), kernel_init=xavier, name="conv")(x))
+        for i in range(LAYERS):
+            attention = Attention(config.heads, channels, width, name=f"attention_{i}")
+            seen = attention(norm(f"attention_{i}_norm")(x), mask_MxT)
+            x = x + drop(seen, 10 * i)
+            y = _dense(width, f"mlp_{i}_in")(norm(f"mlp_{i}_norm")(x))
+            y = drop(nn.gelu(y, approximate=False), 10 * i + 1)
+            x = x + drop(_dense(width, f"mlp_{i}_out")(y), 10 * i + 2)
+        return x.reshape(V, N, T, width)
+
+
+class Memory(nn.Module):
+    """Patterns that a snippet is read through: how far it is like any, and their mixture."""
+
+    rows: int
+
+    @nn.compact
+    def __call__(self, x_VxNxTxC: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Returns (attention_VxNxT, the mean of the highest sixteenth; augmented_VxNxTxC)."""
+        width = x_VxNxTxC.shape[-1]
+
+        def init(key, shape):
+            return jax.random.uniform(key, shape, minval=-1.0, maxval=1.0) / math.sqrt(width)
+
+        memory_RxC = self.param("rows", init, (self.rows, width))
+        like_VxNxTxR = nn.sigmoid(x_VxNxTxC @ memory_RxC.T / math.sqrt(width))
+        highest = jax.lax.top_k(like_VxNxTxR, self.rows // 16 + 1)[0]
+        return jnp.mean(highest, axis=-1), like_VxNxTxR @ memory_RxC
+
+
+class Detector(nn.Module):
+    """Body, both memories, latent normality, scoring head. Text is ignored.
+
+    Attributes:
+      config: the run's settings; `body_width`, `heads`, `head_channels` and `memory_rows` size it.
+      axis_name: unused, there is no BatchNorm.
+    """
+
+    config: TrainConfig
+    axis_name: str | None = None
+
+    @nn.compact
+    def __call__(
+        self,
+        visual_VxNxTxD: jax.Array,
+        text_VxTxE: jax.Array | None = None,
+        mask_VxT: jax.Array | None = None,
+        *,
+        noise: Noise | None = None,
+        train: bool = False,
+    ) -> Outputs:
+        """Scores V videos; in training they are pairs, normal before abnormal."""
+        del text_VxTxE
+        chex.assert_rank(visual_VxNxTxD, 4)
+        V, _, T, _ = visual_VxNxTxD.shape
+        width = self.config.body_width
+        mask_VxT = jnp.ones((V, T)) if mask_VxT is None else mask_VxT
+        x = Body(self.config, name="body")(visual_VxNxTxD, mask_VxT, noise)
+        abnormal_VxNxT, augmented_A = Memory(self.config.memory_rows, name="abnormal_memory")(x)
+        normal_VxNxT, augmented_N = Memory(self.config.memory_rows, name="normal_memory")(x)
+        mu = _dense(width, "mu")
+        mu_A, mu_N = mu(augmented_A), mu(augmented_N)
+        latent_N, var_N = mu_N, _dense(width, "var")(augmented_N)
+        if train and noise is not None:
+            # Only a normal video's normality is uncertain.
+            is_normal_V = (jnp.arange(V) % 2 == 0)[:, None, None, None]
+            spread = gaussian(mu_N.shape, noise, layer=100) * jnp.exp(var_N / 2)
+            latent_N = mu_N + jnp.where(is_normal_V, spread, 0.0)
+        features = jnp.concatenate([x, mu_A + latent_N], axis=-1)
+        y = features
+        for i, size in enumerate(self.config.head_widths or (128,), start=1):
+            y = nn.relu(_dense(size, f"fc{i}")(y))
+        logits = _dense(1, "score")(y)[..., 0]
+        return Outputs(
+            scores_VxT=jnp.mean(nn.sigmoid(logits), axis=1),
+            features_VxNxTxD=features,
+            extra={
+                "body": x,
+                "abnormal_attention": abnormal_VxNxT,
+                "normal_attention": normal_VxNxT,
+                "mu_abnormal": mu_A,
+                "mu_normal": mu_N,
+                "var_normal": var_N,
+                "latent_normal": latent_N,
+            },
+        )
+
+
+def loss_terms(
+    outputs: Outputs,
+    text_VxTxE: jax.Array | None,
+    bank_KxE: jax.Array | None,
+    config: TrainConfig,
+    noise: Noise | None,
+) -> dict[str, losses.Term]:
+    """UR-DMU's loss on B pairs; videos are in the order normal 0, abnormal 0, normal 1, ...
+
+    Each crop of a video is a sample of its own, but for the bag, whose scores are means over
+    crops. See rtfm.loss_terms for the arguments.
+
+    Returns:
+      Terms `bag`; `abnormal_seen` and `normal_seen` (each half through its own memory) and
+      `abnormal_unseen` and `normal_unseen` (through the other); `triplet`, `kl`, `distance`.
+    """
+    del text_VxTxE, bank_KxE, noise
+    chex.assert_rank(outputs.scores_VxT, 2)
+    normal = {name: value[0::2] for name, value in outputs.extra.items()}
+    abnormal = {name: value[1::2] for name, value in outputs.extra.items()}
+    videos_V = jnp.arange(len(outputs.scores_VxT))
+    pairs_Bx2 = videos_V.reshape(-1, 2)
+
+    def term(loss, weight: float, videos_BxJ: jax.Array, *arguments) -> losses.Term:
+        """Of each crop of each video or pair."""
+        values_BxN = jax.vmap(jax.vmap(loss))(*arguments)
+        members = jnp.repeat(videos_BxJ, values_BxN.shape[1], axis=0)
+        return losses.Term(values_M=values_BxN.reshape(-1), videos_MxJ=members, weight=weight)
+
+    def dense(value: float):
+        return lambda attention_T: losses.pseudo_anomaly_loss(
+            attention_T, jnp.full_like(attention_T, value)
+        )
+
+    of_normal, of_abnormal = pairs_Bx2[:, :1], pairs_Bx2[:, 1:]
+    labels_V = (videos_V % 2).astype(jnp.float32)
+    return {
+        "bag": losses.Term(
+            values_M=jax.vmap(losses.attention_loss)(outputs.scores_VxT, labels_V),
+            videos_MxJ=videos_V[:, None],
+            weight=1.0,
+        ),
+        "abnormal_seen": term(
+            lambda a: losses.attention_loss(a, jnp.ones(())),
+            ATTENTION_WEIGHT, of_abnormal, abnormal["abnormal_attention"],
+        ),
+        "abnormal_unseen": term(
+            lambda a: losses.attention_loss(1.0 - a, jnp.ones(())),
+            ATTENTION_WEIGHT, of_abnormal, abnormal["normal_attention"],
+        ),
+        "normal_seen": term(dense(1.0), ATTENTION_WEIGHT, of_normal, normal["normal_attention"]),
+        "normal_unseen": term(
+            dense(0.0), ATTENTION_WEIGHT, of_normal, normal["abnormal_attention"]
+        ),
+        "triplet": term(_triplet, TRIPLET_WEIGHT, pairs_Bx2, normal, abnormal),
+        "kl": term(losses.kl_loss, KL_WEIGHT, of_normal, normal["mu_normal"], normal["var_normal"]),
+        "distance": term(
+            lambda n, a: _distance(n, a, config.margin), DISTANCE_WEIGHT, pairs_Bx2, normal,
+            abnormal,
+        ),
+    }  # fmt: skip
+
+
+def _chosen(rows_TxC: jax.Array, attention_T: jax.Array) -> jax.Array:
+    """The rows at the T // 16 + 1 highest attentions, [k, C]."""
+    count = len(attention_T) // 16 + 1
+    return rows_TxC[jax.lax.top_k(jax.lax.stop_gradient(attention_T), count)[1]]
+
+
+def _triplet(normal: dict[str, jax.Array], abnormal: dict[str, jax.Array]) -> jax.Array:
+    """Of one crop of one pair: what looks normal in both is near, what is abnormal is far."""
+
+    def unit(rows_TxC, attention_T):
+        mean_C = jnp.mean(_chosen(rows_TxC, attention_T), axis=0)
+        return mean_C / jnp.maximum(losses.norm(mean_C), 1e-12)
+
+    return losses.triplet_loss(
+        unit(normal["body"], normal["normal_attention"]),
+        unit(abnormal["body"], abnormal["normal_attention"]),
+        unit(abnormal["body"], abnormal["abnormal_attention"]),
+    )
+
+
+def _distance(
+    normal: dict[str, jax.Array], abnormal: dict[str, jax.Array], margin: float
+) -> jax.Array:
+    """Of one crop of one pair, in the latent space."""
+    return losses.distance_loss(
+        _chosen(normal["latent_normal"], normal["normal_attention"]),
+        _chosen(abnormal["mu_abnormal"], abnormal["abnormal_attention"]),
+        margin,
+    )

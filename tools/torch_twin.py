@@ -1,0 +1,380 @@
+"""Plain PyTorch twins of the published detectors: a second opinion on ours, its speed's yardstick.
+
+RTFM, TEVAD and LAP (`MultipleInstance`) and UR-DMU (`DualMemory`), eager, as published code
+computes them, quirks included, parameters under the published names. Nothing here knows of ours.
+
+  from_golden(golden)              a model with the parameters and sizes of a tests/golden/*.npz
+  inputs(golden)                   its training batch
+  train_step(model, adam, batch)   one step, to be timed
+
+Numbers like the goldens' at any sizes: tools/torch_golden.py.
+
+Letters: V videos (B normal, then B abnormal), C crops, N samples (a crop of a video), T snippets,
+F visual width, E text width, D width inside, K rows of the prompt bank, R of a memory, k selected.
+A batch holds tensors under the goldens' names: visual_normal, visual_abnormal [B, C, T, F], text_*
+[B, C, T, E] (the same for each crop), source_* [B], bank [K, E], lambda; noise for UR-DMU.
+"""
+
+import math
+from collections import OrderedDict
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional as fn
+
+FUSIONS = ("concat", "add", "product", "add_up")
+HALVES = ("normal", "abnormal")
+MARGIN = 100.0  # Of feature magnitudes, and of UR-DMU's distance.
+Arrays = Mapping[str, np.ndarray]
+Batch = Mapping[str, torch.Tensor]
+
+
+class NonLocal(nn.Module):
+    """Adds to every snippet what it sees of all: affinity theta . phi / T, without a softmax."""
+
+    def __init__(self, dim: int):
+        super().__init__()
+        self.g, self.theta, self.phi = (nn.Conv1d(dim, dim // 2, 1) for _ in range(3))
+        self.W = nn.Sequential(nn.Conv1d(dim // 2, dim, 1), nn.BatchNorm1d(dim))
+        nn.init.zeros_(self.W[1].weight)
+
+    def forward(self, x_NxDxT: torch.Tensor) -> torch.Tensor:
+        affinity_NxTxT = self.theta(x_NxDxT).transpose(1, 2) @ self.phi(x_NxDxT) / x_NxDxT.shape[2]
+        seen_NxTxD = affinity_NxTxT @ self.g(x_NxDxT).transpose(1, 2)
+        return self.W(seen_NxTxD.transpose(1, 2)) + x_NxDxT
+
+
+class MTN(nn.Module):
+    """The multi-scale temporal network, [N, T, F] to [N, T, F]. Source: Tian et al., ICCV 2021."""
+
+    def __init__(self, dim: int):
+        super().__init__()
+        part = dim // 4
+
+        def pyramid(dilation: int) -> nn.Module:
+            conv = nn.Conv1d(dim, part, 3, dilation=dilation, padding=dilation)
+            return nn.Sequential(conv, nn.ReLU(), nn.BatchNorm1d(part))
+
+        self.conv_1, self.conv_2, self.conv_3 = pyramid(1), pyramid(2), pyramid(4)
+        self.conv_4 = nn.Sequential(nn.Conv1d(dim, part, 1, bias=False), nn.ReLU())
+        self.non_local = NonLocal(part)
+        conv = nn.Conv1d(4 * part, dim, 3, padding=1, bias=False)
+        self.conv_5 = nn.Sequential(conv, nn.ReLU(), nn.BatchNorm1d(dim))
+
+    def forward(self, x_NxTxF: torch.Tensor) -> torch.Tensor:
+        x = x_NxTxF.transpose(1, 2)
+        parts = [self.conv_1(x), self.conv_2(x), self.conv_3(x), self.non_local(self.conv_4(x))]
+        return (self.conv_5(torch.cat(parts, dim=1)) + x).transpose(1, 2)
+
+
+class MultipleInstance(nn.Module):
+    """RTFM; with text TEVAD; LAP is TEVAD with more losses.
+
+    Args:
+      dim, text_dim: widths F and E (0: no text stream).
+      fusion: how text joins, one of FUSIONS.
+      top_k: snippets selected per video.
+      dropout: everywhere, the selection included.
+      lambda_value: the initial value of a learnable lambda; None where it's fixed.
+    """
+
+    def __init__(
+        self, dim: int, text_dim: int = 0, fusion: str = "concat", top_k: int = 3,
+        dropout: float = 0.7, lambda_value: float | None = None,
+    ):  # fmt: skip
+        super().__init__()
+        if fusion not in FUSIONS:
+            raise ValueError(f"fusion: expected one of {', '.join(FUSIONS)}, found {fusion!r}")
+        self.fusion, self.top_k, self.dropout = fusion, top_k, nn.Dropout(dropout)
+        self.Aggregate = MTN(dim)
+        width = dim + text_dim
+        if text_dim:
+            self.Aggregate_text = MTN(text_dim)
+            if fusion in ("add", "product"):
+                self.fc0, width = nn.Linear(dim, text_dim), text_dim
+            if fusion == "add_up":
+                self.fc_vis, self.fc_text = nn.Linear(dim, width), nn.Linear(text_dim, width)
+        self.fc1, self.fc2, self.fc3 = nn.Linear(width, 512), nn.Linear(512, 128), nn.Linear(128, 1)
+        self.VLR = None if lambda_value is None else nn.Parameter(torch.tensor(lambda_value))
+
+    def _stream(self, mtn: MTN, x_VxCxTxF: torch.Tensor) -> torch.Tensor:
+        return self.dropout(mtn(x_VxCxTxF.flatten(0, 1)).unflatten(0, x_VxCxTxF.shape[:2]))
+
+    def features(self, visual: torch.Tensor, text: torch.Tensor | None = None) -> torch.Tensor:
+        """What is scored [V, C, T, D], of visual [V, C, T, F] and text [V, C, any length, E]."""
+        visual = self._stream(self.Aggregate, visual)
+        if text is None:
+            return visual
+        length = visual.shape[2]
+        text = self._stream(self.Aggregate_text, text)[:, :, :length]
+        if missing := length - text.shape[2]:
+            text = torch.cat([text, text[:, :, -missing:]], dim=2)
+        if self.fusion == "concat":
+            return torch.cat([visual, text], dim=-1)
+        if self.fusion == "add_up":
+            return self._projected(self.fc_vis, visual) + self._projected(self.fc_text, text)
+        visual = self._projected(self.fc0, visual)
+        return visual + text if self.fusion == "add" else visual * text
+
+    def _projected(self, linear: nn.Linear, x: torch.Tensor) -> torch.Tensor:
+        return self.dropout(fn.relu(linear(x)))
+
+    def head(self, features_VxCxTxD: torch.Tensor) -> torch.Tensor:
+        x = self._projected(self.fc2, self._projected(self.fc1, features_VxCxTxD))
+        return torch.sigmoid(self.fc3(x)).squeeze(-1).mean(dim=1)
+
+    def score(self, visual: torch.Tensor, text: torch.Tensor | None = None) -> torch.Tensor:
+        """Snippet scores [V, T]."""
+        return self.head(self.features(visual, text))
+
+    def forward(self, batch: Batch) -> dict[str, torch.Tensor]:
+        """The training forward: what the goldens have as out/*, and `features` [V, C, T, D]."""
+        features_VxCxTxD = self.features(_videos(batch, "visual"), _videos(batch, "text"))
+        scores_VxT = self.head(features_VxCxTxD)
+        magnitude_VxT = features_VxCxTxD.norm(dim=-1).mean(dim=1)
+        # A dropped snippet can't be picked.
+        kept_VxT = self.dropout(torch.ones_like(magnitude_VxT))
+        chosen_Vxk = (magnitude_VxT * kept_VxT).topk(self.top_k, dim=1).indices
+        bags_Vx1 = scores_VxT.gather(1, chosen_Vxk).mean(dim=1, keepdim=True)
+        chosen_CxVxkx1 = chosen_Vxk[None, ..., None]
+        selected_CxVxkxD = features_VxCxTxD.transpose(0, 1).take_along_dim(chosen_CxVxkx1, dim=2)
+        outputs = {"snippet_scores": scores_VxT[..., None], "feature_magnitude": magnitude_VxT}
+        for i, half in enumerate(HALVES):
+            outputs[f"bag_score_{half}"] = bags_Vx1.chunk(2)[i]
+            outputs[f"selected_features_{half}"] = selected_CxVxkxD.chunk(2, 1)[i].flatten(0, 1)
+        return outputs | {"features": features_VxCxTxD}
+
+
+class Attention(nn.Module):
+    """Self-attention beside a fixed one to what is near, concatenated within each head."""
+
+    def __init__(self, dim: int, heads: int, head_width: int, dropout: float):
+        super().__init__()
+        self.heads = heads
+        self.to_qkv = nn.Linear(dim, 4 * heads * head_width, bias=False)
+        self.to_out = nn.Sequential(nn.Linear(2 * heads * head_width, dim), nn.Dropout(dropout))
+
+    def forward(self, x_NxTxD: torch.Tensor) -> torch.Tensor:
+        parts = self.to_qkv(x_NxTxD).unflatten(-1, (4, self.heads, -1))
+        q, k, v, t = parts.permute(2, 0, 3, 1, 4)  # each [N, heads, T, head width]
+        seen = (q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])).softmax(dim=-1) @ v
+        places_T = torch.arange(x_NxTxD.shape[1], device=x_NxTxD.device).to(x_NxTxD)
+        near_TxT = torch.exp(-(places_T[:, None] - places_T).abs() / math.e)
+        # The golden settles it: the divisor belongs to the column, so rows don't sum to one.
+        near = near_TxT / near_TxT.sum(dim=0) @ t
+        return self.to_out(torch.cat([seen, near], dim=-1).transpose(1, 2).flatten(2))
+
+
+class Residual(nn.Module):
+    """x + block(LN x)."""
+
+    def __init__(self, dim: int, block: nn.Module):
+        super().__init__()
+        self.norm, self.fn = nn.LayerNorm(dim), block
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + self.fn(self.norm(x))
+
+
+class Memory(nn.Module):
+    """Patterns a snippet is read through: how like any it is [N, T], their mixture [N, T, D]."""
+
+    def __init__(self, dim: int, rows: int):
+        super().__init__()
+        self.memory_block = nn.Parameter(torch.empty(rows, dim).uniform_(-1, 1) / math.sqrt(dim))
+
+    def forward(self, x_NxTxD: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        rows, dim = self.memory_block.shape
+        like_NxTxR = torch.sigmoid(x_NxTxD @ self.memory_block.T / math.sqrt(dim))
+        return like_NxTxR.topk(rows // 16 + 1).values.mean(dim=-1), like_NxTxR @ self.memory_block
+
+
+class DualMemory(nn.Module):
+    """UR-DMU. Source: Zhou et al., AAAI 2023.
+
+    Args:
+      dim, width: F, and D of all that follows the convolution.
+      heads, head_width: of the attention.
+      rows: of each memory.
+      dropout: in the body. No golden has any; where it sits is a reading of the published names.
+    """
+
+    def __init__(
+        self, dim: int, width: int = 512, heads: int = 4, head_width: int = 128, rows: int = 60,
+        dropout: float = 0.5,
+    ):  # fmt: skip
+        super().__init__()
+
+        def layer() -> nn.Module:
+            drop, ends = nn.Dropout(dropout), (nn.Linear(width, width), nn.Linear(width, width))
+            mlp = _named("net", ends[0], nn.GELU(), drop, ends[1], drop)
+            blocks = (Attention(width, heads, head_width, dropout), mlp)
+            return nn.Sequential(*(Residual(width, block) for block in blocks))
+
+        self.embedding = _named("conv_1", nn.Conv1d(dim, width, 3, padding=1), nn.ReLU())
+        self.selfatt = _named("layers", layer(), layer())
+        self.Amemory, self.Nmemory = Memory(width, rows), Memory(width, rows)
+        self.encoder_mu = nn.Sequential(nn.Linear(width, width))
+        self.encoder_var = nn.Sequential(nn.Linear(width, width))
+        ends = nn.Linear(2 * width, 128), nn.Linear(128, 1)
+        self.cls_head = _named("mlp", ends[0], nn.ReLU(), ends[1], nn.Sigmoid())
+
+    def body(self, x_NxTxF: torch.Tensor) -> torch.Tensor:
+        return self.selfatt(self.embedding(x_NxTxF.transpose(1, 2)).transpose(1, 2))
+
+    def head(self, x_NxTxD: torch.Tensor, read_NxTxD: torch.Tensor) -> torch.Tensor:
+        return self.cls_head(torch.cat([x_NxTxD, read_NxTxD], dim=-1)).squeeze(-1)
+
+    def score(self, visual_NxTxF: torch.Tensor) -> torch.Tensor:
+        """Snippet scores [N, T], each crop by itself."""
+        x = self.body(visual_NxTxF)
+        mu_A, mu_N = (self.encoder_mu(memory(x)[1]) for memory in (self.Amemory, self.Nmemory))
+        return self.head(x, mu_A + mu_N)
+
+    def forward(self, batch: Batch) -> dict[str, torch.Tensor]:
+        """The training forward: what the golden has as out/*.
+
+        Visual features are [B, T, F], or [B, C, T, F]: a crop is then a sample of its own (with
+        noise of its own, [B * C, T, D]) up to the scores, which are means over crops.
+        """
+        visual = _videos(batch, "visual")
+        x_n, x_a = self.body(visual.flatten(0, -3)).chunk(2)
+        (A_att, A_aug), (N_Aatt, N_Aaug) = self.Amemory(x_a), self.Nmemory(x_a)
+        (A_Natt, A_Naug), (N_att, N_aug) = self.Amemory(x_n), self.Nmemory(x_n)
+        mu_A, mu, var = self.encoder_mu(A_aug), self.encoder_mu(N_aug), self.encoder_var(N_aug)
+        noise = batch["noise"] if "noise" in batch else torch.randn_like(mu)
+        new = mu + noise * torch.sqrt(torch.exp(var))
+        of_normal = self.head(x_n, new + self.encoder_mu(A_Naug))
+        of_abnormal = self.head(x_a, mu_A + self.encoder_mu(N_Aaug))
+        scores_VxCxT = torch.cat([of_normal, of_abnormal]).unflatten(0, (len(visual), -1))
+        # The golden settles it: first the selected snippets' mean, then its unit length.
+        triple = (_chosen(x_n, N_att), _chosen(x_a, N_Aatt), _chosen(x_a, A_att))
+        far_N, near_N = _chosen(mu_A, A_att).norm(dim=-1), _chosen(new, N_att).norm(dim=-1)
+        return {
+            "frame": scores_VxCxT.mean(dim=1),
+            "triplet_margin": fn.triplet_margin_loss(*(fn.normalize(x, dim=-1) for x in triple)),
+            # As coded the sum is over time; the mean is then over samples and channels.
+            "kl_loss": (-0.5 * (1 + var - mu.square() - var.exp()).sum(dim=1)).mean(),
+            "distance": fn.relu(MARGIN - far_N + near_N).mean(),
+            **{"A_att": A_att, "N_att": N_att, "A_Natt": A_Natt, "N_Aatt": N_Aatt},
+        }
+
+
+def _named(name: str, *layers: nn.Module) -> nn.Module:
+    return nn.Sequential(OrderedDict({name: nn.Sequential(*layers)}))
+
+
+def _videos(batch: Batch, kind: str) -> torch.Tensor | None:
+    halves = [batch[f"{kind}_{half}"] for half in HALVES if f"{kind}_{half}" in batch]
+    return torch.cat(halves) if halves else None
+
+
+def _top(x_NxT: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    return x_NxT.topk(x_NxT.shape[1] // 16 + 1)
+
+
+def _chosen(x_NxTxD: torch.Tensor, attention_NxT: torch.Tensor) -> torch.Tensor:
+    return x_NxTxD.take_along_dim(_top(attention_NxT).indices[..., None], dim=1).mean(dim=1)
+
+
+def losses(model: nn.Module, outputs: Batch, batch: Batch) -> dict[str, torch.Tensor]:
+    """What the goldens have as loss/*. Trained on: `total`, or `cost` where there is none."""
+    if isinstance(model, DualMemory):
+        return _dual_memory_losses(outputs)
+    of_abnormal_BxT = outputs["snippet_scores"].squeeze(-1).chunk(2)[1]
+    bce = (_bce(outputs["bag_score_normal"], 0.0) + _bce(outputs["bag_score_abnormal"], 1.0)) / 2
+    far_N = MARGIN - outputs["selected_features_abnormal"].mean(dim=1).norm(dim=1)
+    near_N = outputs["selected_features_normal"].mean(dim=1).norm(dim=1)
+    mil = bce + 1e-4 * (far_N.abs() + near_N).square().mean()
+    # Differences cross the borders of videos; 64 snippets are reshaped as if they were 32.
+    flat = of_abnormal_BxT.reshape(-1, 2 if of_abnormal_BxT.shape[1] == 64 else 1)
+    smooth, sparsity = 8e-4 * flat.diff(dim=0).square().sum(), 8e-3 * flat.norm(dim=0).mean()
+    found = {"cost": mil + smooth + sparsity, "smooth": smooth, "sparsity": sparsity}
+    if "bank" not in batch:
+        return found
+    suspected_BxT = suspected(batch["text_abnormal"][:, 0], batch["bank"])
+    pseudo = fn.binary_cross_entropy(1 - of_abnormal_BxT, suspected_BxT)  # As coded.
+    triplet = 0.1 * _mined_triplet(outputs, suspected_BxT, len(batch["bank"]))
+    cost = found["cost"] + 1e-3 * pseudo + 0.1 * triplet  # Gamma twice, as coded.
+    share = batch["source_abnormal"].to(cost).mean()
+    lambda_ = batch["lambda"] if model.VLR is None else model.VLR
+    total = cost * (1 - share) + lambda_ * cost * share
+    found |= {"pseudo_anomaly_as_coded": pseudo, "triplet_incl_gamma": triplet}
+    return found | {"mil_plus_magnitude": mil, "cost": cost, "total": total}
+
+
+def suspected(text_BxTxE: torch.Tensor, bank_KxE: torch.Tensor) -> torch.Tensor:
+    """LAP's suspected snippets [B, T]: 1 where the best cosine is above mean + deviation."""
+    best_BxT = (fn.normalize(text_BxTxE, dim=-1) @ fn.normalize(bank_KxE, dim=-1).T).amax(dim=-1)
+    return (best_BxT > best_BxT.mean() + best_BxT.std()).to(best_BxT)
+
+
+def _mined_triplet(outputs: Batch, suspected_BxT: torch.Tensor, count: int) -> torch.Tensor:
+    normal_M, abnormal_M = outputs["snippet_scores"].reshape(2, -1)
+    product_M = abnormal_M * suspected_BxT.flatten()
+    # Stable: among ties (unsuspected snippets) the lowest index.
+    orders = [normal_M.argsort(stable=True), abnormal_M.argsort(stable=True)]
+    orders.append(product_M.argsort(stable=True, descending=True))
+    rows_n, rows_a = outputs["features"].transpose(1, 2).flatten(2).flatten(0, 1).chunk(2)
+    rows = zip((rows_n, rows_a, rows_a), orders, strict=True)
+    return fn.triplet_margin_loss(*(rows_MxCD[order_M[:count]] for rows_MxCD, order_M in rows))
+
+
+def _bce(probability: torch.Tensor, target: float) -> torch.Tensor:
+    return fn.binary_cross_entropy(probability, torch.full_like(probability, target))
+
+
+def _dual_memory_losses(outputs: Batch) -> dict[str, torch.Tensor]:
+    of_normal, of_abnormal = _top(outputs["frame"]).values.mean(dim=1).chunk(2)
+    high_A, low_N = (_top(x).values.mean(dim=1) for x in (outputs["A_att"], 1 - outputs["N_Aatt"]))
+    weighted = {
+        "att_loss": (1.0, (_bce(of_normal, 0.0) + _bce(of_abnormal, 1.0)) / 2),
+        "A_loss": (0.1, _bce(high_A, 1.0)),
+        "N_Aatt": (0.1, _bce(low_N, 1.0)),
+        "N_loss": (0.1, _bce(outputs["N_att"], 1.0)),
+        "A_Nloss": (0.1, _bce(outputs["A_Natt"], 0.0)),
+        "triplet": (0.1, outputs["triplet_margin"]),
+        "kl_loss": (1e-3, outputs["kl_loss"]),
+        "distance": (1e-4, outputs["distance"]),
+    }
+    found = {name: loss for name, (_, loss) in weighted.items()}
+    return found | {"cost": sum(weight * loss for weight, loss in weighted.values())}
+
+
+def train_step(model: nn.Module, adam: torch.optim.Optimizer, batch: Batch) -> dict:
+    """One training step, in whatever mode the model is; returns its losses."""
+    adam.zero_grad()
+    found = losses(model, model(batch), batch)
+    found.get("total", found["cost"]).backward()
+    adam.step()
+    return {name: value.detach() for name, value in found.items()}
+
+
+def from_golden(golden: Arrays) -> nn.Module:
+    """The twin with a golden's parameters and sizes, without dropout."""
+    state = tensors("param/", golden)
+    if golden["meta/detector"] == "ur_dmu":
+        width, dim, _ = state["embedding.conv_1.0.weight"].shape
+        heads, parts = int(golden["meta/heads"]), len(state["selfatt.layers.0.0.fn.to_qkv.weight"])
+        rows = len(state["Amemory.memory_block"])
+        model = DualMemory(dim, width, heads, parts // (4 * heads), rows, dropout=0.0)
+    else:
+        dims = [len(state.get(f"Aggregate{s}.conv_5.2.bias", ())) for s in ("", "_text")]
+        lambda_value = float(state["VLR"]) if "VLR" in state else None
+        fusion, top_k = str(golden.get("meta/fusion", "concat")), int(golden["meta/top_k"])
+        model = MultipleInstance(*dims, fusion, top_k, 0.0, lambda_value)
+    model.load_state_dict(state)
+    return model
+
+
+def inputs(golden: Arrays) -> dict[str, torch.Tensor]:
+    """A golden's training batch."""
+    return {name: torch.tensor(value) for name, value in golden.items() if "/" not in name}
+
+
+def tensors(prefix: str, golden: Arrays) -> dict[str, torch.Tensor]:
+    """A golden's arrays under a prefix, named without it."""
+    named = {name[len(prefix) :]: golden[name] for name in golden if name.startswith(prefix)}
+    return {name: torch.tensor(value) for name, value in named.items()}
