@@ -8,7 +8,7 @@ TORCH_INDEX ?=
 TORCH := $(shell grep '^torch==' constraints.txt)
 VIDEOS ?=
 
-.PHONY: env test demo ped2 world lint clean
+.PHONY: env test demo ped2 detectors world lint clean
 
 env: $(VENV)/.installed
 
@@ -29,6 +29,9 @@ demo: env
 
 ped2: env
 	$(BIN)/python -m tools.study --study=ped2 --flagfile=configs/ped2.flags --videos=$(VIDEOS) --out=runs/ped2
+
+detectors: env
+	$(BIN)/python -m tools.study --study=detectors --flagfile=configs/detectors.flags --videos=$(VIDEOS) --out=runs/detectors
 
 world: env
 	$(BIN)/python -m tools.check_world

@@ -166,7 +166,8 @@ class TrainConfig:
     early_stop: int = _option(
         0, "stop after so many validations without a better one; 0: never", low=0
     )
-    seed: int = _option(0, "of everything random", low=0)
+    # Beyond this JAX's 32-bit keys would repeat.
+    seed: int = _option(0, "of everything random", low=0, high=2**31 - 2)
     parallel: str = _option("single", "devices", choices=("single", "pmap", "mesh"))
     compilation_cache: str = _option(
         "~/.cache/gvvad_jax", "folder of compiled programs, shared by runs; empty for none"

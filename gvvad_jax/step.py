@@ -4,13 +4,13 @@ One step: gather a batch of pairs from the arrays on the device, run the detecto
 terms by SSLS, update. Which devices it runs on is parallel.py's business.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 import chex
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
 from gvvad_jax import detectors, losses, ssls
@@ -150,30 +150,19 @@ def scoring_variables(state: TrainState) -> dict[str, Any]:
     return state.averaged or {"params": state.params["detector"], "batch_stats": state.batch_stats}
 
 
-def make_train_step(
-    config: TrainConfig,
-    *,
-    axis_name: str | None = None,
-    gather: Callable[[Any], Any] = lambda shard: shard,
-) -> Callable[[TrainState, TrainingData, Batch], tuple[TrainState, dict]]:
-    """The training step of this config.
-
-    Args:
-      config: the run's settings.
-      axis_name: the device axis under pmap, else None.
-      gather: turns a shard's arrays [of its videos, ...] into the global batch's, where the step
-        sees a shard only.
+def make_loss(
+    config: TrainConfig, axis_name: str | None, gather: Callable[[Any], Any]
+) -> Callable[..., tuple[jax.Array, tuple[Any, dict]]]:
+    """The loss of a batch; see make_train_step for the arguments.
 
     Returns:
-      step(state, data, batch) -> (state, metrics).
+      loss(params, lambda_, batch_stats, videos, noise) -> (values, (batch_stats, parts)): values
+      are [total, cost_real, cost_synthetic], parts those of ssls.scaled_loss.
     """
     file = detectors.by_name(config.detector)
     detector = file.Detector(config, axis_name)
-    optimizer = make_optimizer(config)
-    by_source = config.log_gradients or config.lambda_mode == "meta"
 
     def loss(params, lambda_, batch_stats, videos: TrainingData, noise: Noise | None):
-        """[total, cost_real, cost_synthetic], and what comes with them."""
         outputs, changed = detector.apply(
             {"params": params, "batch_stats": batch_stats},
             videos.visual_VxNxTxD,
@@ -191,38 +180,61 @@ def make_train_step(
         values = jnp.stack([total, parts["cost_real"], parts["cost_synthetic"]])
         return values, (changed.get("batch_stats", {}), parts)
 
+    return loss
+
+
+def make_train_step(
+    config: TrainConfig,
+    *,
+    axis_name: str | None = None,
+    gather: Callable[[Any], Any] = lambda shard: shard,
+) -> Callable[[TrainState, TrainingData, Batch], tuple[TrainState, dict]]:
+    """The training step of this config.
+
+    Args:
+      config: the run's settings.
+      axis_name: the device axis under pmap, else None.
+      gather: turns a shard's arrays [of its videos, ...] into the global batch's, where the step
+        sees a shard only.
+
+    Returns:
+      step(state, data, batch) -> (state, metrics).
+    """
+    loss = make_loss(config, axis_name, gather)
+    optimizer = make_optimizer(config)
+
     def mean(grads):
         return jax.lax.pmean(grads, axis_name) if axis_name else grads
 
     def step(state: TrainState, data: TrainingData, batch: Batch):
-        noise = Noise(
-            key=jax.random.fold_in(state.key, state.step),
-            videos_V=(2 * batch.pairs_B[:, None] + jnp.arange(2)).reshape(-1),
-        )
+        places_V = (2 * batch.pairs_B[:, None] + jnp.arange(2)).reshape(-1)
+        noise = Noise(key=jax.random.fold_in(state.key, state.step), videos_V=places_V)
         videos = mixed(data, batch, noise, config)
-        params, batch_stats = state.params["detector"], state.batch_stats
+        params = state.params["detector"]
         lambda_, to_raw = jax.vjp(
             lambda raw: ssls.lambda_of(raw, state.step, config), state.params["ssls"]
         )
-        values, pull, (batch_stats, parts) = jax.vjp(
-            lambda *at: loss(*at, batch_stats, videos, noise), params, lambda_, has_aux=True
-        )  # fmt: skip
+
+        def of_batch(params, lambda_):
+            return loss(params, lambda_, state.batch_stats, videos, noise)
+
+        def of_held_out(params):
+            held_out = take(data, batch.held_out_Bx2.reshape(-1), crops(data, noise, config))
+            return loss(params, lambda_, state.batch_stats, held_out, None)[0][1]
+
+        values, pull, (batch_stats, parts) = jax.vjp(of_batch, params, lambda_, has_aux=True)
         total, real, synthetic = jnp.eye(3)
         grads, lambda_gradient = mean(pull(total))
         logged = {}
-        if by_source:
-            of_real, of_synthetic = mean(pull(real)[0]), mean(pull(synthetic)[0])
-            logged = compare_gradients(of_real, of_synthetic)
-        if config.lambda_mode == "meta":
-            held_out = take(data, batch.held_out_Bx2.reshape(-1), crops(data, noise, config))
-            of_held_out = jax.grad(
-                lambda p: loss(p, lambda_, state.batch_stats, held_out, None)[0][1]
-            )(params)
-            lambda_gradient = -optax.tree.vdot(mean(of_held_out), of_synthetic)
+        if config.log_gradients:
+            logged = compare_gradients(mean(pull(real)[0]), mean(pull(synthetic)[0]))
+        if ssls.mode(config).from_held_out:
+            helpful = mean(jax.grad(of_held_out)(params))
+            lambda_gradient = -optax.tree.vdot(helpful, mean(pull(synthetic)[0]))
         grads = {"detector": grads, "ssls": to_raw(lambda_gradient)[0]}
         if config.fidelity == "reference":
-            count = gather(noise.videos_V).size * np.prod(videos.visual_VxNxTxD.shape[1:3])
-            batch_stats = unbiased_variance(state.batch_stats, batch_stats, int(count))
+            count = gather(places_V).size * math.prod(videos.visual_VxNxTxD.shape[1:3])
+            batch_stats = unbiased_variance(state.batch_stats, batch_stats, count)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         state = state.replace(
             step=state.step + 1,
@@ -231,12 +243,12 @@ def make_train_step(
             opt_state=opt_state,
         )
         state = state.replace(averaged=average(state, config.ema))
+        ours = {"loss": values[0], "lambda": lambda_, "lambda_gradient": lambda_gradient}
         norms = {
             "grad_norm": optax.tree.norm(grads),
             "param_norm": optax.tree.norm(state.params),
             "update_norm": optax.tree.norm(updates),
         }
-        ours = {"loss": values[0], "lambda": lambda_, "lambda_gradient": lambda_gradient}
         return state, {**ours, **parts, **norms, **logged}
 
     return step

@@ -14,7 +14,7 @@ import pathlib
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from gvvad_jax import config as config_lib
 from gvvad_jax.command import UserError, run_command
@@ -53,53 +53,25 @@ def train(config: TrainConfig) -> dict[str, Any]:
       FloatingPointError: the loss became NaN.
     """
     import jax
-    import jax.numpy as jnp
-    import numpy as np
     import tqdm
 
-    from gvvad_jax import batches, checkpoints, parallel
-    from gvvad_jax.step import TrainingData, init_state
+    from gvvad_jax import checkpoints, parallel
+    from gvvad_jax.step import init_state
 
     workdir = _claim_workdir(config)
     if config.compilation_cache:
         cache = pathlib.Path(config.compilation_cache).expanduser()
         jax.config.update("jax_compilation_cache_dir", str(cache))
-    splits, stores = batches.open_splits(config)
-    manifest = stores[0].manifest
-    standard = batches.standardisation(splits.train, config)
-    bank_KxE = _read_bank(stores[0]) if config.uses_bank else None
-    checkpoints.write_model(
-        workdir,
-        config,
-        manifest,
-        standard.to_json(),
-        None if bank_KxE is None else bank_KxE.tolist(),
-    )
-
-    members = [*splits.train, *splits.held_out]
-    visual_VxNxTxD, text_VxTxE = batches.segmented(members, standard, config)
-    synthetic_V = np.array([member.row.source == "synthetic" for member in members])
-    drawn = batches.Batches(
-        np.array([member.video.label for member in members]),
-        synthetic_V,
-        config,
-        np.arange(len(members)) >= len(splits.train),
-    )
-    data = TrainingData(
-        visual_VxNxTxD=jnp.asarray(visual_VxNxTxD),
-        text_VxTxE=None if text_VxTxE is None else jnp.asarray(text_VxTxE),
-        synthetic_V=jnp.asarray(synthetic_V),
-        bank_KxE=None if bank_KxE is None else jnp.asarray(bank_KxE),
-    )
-
-    state = init_state(config, manifest.dim, (manifest.text or {}).get("dim", 0))
+    ready = _prepare(config, workdir)
+    text_dim = (ready.manifest.text or {}).get("dim", 0)
+    state = init_state(config, ready.manifest.dim, text_dim)
     saved = checkpoints.Checkpoints(workdir)
     start = saved.latest("last") or 0
     if start:
         state = saved.restore("last", state)
     log = _Log(workdir, start)
-    selection = _Selection(config, splits, manifest, standard, saved)
-    runner = parallel.Runner(config, state, data)
+    selection = _Selection(config, ready, saved)
+    runner = parallel.Runner(config, state, ready.data)
 
     progress = tqdm.tqdm(range(start, config.steps), initial=start, total=config.steps,
                          desc="train", unit="step", mininterval=1.0)  # fmt: skip
@@ -108,7 +80,7 @@ def train(config: TrainConfig) -> dict[str, Any]:
     for step in progress:
         if stopped:
             break
-        metrics = runner.step(drawn.at(step))
+        metrics = runner.step(ready.drawn.at(step))
         # One transfer a step, of the step before: the device is never waited for.
         if waiting:
             log.training(*waiting, config.log_every)
@@ -126,10 +98,55 @@ def train(config: TrainConfig) -> dict[str, Any]:
     log.close()
 
     result = selection.results(runner.state())
-    result |= {"steps": done, "provenance": _provenance(config, stores, splits)}
+    result |= {"steps": done, "provenance": _provenance(config, ready)}
     saved.close()
     write_atomically(workdir / "result.json", (json.dumps(result, indent=1) + "\n").encode())
     return result
+
+
+class _Prepared(NamedTuple):
+    """What a run is made of: its videos and how they are drawn."""
+
+    splits: Any
+    stores: Sequence[Store]
+    standard: Any
+    data: Any
+    drawn: Any
+
+    @property
+    def manifest(self) -> Any:
+        return self.stores[0].manifest
+
+
+def _prepare(config: TrainConfig, workdir: pathlib.Path) -> _Prepared:
+    """Opens the stores, writes model.json, and puts the segmented videos on the device."""
+    import jax.numpy as jnp
+    import numpy as np
+
+    from gvvad_jax import batches, checkpoints
+    from gvvad_jax.step import TrainingData
+
+    splits, stores = batches.open_splits(config)
+    standard = batches.standardisation(splits.train, config)
+    bank_KxE = _read_bank(stores[0]) if config.uses_bank else None
+    bank = None if bank_KxE is None else bank_KxE.tolist()
+    checkpoints.write_model(workdir, config, stores[0].manifest, standard.to_json(), bank)
+    members = [*splits.train, *splits.held_out]
+    visual_VxNxTxD, text_VxTxE = batches.segmented(members, standard, config)
+    synthetic_V = np.array([member.row.source == "synthetic" for member in members])
+    drawn = batches.Batches(
+        np.array([member.video.label for member in members]),
+        synthetic_V,
+        config,
+        held_out_V=np.arange(len(members)) >= len(splits.train),
+    )
+    data = TrainingData(
+        visual_VxNxTxD=jnp.asarray(visual_VxNxTxD),
+        text_VxTxE=None if text_VxTxE is None else jnp.asarray(text_VxTxE),
+        synthetic_V=jnp.asarray(synthetic_V),
+        bank_KxE=None if bank_KxE is None else jnp.asarray(bank_KxE),
+    )
+    return _Prepared(splits, stores, standard, data, drawn)
 
 
 def _claim_workdir(config: TrainConfig) -> pathlib.Path:
@@ -240,9 +257,10 @@ class _Selection:
     best_on_test is asked for.
     """
 
-    def __init__(self, config: TrainConfig, splits, manifest, standard, saved):
+    def __init__(self, config: TrainConfig, ready: _Prepared, saved):
         from gvvad_jax import score, step
 
+        splits = ready.splits
         if config.early_stop and not splits.validation:
             raise UserError(
                 "--early_stop: expected validation videos, found none (fewer than five training "
@@ -252,8 +270,8 @@ class _Selection:
         self._splits, self._config, self._saved = splits, config, saved
         self._model = score.Model(
             config=config,
-            manifest=manifest,
-            standard=standard,
+            manifest=ready.manifest,
+            standard=ready.standard,
             variables=None,
             score_step=step.make_score_step(config),
         )
@@ -328,7 +346,7 @@ class _Selection:
         return found
 
 
-def _provenance(config: TrainConfig, stores: Sequence[Store], splits) -> dict[str, Any]:
+def _provenance(config: TrainConfig, ready: _Prepared) -> dict[str, Any]:
     """Where a result comes from: code, library versions, and hashes of what it was made of."""
     import importlib.metadata
 
@@ -339,8 +357,10 @@ def _provenance(config: TrainConfig, stores: Sequence[Store], splits) -> dict[st
     return {
         "commit": _commit(),
         "versions": {name: importlib.metadata.version(name) for name in packages},
-        "stores": [opened.digest() for opened in stores],
-        "splits": hashlib.sha256(json.dumps(splits.to_json(), sort_keys=True).encode()).hexdigest(),
+        "stores": [opened.digest() for opened in ready.stores],
+        "splits": hashlib.sha256(
+            json.dumps(ready.splits.to_json(), sort_keys=True).encode()
+        ).hexdigest(),
         "decisions": decisions,
     }
 

@@ -201,3 +201,81 @@ def test_segmented_arrays_keep_crops_apart(real_store):
     member = splits.train[3]
     expected = batches.segment(member.store.visual(member.video.id)[:, 1], 4)
     np.testing.assert_allclose(visual[3, 1], expected, rtol=1e-6)
+
+
+def test_mixup_partners_have_the_label_and_the_other_source():
+    synthetic = (5, 6, 7, 14)
+    drawn = _pairs(8, 7, synthetic=synthetic, batch_size=6, mixup=0.4)
+    shares = []
+    for step in range(30):
+        batch = drawn.at(step)
+        own, partners = batch.videos_Bx2, batch.partners_Bx2
+        assert (partners[:, 0] < 8).all() and (partners[:, 1] >= 8).all()
+        assert (np.isin(own, synthetic) != np.isin(partners, synthetic)).all()
+        shares.append(batch.shares_Bx2)
+    # A video stays the larger part of its mixture; Beta(0.4, 0.4) is mostly near the ends.
+    assert np.min(shares) >= 0.5 and np.max(shares) <= 1.0 and 0.8 < np.mean(shares) < 0.9
+    np.testing.assert_array_equal(drawn.at(3).shares_Bx2, shares[3])
+
+
+def test_a_label_of_one_source_is_not_mixed():
+    batch = _pairs(4, 4, synthetic=(6,), batch_size=4, mixup=1.0).at(0)
+    np.testing.assert_array_equal(batch.partners_Bx2[:, 0], batch.videos_Bx2[:, 0])
+    assert (batch.partners_Bx2[:, 1] != batch.videos_Bx2[:, 1]).all()
+    assert _pairs(4, 4, batch_size=4).at(0).partners_Bx2 is None
+
+
+def test_held_out_videos_are_in_no_training_pair():
+    labels_V = np.array([0] * 6 + [1] * 6)
+    held_out_V = np.isin(np.arange(12), (0, 1, 6))
+    config = TrainConfig(batch_size=3, lambda_mode="meta")
+    drawn = batches.Batches(labels_V, np.zeros(12, bool), config, held_out_V)
+    for step in range(6):
+        batch = drawn.at(step)
+        assert not held_out_V[batch.videos_Bx2].any() and held_out_V[batch.held_out_Bx2].all()
+        assert (labels_V[batch.held_out_Bx2] == [0, 1]).all()
+    seen = {row for step in range(3) for row in drawn.at(step).held_out_Bx2.ravel().tolist()}
+    assert seen == {0, 1, 6}
+
+
+@pytest.mark.parametrize(("share", "count"), [(0.25, 2), (0.5, 4), (0.75, 6), (1.0, 8)])
+def test_the_sampling_rate_thins_real_videos_alone(tmp_path, synthetic_store, share, count):
+    write_store(tmp_path / "s", {"train": (8, 8), "test": (1, 1)})
+    config = TrainConfig(
+        store=str(tmp_path / "s"),
+        synthetic_store=str(synthetic_store),
+        validation_share=0,
+        real_share=share,
+    )
+    splits, _ = batches.open_splits(config)
+    real = [m for m in splits.train if m.row.source == "real"]
+    assert [sum(m.video.label == label for m in real) for label in (0, 1)] == [count, count]
+    assert len(splits.train) - len(real) == 9 and len(splits.test) == 2
+    again, _ = batches.open_splits(config)
+    assert again.to_json() == splits.to_json()
+    other, _ = batches.open_splits(dataclasses.replace(config, seed=1))
+    assert (other.to_json() != splits.to_json()) == (share < 1)
+
+
+def test_meta_holds_real_videos_out_of_training_and_validation(real_store, synthetic_store):
+    config = TrainConfig(
+        store=str(real_store),
+        synthetic_store=str(synthetic_store),
+        lambda_mode="meta",
+        meta_share=0.3,
+        validation_share=0.2,
+    )
+    splits, _ = batches.open_splits(config)
+    ids = {use: set(of_use) for use, of_use in splits.to_json().items()}
+    assert len(ids["held_out"]) == 4 and len(ids["validation"]) == 3
+    uses = list(ids.values())
+    assert sum(map(len, uses)) == len(set.union(*uses))
+    assert all(m.row.source == "real" for m in splits.held_out)
+    assert {m.video.label for m in splits.held_out} == {0, 1}
+
+
+def test_too_few_videos_to_hold_any_out_are_told(tmp_path):
+    write_store(tmp_path / "s", {"train": (1, 4)})
+    config = TrainConfig(store=str(tmp_path / "s"), lambda_mode="meta")
+    with pytest.raises(UserError, match="at least two real training videos of each label"):
+        batches.open_splits(config)

@@ -5,9 +5,10 @@ import pathlib
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
-from gvvad_jax import detectors
+from gvvad_jax import detectors, ssls
 from gvvad_jax.config import DETECTORS, TrainConfig
 from gvvad_jax.detectors import lap, mtn, rtfm, tevad
 from tools import reference_step
@@ -100,6 +101,46 @@ def test_selection_by_hand():
 def test_a_bag_shorter_than_k_is_selected_whole():
     features = jnp.ones((2, 1, 2, 3))
     assert rtfm.select(features, 3, None, 0.0).shape == (2, 2)
+
+
+def _total_loss(name, length, **changes):
+    """(params -> loss of two pairs with dropout and noise on, params)."""
+    config = TrainConfig(detector=name, dropout=0.6, **SMALL, **changes)
+    detector, variables, visual, text = _detector(name, config, length=length, videos=4)
+    noise = mtn.Noise(key=jax.random.key(3), videos_V=jnp.arange(4))
+    variables, visual, text = jax.tree.map(lambda x: x.astype(float), (variables, visual, text))
+
+    def loss(params):
+        outputs, _ = detector.apply(
+            variables | {"params": params}, visual, text, noise=noise, train=True,
+            mutable=["batch_stats"],
+        )  # fmt: skip
+        terms = detectors.by_name(name).loss_terms(outputs, text, jnp.eye(3, 8), config, noise)
+        synthetic_Bx2 = jnp.array([[0.0, 1.0], [0.0, 0.0]])
+        return ssls.scaled_loss(terms, synthetic_Bx2, jnp.asarray(0.5), config)[0]
+
+    return loss, variables["params"]
+
+
+@pytest.mark.parametrize("name", DETECTORS)
+def test_the_whole_gradient_against_finite_differences(name):
+    """Along one random direction, in float64; a bag of two snippets, fewer than k, too."""
+    with jax.enable_x64(True):
+        for length in (9, 2):
+            loss, params = _total_loss(name, length)
+            leaves, tree = jax.tree.flatten(params)
+            rng = np.random.default_rng(1)
+            direction = jax.tree.unflatten(tree, [rng.normal(size=x.shape) for x in leaves])
+
+            def along(t, loss=loss, params=params, direction=direction):
+                return loss(optax.tree.add_scale(params, t, direction))
+
+            value_and_gradient = jax.jit(jax.value_and_grad(along))
+            found = value_and_gradient(0.0)[1]
+            assert found.dtype == jnp.float64
+            step = 1e-6
+            difference = value_and_gradient(step)[0] - value_and_gradient(-step)[0]
+            np.testing.assert_allclose(found, difference / (2 * step), rtol=1e-5)
 
 
 def test_dropped_snippets_are_not_selected_while_training():

@@ -59,6 +59,41 @@ class LossesTest(chex.TestCase, parameterized.TestCase):
         np.testing.assert_allclose(loss(origin, near, far), 4.0, rtol=1e-5)
         np.testing.assert_allclose(loss(origin, far, 10 * near), 0.0)
 
+    @chex.variants(with_jit=True, without_jit=True)
+    def test_attention_loss(self):
+        loss = self.variant(losses.attention_loss)
+        # 16 snippets: the mean of the two highest, 0.5 and 0.3.
+        attention_T = jnp.full(16, 0.1).at[3].set(0.5).at[9].set(0.3)
+        np.testing.assert_allclose(loss(attention_T, jnp.array(1.0)), -np.log(0.4), rtol=1e-6)
+        np.testing.assert_allclose(loss(attention_T, jnp.array(0.0)), -np.log(0.6), rtol=1e-6)
+        np.testing.assert_allclose(loss(attention_T[3:4], jnp.array(1.0)), np.log(2), rtol=1e-6)
+
+    @chex.variants(with_jit=True, without_jit=True)
+    def test_kl_loss(self):
+        loss = self.variant(losses.kl_loss)
+        # Two steps of time, two channels; 1 + 0 - mu^2 - 1 summed over time: -5 and -1.
+        mu_TxC = jnp.array([[1.0, 1.0], [2.0, 0.0]])
+        np.testing.assert_allclose(loss(mu_TxC, jnp.zeros((2, 2))), 0.5 * (5 + 1) / 2, rtol=1e-6)
+        var_TxC = jnp.full((2, 2), np.log(2.0))
+        expected = -0.5 * 2 * (1 + np.log(2) - 2)
+        np.testing.assert_allclose(loss(jnp.zeros((2, 2)), var_TxC), expected, rtol=1e-5)
+
+    @chex.variants(with_jit=True, without_jit=True)
+    def test_distance_loss(self):
+        loss = self.variant(lambda n, a: losses.distance_loss(n, a, 10.0))
+        normal_kxC = jnp.array([[3.0, 0.0], [3.0, 8.0]])  # Mean (3, 4), length 5.
+        np.testing.assert_allclose(loss(normal_kxC, jnp.array([[0.0, 2.0]])), 13.0, rtol=1e-6)
+        np.testing.assert_allclose(loss(normal_kxC, jnp.array([[0.0, 20.0]])), 0.0)
+
+    def test_label_weights_reach_the_losses_of_one_video_alone(self):
+        one = losses.Term(
+            values_M=jnp.array([1.0, 2.0]), videos_MxJ=jnp.array([[0], [1]]), weight=1.0
+        )
+        pair = losses.Term(values_M=jnp.array([4.0]), videos_MxJ=jnp.array([[0, 1]]), weight=1.0)
+        found = losses.weigh_labels({"one": one, "pair": pair}, 3.0, 0.5)
+        np.testing.assert_allclose(found["one"].values_M, [3.0, 1.0])
+        np.testing.assert_allclose(found["pair"].values_M, [4.0])
+
     @parameterized.parameters(3, 32)
     def test_reference_regularisers_cross_the_borders_of_videos(self, length):
         scores_BxT = jnp.stack([jnp.zeros(length), jnp.ones(length)])
@@ -98,6 +133,9 @@ def test_the_norm_of_zero_has_no_nan_gradient():
         (lambda x: losses.pseudo_anomaly_loss(x, jnp.array([0.0, 1.0, 1.0])), (3,)),
         (lambda x: losses.triplet_loss(x[0], x[1], x[2], 3.0), (3, 4)),
         (lambda x: sum(losses.reference_smoothness_and_sparsity(x)), (2, 64)),
+        (lambda x: losses.attention_loss(x, jnp.array(1.0)), (20,)),
+        (lambda x: losses.kl_loss(x[0], x[1]), (2, 5, 3)),
+        (lambda x: losses.distance_loss(x[0], x[1], 10.0), (2, 3, 4)),
     ],
 )
 def test_gradients_against_finite_differences(loss, shapes):

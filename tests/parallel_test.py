@@ -25,21 +25,31 @@ def _run(config, steps=3):
     for _ in range(steps):
         videos_Bx2 = rng.integers(0, 8, (4, 2)).astype(np.int32)
         batch = Batch(videos_Bx2=videos_Bx2, pairs_B=np.arange(4, dtype=np.int32))
+        if config.mixup:
+            batch = batch._replace(
+                partners_Bx2=rng.integers(0, 8, (4, 2)).astype(np.int32),
+                shares_Bx2=rng.uniform(0.5, 1, (4, 2)).astype(np.float32),
+                held_out_Bx2=rng.integers(0, 8, (4, 2)).astype(np.int32),
+            )
         metrics = jax.device_get(runner.step(batch))
     return jax.device_get(runner.state()), metrics
 
 
 @functools.lru_cache
-def _on_one_device(name):
-    return _run(TrainConfig(detector=name, **SMALL))
+def _on_one_device(config):
+    return _run(config)
 
 
-@pytest.mark.parametrize("name", DETECTORS)
+OPTIONS = {"lambda_mode": "meta", "mixup": 0.5, "train_crops": 1, "ema": 0.9, "clip_norm": 1.0}
+CASES = [TrainConfig(detector=name, **SMALL) for name in DETECTORS]
+CASES.append(TrainConfig(detector="rtfm", **SMALL, **OPTIONS))
+
+
+@pytest.mark.parametrize("config", CASES, ids=[*DETECTORS, "options"])
 @pytest.mark.parametrize("mode", ["pmap", "mesh"])
-def test_equals_one_device_with_dropout_on(name, mode):
+def test_equals_one_device_with_dropout_on(config, mode):
     assert jax.device_count() == 2
-    config = TrainConfig(detector=name, **SMALL)
-    state, metrics = _on_one_device(name)
+    state, metrics = _on_one_device(config)
     other, other_metrics = _run(dataclasses.replace(config, parallel=mode))
     assert other_metrics.keys() == metrics.keys()
     for key, value in metrics.items():

@@ -67,14 +67,13 @@ def test_a_synthetic_videos_gradient_is_linear_in_lambda_and_zero_at_zero(name):
     text_VxTxE = jnp.asarray(rng.normal(size=(4, 7, 6)), jnp.float32)
     bank_KxE = jnp.asarray(rng.normal(size=(3, 6)), jnp.float32)
 
-    def gradient(lambda_):
-        def loss(outputs):
-            terms = detectors.by_name(name).loss_terms(outputs, text_VxTxE, bank_KxE, config, None)
-            return ssls.scaled_loss(terms, SYNTHETIC_Bx2, jnp.array(lambda_), config)[0]
+    @jax.jit
+    @jax.grad
+    def gradient(outputs, lambda_):
+        terms = detectors.by_name(name).loss_terms(outputs, text_VxTxE, bank_KxE, config, None)
+        return ssls.scaled_loss(terms, SYNTHETIC_Bx2, lambda_, config)[0]
 
-        return jax.jit(jax.grad(loss))(outputs)
-
-    zero, half, one = gradient(0.0), gradient(0.5), gradient(1.0)
+    zero, half, one = (gradient(outputs, lambda_) for lambda_ in (0.0, 0.5, 1.0))
     for video in (0, 3):
         for field in ("scores_VxT", "features_VxNxTxD"):
             at = [np.asarray(getattr(g, field))[video] for g in (zero, half, one)]

@@ -73,27 +73,29 @@ def test_weight_decay_is_coupled_as_in_pytorch():
     np.testing.assert_allclose(updates["detector"]["w"], [-0.1, 0.1], rtol=1e-4)
 
 
-def _parameter_gradient(name, lambda_, data):
-    """Gradient of the scaled loss with BatchNorm's statistics and all selections held fixed."""
-    config = TrainConfig(detector=name, lambda_value=lambda_, **SMALL)
+def _parameter_gradient(name):
+    """(lambda, data) -> gradient of the loss, BatchNorm's statistics and selections held fixed."""
+    config = TrainConfig(detector=name, **SMALL)
     state = step.init_state(config, 12, 8)
     file = detectors.by_name(name)
 
-    def loss(params):
+    def loss(params, lambda_, data):
         variables = {"params": params, "batch_stats": state.batch_stats}
         batch = step.take(data, BATCH.videos_Bx2.reshape(-1))
         visual, text = batch.visual_VxNxTxD, batch.text_VxTxE
         outputs = file.Detector(config).apply(variables, visual, text)
         terms = file.loss_terms(outputs, text, data.bank_KxE, config, None)
         synthetic_Bx2 = batch.synthetic_V.reshape(-1, 2)
-        return ssls.scaled_loss(terms, synthetic_Bx2, jnp.array(lambda_), config)[0]
+        return ssls.scaled_loss(terms, synthetic_Bx2, lambda_, config)[0]
 
-    return jax.jit(jax.grad(loss))(state.params["detector"])
+    gradient = jax.jit(jax.grad(loss))
+    return lambda lambda_, data: gradient(state.params["detector"], lambda_, data)
 
 
 @pytest.mark.parametrize("name", DETECTORS)
 def test_the_parameters_gradient_is_linear_in_lambda(name):
-    zero, half, one = (_parameter_gradient(name, x, _data()) for x in (0.0, 0.5, 1.0))
+    gradient, data = _parameter_gradient(name), _data()
+    zero, half, one = (gradient(x, data) for x in (0.0, 0.5, 1.0))
     expected = jax.tree.map(lambda a, b: (a + b) / 2, zero, one)
     chex.assert_trees_all_close(half, expected, atol=1e-6)
     difference = jax.tree.map(lambda a, b: jnp.abs(a - b).max(), zero, one)
@@ -102,12 +104,12 @@ def test_the_parameters_gradient_is_linear_in_lambda(name):
 
 def test_at_lambda_zero_a_synthetic_videos_features_reach_no_parameter():
     """But for BatchNorm's statistics, which are held fixed here."""
-    data = _data()
+    gradient, data = _parameter_gradient("rtfm"), _data()
     # Videos 2 and 3 are the batch's synthetic pair.
     changed = data.replace(visual_VxNxTxD=data.visual_VxNxTxD.at[2:4].multiply(-3.0))
-    before, after = (_parameter_gradient("rtfm", 0.0, d) for d in (data, changed))
+    before, after = (gradient(0.0, d) for d in (data, changed))
     chex.assert_trees_all_close(before, after, atol=1e-7)
-    before, after = (_parameter_gradient("rtfm", 0.5, d) for d in (data, changed))
+    before, after = (gradient(0.5, d) for d in (data, changed))
     difference = jax.tree.map(lambda a, b: jnp.abs(a - b).max(), before, after)
     assert max(jax.tree.leaves(difference)) > 1e-3
 

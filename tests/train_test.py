@@ -9,13 +9,14 @@ import subprocess
 import sys
 import time
 
+import jax
 import numpy as np
 import pytest
 
-from gvvad_jax import checkpoints, train
+from gvvad_jax import checkpoints, score, step, train
 from gvvad_jax.command import UserError
-from gvvad_jax.config import DETECTORS, TrainConfig
-from tests.conftest import write_store
+from gvvad_jax.config import DETECTORS, LAMBDA_MODES, TrainConfig
+from tests.conftest import DIM, TEXT_DIM, write_store
 
 ROOT = pathlib.Path(__file__).parent.parent
 MEASURES = {"auc", "ap", "pr_auc", "auc_abnormal", "far", "per_class"}
@@ -117,6 +118,67 @@ def test_every_detector_trains_with_synthetic_videos(config, detector):
     losses = [line for line in _log(config.workdir) if "loss" in line]
     assert losses and all(np.isfinite(line["loss"]) for line in losses)
     assert all(line["lambda"] == 0.5 for line in losses)
+
+
+@pytest.mark.parametrize("mode", [mode for mode in LAMBDA_MODES if mode != "fixed"])
+def test_every_way_of_setting_lambda_trains(config, mode):
+    result = train.train(
+        dataclasses.replace(
+            config, detector="mil_rank", lambda_mode=mode, steps=4, log_every=1, log_gradients=True
+        )
+    )
+    assert 0 <= result["last"]["auc"] <= 1
+    losses = [line for line in _log(config.workdir) if "loss" in line]
+    assert len(losses) == 4
+    needed = {"lambda", "lambda_gradient", "cost_real", "cost_synthetic"}
+    needed |= {"grad_norm_real", "grad_norm_synthetic", "grad_cosine"}
+    for line in losses:
+        assert needed <= set(line) and all(np.isfinite(list(line.values())))
+    moved = [line["lambda"] for line in losses]
+    assert len(set(moved)) == (1 if mode == "scheduled" else 4)
+
+
+def test_options_resume_too(config, tmp_path):
+    """Mixup, crops, average, warm-up and held-out lambda are functions of seed and step."""
+    config = dataclasses.replace(
+        config, detector="mil_rank", mixup=0.5, train_crops=1, ema=0.9, clip_norm=1.0,
+        warmup_steps=3, lambda_mode="meta", real_share=0.75, abnormal_weight=2.0,
+        validation_share=0.15,
+    )  # fmt: skip
+    whole = train.train(config)
+    part = dataclasses.replace(config, workdir=str(tmp_path / "part"), steps=8)
+    train.train(part)
+    assert train.train(dataclasses.replace(part, steps=12))["last"] == whole["last"]
+    assert _log(part.workdir) == _log(config.workdir)
+    # What scores is the average.
+    model, last = score.load(config.workdir), checkpoints.Checkpoints(config.workdir)
+    state = last.restore("last", jax.eval_shape(lambda: step.init_state(config, DIM, TEXT_DIM)))
+    last.close()
+    found = model.variables["params"]["fc3"]["bias"]
+    np.testing.assert_array_equal(found, state.averaged["params"]["fc3"]["bias"])
+    assert (found != state.params["detector"]["fc3"]["bias"]).all()
+
+
+def test_early_stop_ends_where_validation_stands_still(config):
+    config = dataclasses.replace(
+        config, detector="mil_rank", learning_rate=0.0, early_stop=2, validate_every=2, steps=40
+    )
+    result = train.train(config)
+    # Nothing is better than the first validation at step 2; two more are waited for.
+    assert result["steps"] == 6 and result["best_on_validation"]["step"] == 2
+    assert train.train(config)["steps"] == 6
+    other = dataclasses.replace(config, validation_share=0.0, workdir=config.workdir + "2")
+    with pytest.raises(UserError, match="--early_stop: expected validation videos"):
+        train.train(other)
+
+
+def test_a_run_on_a_schedule_cannot_be_prolonged(config):
+    config = dataclasses.replace(
+        config, detector="mil_rank", steps=2, learning_rate_schedule="cosine"
+    )
+    train.train(config)
+    with pytest.raises(UserError, match="--steps=2 there, 4 now"):
+        train.train(dataclasses.replace(config, steps=4))
 
 
 def test_best_on_test_is_there_when_asked_for(config):

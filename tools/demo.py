@@ -24,6 +24,7 @@ from generation import pipeline
 from gvvad_jax import annotations, store
 from gvvad_jax import config as config_lib
 from gvvad_jax.command import UserError, run_command
+from tools import study
 
 MEASURES = ("auc", "auc_abnormal", "ap", "far")
 # Test videos whose score curves the page shows: so many of each label, evenly over the ids.
@@ -74,7 +75,7 @@ def run(plan: Plan) -> dict[str, Any]:
     Raises:
       UserError: a fault of the flags or videos, no test video, or a folder begun otherwise.
     """
-    from tools import report, study
+    from tools import report
 
     out = pathlib.Path(plan.data.out)
     paths = pipeline.run(plan.data)
@@ -133,22 +134,17 @@ def _run_config(
     )
 
 
-def _spread(values: Sequence[float]) -> dict[str, float]:
-    sd = np.std(values, ddof=1) if len(values) > 1 else 0.0
-    return {"mean": round(float(np.mean(values)), 4), "sd": round(float(sd), 4)}
-
-
 def _arms(runs: Mapping[str, Sequence[Mapping[str, float]]]) -> dict[str, Any]:
     base, arms = runs[ARMS[0].name], {}
     for name, of_arm in runs.items():
-        arms[name] = {m: _spread([run[m] for run in of_arm]) for m in MEASURES}
+        arms[name] = {m: study.spread([run[m] for run in of_arm]) for m in MEASURES}
         difference = {
             m: [ours[m] - theirs[m] for ours, theirs in zip(of_arm, base, strict=True)]
             for m in MEASURES
         }
         arms[name]["difference"] = {
             # Fewer false alarms are better, more of all else.
-            m: _spread(of_m) | {"wins": sum((d < 0) if m == "far" else (d > 0) for d in of_m)}
+            m: study.spread(of_m) | {"wins": sum((d < 0) if m == "far" else (d > 0) for d in of_m)}
             for m, of_m in difference.items()
         }
         arms[name]["runs"] = [dict(run) for run in of_arm]

@@ -2,6 +2,9 @@
 
     python -m tools.study --study=ped2 --flagfile=configs/ped2.flags --videos=videos.json --out=DIR
 
+detectors: every detector with and without generated videos, on rendered footage and on --videos
+(tools/cross_models.py; --seeds, and the flags of training).
+
 ped2: a small real data set. Encodes the videos with the motion encoder, trains on the split of
 videos.json with several seeds, then on random splits of 6 abnormal and 4 normal training videos,
 and measures frames of each run's test videos beside the trivial rules. The flags of training go
@@ -180,6 +183,12 @@ def finished_run(config: config_lib.TrainConfig) -> dict[str, Any]:
     return train.train(config)
 
 
+def spread(values: Sequence[float]) -> dict[str, float]:
+    """Mean and standard deviation (n - 1) over runs."""
+    sd = np.std(values, ddof=1) if len(values) > 1 else 0.0
+    return {"mean": round(float(np.mean(values)), 4), "sd": round(float(sd), 4)}
+
+
 def summary(
     results: Mapping[str, Sequence[Mapping[str, float]]],
     baselines_of: Mapping[str, Sequence[Mapping[str, Mapping[str, float]]]],
@@ -195,10 +204,6 @@ def summary(
       "difference": {flow rule: {group: {measure: {"mean", "sd", "wins"}}}}, run by run the
       detector's measure less the rule's. sd is over runs, with n - 1.
     """
-
-    def spread(values: Sequence[float]) -> dict[str, float]:
-        sd = np.std(values, ddof=1) if len(values) > 1 else 0.0
-        return {"mean": round(float(np.mean(values)), 4), "sd": round(float(sd), 4)}
 
     def over_runs(value: Callable[[str, int, str], float], group: str) -> dict[str, Any]:
         runs = range(len(results[group]))
@@ -250,26 +255,42 @@ def table(found: Mapping[str, Any]) -> str:
 
 
 def main(_: Sequence[str]) -> None:
-    if not _VIDEOS.value or not _OUT.value:
-        raise UserError("--videos, --out: expected a videos.json and a folder, found none of one")
+    if not _OUT.value:
+        raise UserError("--out: expected a folder for the study, found none; give one")
+    found, text = STUDIES[_STUDY.value](pathlib.Path(_OUT.value), config_lib.from_flags())
+    path = pathlib.Path(_OUT.value) / "summary.json"
+    store.write_atomically(path, (json.dumps(found, indent=1) + "\n").encode())
+    print(text, file=sys.stderr)
+    print(json.dumps(found))
+
+
+def _ped2(out: pathlib.Path, train: config_lib.TrainConfig) -> tuple[dict[str, Any], str]:
+    if not _VIDEOS.value:
+        raise UserError("--videos: expected a videos.json for the study, found none; name one")
     plan = Plan(
         videos=_VIDEOS.value,
-        out=pathlib.Path(_OUT.value),
+        out=out,
         seeds=_SEEDS.value,
         random_splits=_RANDOM_SPLITS.value,
         abnormal_train=_ABNORMAL_TRAIN.value,
         normal_train=_NORMAL_TRAIN.value,
         snippet_frames=_SNIPPET_FRAMES.value,
         snippet_stride=_SNIPPET_STRIDE.value,
-        train=config_lib.from_flags(),
+        train=train,
     )
-    found = STUDIES[_STUDY.value](plan)
-    store.write_atomically(plan.out / "summary.json", (json.dumps(found, indent=1) + "\n").encode())
-    print(table(found), file=sys.stderr)
-    print(json.dumps(found))
+    found = ped2(plan)
+    return found, table(found)
 
 
-STUDIES = {"ped2": ped2}
+def _detectors(out: pathlib.Path, train: config_lib.TrainConfig) -> tuple[dict[str, Any], str]:
+    from tools import cross_models
+
+    plan = cross_models.Plan(out=out, videos=_VIDEOS.value, seeds=_SEEDS.value, train=train)
+    found = cross_models.run(plan)
+    return found, cross_models.table(found)
+
+
+STUDIES = {"ped2": _ped2, "detectors": _detectors}
 
 if __name__ == "__main__":
     config_lib.define_flags()
