@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import pathlib
 
 from generation import encode, encoders, pipeline
@@ -40,7 +41,8 @@ def test_runs_on_both_footages_and_resumes(tmp_path, monkeypatch):
     monkeypatch.setattr(config, "DETECTORS", {"mil_rank": ("visual",)})
     train = config.TrainConfig(
         detector="mil_rank", steps=2, segments=4, batch_size=2, validation_share=0.0,
-        validate_every=2, checkpoint_every=2, compilation_cache=str(tmp_path / "compiled"),
+        validate_every=2, checkpoint_every=2,
+        compilation_cache=os.environ["JAX_COMPILATION_CACHE_DIR"],
     )  # fmt: skip
     (tmp_path / "out").mkdir()
     plan = cross_models.Plan(out=tmp_path / "out", videos=made["real_videos"], seeds=2, train=train)

@@ -1,6 +1,4 @@
-"""The detectors: published numbers, padding, crops, selection, dropout."""
-
-import pathlib
+"""The detectors: padding, crops, selection, dropout."""
 
 import jax
 import jax.numpy as jnp
@@ -11,22 +9,8 @@ import pytest
 from gvvad_jax import detectors, ssls
 from gvvad_jax.config import DETECTORS, TrainConfig
 from gvvad_jax.detectors import lap, mtn, rtfm, tevad
-from tools import reference_step
 
-GOLDEN = sorted((pathlib.Path(__file__).parent / "golden").glob("*.npz"))
 SMALL = {"head_widths": (16, 8), "mtn_channels": 4, "body_width": 8, "memory_rows": 20}
-
-
-@pytest.mark.parametrize("path", GOLDEN, ids=lambda path: path.stem)
-def test_reproduces_the_published_detectors(path):
-    errors = reference_step.compare(str(path))
-    assert all(errors[kind] <= bound for kind, bound in reference_step.BOUNDS.items()), errors
-
-
-def test_there_is_a_golden_for_each_published_detector_here():
-    # MIL-Rank's perceptron has no golden; its terms are checked by hand.
-    published = {str(np.load(path)["meta/detector"]) for path in GOLDEN}
-    assert published == set(DETECTORS) - {"mil_rank"}
 
 
 def _detector(name, config, length=9, videos=3, crops=2, dim=12, text_dim=8):

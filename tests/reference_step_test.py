@@ -2,15 +2,12 @@
 
 import functools
 import json
-import os
 import pathlib
 import subprocess
 import sys
 
-import jax
 import numpy as np
 import pytest
-from jax.experimental.compilation_cache import compilation_cache
 
 from gvvad_jax.command import UserError
 from gvvad_jax.config import DETECTORS
@@ -18,8 +15,8 @@ from tools import reference_step, torch_golden
 
 ROOT = pathlib.Path(__file__).parent.parent
 GOLDEN = sorted((ROOT / "tests" / "golden").glob("*.npz"))
-# As unlike the goldens, and each other, as can be: one of everything that could be taken for given.
-# What needn't differ doesn't: programs that only depend on it are compiled once.
+# Unlike the goldens, and each other, in every size and setting that a file may have. Widths recur
+# where they needn't differ: small programs that depend on them alone are compiled once.
 OTHER_SIZES = {
     "lap_one_pair_one_crop": ("lap", {
         "fusion": "add_up", "lambda_mode": "learnable", "pairs": 1, "crops": 1, "length": 64,
@@ -44,23 +41,6 @@ OTHER_SIZES = {
         "pairs": 1, "crops": 1, "length": 15, "heads": 1, "head_width": 32, "eval_length": 17,
     }),
 }  # fmt: skip
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cache(tmp_path_factory):
-    """Where compiled programs stay: files that differ in what they expect run the same ones."""
-    settings = {
-        "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("programs")),
-        "jax_persistent_cache_min_compile_time_secs": 0.0,
-    }
-    before = {name: getattr(jax.config, name) for name in settings}
-    for name, value in settings.items():
-        jax.config.update(name, value)
-    compilation_cache.reset_cache()
-    yield settings["jax_compilation_cache_dir"]
-    for name, value in before.items():
-        jax.config.update(name, value)
-    compilation_cache.reset_cache()
 
 
 @functools.lru_cache
@@ -149,23 +129,21 @@ def test_what_only_lap_has_is_noticed_too(tmp_path):
     assert found == pytest.approx(list(shares.values()), rel=0.1)
 
 
-def _start(*arguments, cache=""):
-    settings = {"JAX_COMPILATION_CACHE_DIR": cache} if cache else {}
+def _start(*arguments):
     return subprocess.Popen(
         [sys.executable, "-m", "tools.reference_step", *arguments],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT,
-        env=os.environ | settings,
     )  # fmt: skip
 
 
 def test_the_command_prints_the_numbers_and_ends_with_whether_all_are_within_bounds(
-    tmp_path, cache
+    tmp_path,
 ):
     golden = _made("ur_dmu_other_widths")
     (tmp_path / "good").mkdir()
     tampered = _tampered(golden, "loss/cost", 1e-2)
     paths = _file(tmp_path / "good", golden), _file(tmp_path, tampered)
-    good, bad = [_start(f"--golden={path}", cache=cache) for path in paths]
+    good, bad = [_start(f"--golden={path}") for path in paths]
     (printed, complaints), (bad_printed, bad_complaints) = good.communicate(), bad.communicate()
     assert good.returncode == 0, complaints
     found = json.loads(printed)
@@ -198,7 +176,7 @@ def _assert_refused(path, *named):
         assert text in str(caught.value)
 
 
-@pytest.mark.parametrize("content", [b"", b"PK", b"text"], ids=["empty", "cut off", "text"])
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04", b"text"], ids=["empty", "cut off", "text"])
 def test_a_file_that_is_no_npz_is_a_users_mistake(content, tmp_path):
     path = tmp_path / "made.npz"
     path.write_bytes(content)
@@ -217,10 +195,26 @@ def test_a_detector_that_was_not_published_is_a_users_mistake(detector, tmp_path
 
 
 @pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        ("ur_dmu_other_widths", {"meta/l2": np.zeros(2)}),
+        ("ur_dmu_other_widths", {"meta/learning_rate": np.asarray("fast")}),
+        ("rtfm_one_crop", {"meta/detector": np.asarray("ur_dmu")}),
+        ("tevad_product", {"meta/detector": np.asarray("rtfm")}),
+        ("tevad_product", {"meta/fusion": np.asarray("concat")}),
+        ("lap_lambda_fixed", {"meta/lambda_mode": np.asarray("learnable")}),
+        ("rtfm_one_crop", {"loss/other": np.zeros(())}),
+    ],
+)
+def test_a_file_that_contradicts_itself_is_a_users_mistake(name, changes, tmp_path):
+    _assert_refused(_file(tmp_path, _made(name) | changes), *changes)
+
+
+@pytest.mark.parametrize(
     "name",
     [
-        "meta/detector", "visual_abnormal", "param/encoder_mu.0.bias", "grad/encoder_mu.0.bias",
-        "eval/snippet_scores", "out/",
+        "meta/detector", "meta/heads", "visual_abnormal", "param/encoder_mu.0.bias",
+        "grad/encoder_mu.0.bias", "eval/snippet_scores", "out/",
     ],
 )  # fmt: skip
 def test_a_missing_array_is_a_users_mistake(name, tmp_path):

@@ -1,6 +1,7 @@
 """Scoring and evaluating trained runs, through files as users do."""
 
 import json
+import os
 import pathlib
 import subprocess
 import sys
@@ -22,7 +23,7 @@ def run(tmp_path_factory, real_store):
     config = TrainConfig(
         store=str(real_store),
         workdir=str(workdir),
-        compilation_cache=str(tmp_path_factory.mktemp("compiled")),
+        compilation_cache=os.environ["JAX_COMPILATION_CACHE_DIR"],
         segments=6,
         mtn_channels=4,
         head_widths=(8, 4),

@@ -22,9 +22,9 @@ ROOT = pathlib.Path(__file__).parent.parent
 MEASURES = {"auc", "ap", "pr_auc", "auc_abnormal", "far", "per_class"}
 
 
-@pytest.fixture(scope="session")
-def cache(tmp_path_factory):
-    return str(tmp_path_factory.mktemp("compiled"))
+@pytest.fixture
+def cache():
+    return os.environ["JAX_COMPILATION_CACHE_DIR"]
 
 
 @pytest.fixture

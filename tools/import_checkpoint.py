@@ -99,7 +99,10 @@ def import_checkpoint(
     config = config_lib.TrainConfig(**fields, fidelity="reference", standardise="no")
     variables, leftovers = torch_names.to_flax(state)
     fresh = jax.eval_shape(lambda: step.init_state(config, dim, text_dim))
-    _require_fit(source, state, variables, fresh)
+    try:
+        torch_names.require_fit(state, fresh.params["detector"], fresh.batch_stats)
+    except UserError as error:
+        raise UserError(f"{source}: {error}; are --fusion and --heads right?") from error
     if leftovers and not allow_leftovers:
         raise UserError(
             f"{source}: expected parameters of {config.detector} alone, found {len(leftovers)} "
@@ -198,42 +201,6 @@ def _fusion(source: str, asked: str, fields: Mapping[str, Any]) -> str:
             "allow no other"
         )
     return asked
-
-
-def _require_fit(
-    source: str, state: Mapping[str, np.ndarray], variables: Mapping[str, Any], fresh: Any
-) -> None:
-    """Every parameter of the detector must be there, in its shape."""
-    from flax import traverse_util
-
-    from tools import torch_names
-
-    def flat(params: Any, batch_stats: Any) -> dict[tuple[str, ...], Any]:
-        tree = {"params": params, "batch_stats": batch_stats}
-        return traverse_util.flatten_dict(tree)
-
-    ours = flat(fresh.params["detector"], fresh.batch_stats)
-    theirs = flat(variables["params"], variables["batch_stats"])
-    names = {torch_names.our_path(name): name for name in state}
-    missing = ["/".join(path) for path in ours if path not in theirs]
-    if missing:
-        raise UserError(
-            f"{source}: expected {len(ours)} parameters, found {len(missing)} missing, in our "
-            f"names {', '.join(missing[:4])}; is it a whole state dict?"
-        )
-    surplus = [names[path] for path in theirs if path not in ours]
-    if surplus:
-        raise UserError(
-            f"{source}: expected a detector with fewer layers, found {', '.join(surplus[:4])} too; "
-            "its sizes contradict each other"
-        )
-    for path, value in theirs.items():
-        if value.shape != ours[path].shape:
-            raise UserError(
-                f"{source}: {names[path]!r}: expected shape {list(ours[path].shape)} (in our "
-                f"layout, by the file's other arrays), found {list(value.shape)}; is the file "
-                "whole, and are --fusion and --heads right?"
-            )
 
 
 def _manifest(store_path: str, dim: int, text_dim: int) -> store.Manifest:

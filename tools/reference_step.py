@@ -11,6 +11,7 @@ float32 doesn't settle, into a whole learning rate. Exit status 1 when not ok.
 
 import json
 import sys
+import zipfile
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -57,8 +58,9 @@ def compare(path: str) -> dict[str, float]:
     try:
         with np.load(path, allow_pickle=False) as file:
             golden = dict(file)
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: expected an .npz of a reference run, found {error}") from error
+    except (OSError, ValueError, EOFError, TypeError, zipfile.BadZipFile) as error:
+        found = str(error) or "nothing"
+        raise UserError(f"{path}: expected an .npz of a reference run, found {found}") from error
     try:
         return _Comparison(golden).errors()
     except KeyError as error:
@@ -95,9 +97,14 @@ class _Comparison:
 
         from gvvad_jax import step
         from gvvad_jax.detectors.mtn import Noise
+        from tools import torch_names
 
         self.golden = golden
-        self.config = _config(golden)
+        self.config, dim, text_dim = _config(golden)
+        fresh = jax.eval_shape(lambda: step.init_state(self.config, dim, text_dim))
+        params = _within("param/", golden)
+        torch_names.require_fit(params, fresh.params["detector"], fresh.batch_stats)
+        _require_inputs(golden, self.config, dim, text_dim)
         self.variables = _variables("param/", golden)
 
         def pairs(kind: str) -> np.ndarray:
@@ -119,7 +126,8 @@ class _Comparison:
         if "noise" in golden:
             noise_BxTxC = golden["noise"]
             both = np.stack([noise_BxTxC, np.zeros_like(noise_BxTxC)], axis=1)
-            gaussian = jnp.asarray(both.reshape(num_videos, 1, *noise_BxTxC.shape[1:]))
+            # A crop of one, or as many as the videos have.
+            gaussian = jnp.asarray(both.reshape(*visual_VxNxTxD.shape[:3], -1))
         self.noise = Noise(
             key=jax.random.key(0), videos_V=jnp.arange(num_videos), gaussian_Vx=gaussian
         )
@@ -140,6 +148,7 @@ class _Comparison:
         import jax.numpy as jnp
 
         from gvvad_jax import detectors, ssls
+        from tools import torch_names
 
         file, data, config = detectors.by_name(self.config.detector), self.data, self.config
 
@@ -163,9 +172,8 @@ class _Comparison:
         (_, (out, parts, unweighted)), grads = jax.jit(jax.value_and_grad(loss, has_aux=True))(
             _trained(self.variables)
         )
-        if config.detector == "ur_dmu":
-            return *_of_ur_dmu(out, parts, unweighted), grads
-        return _of_mtn(out, config.top_k), _mtn_losses(parts, unweighted, config), grads
+        outputs, losses = torch_names.measured(config, out, parts, unweighted)
+        return outputs, losses, grads
 
     def _optimiser(self) -> float:
         """Adam on the file's own gradients, and one step's BatchNorm statistics."""
@@ -178,10 +186,14 @@ class _Comparison:
 
         expected, params = _variables("param_after/", self.golden), _trained(self.variables)
         optimizer = step.make_optimizer(self.config)
-        opt_state = optimizer.init(params)
-        grads = _trained(_variables("grad/", self.golden))
-        updates, _ = optimizer.update(grads, opt_state, params)
-        error = _largest_leaf(optax.apply_updates(params, updates), _trained(expected))
+        opt_state = jax.jit(optimizer.init)(params)
+
+        @jax.jit
+        def applied(grads, opt_state, params):
+            return optax.apply_updates(params, optimizer.update(grads, opt_state, params)[0])
+
+        after = applied(_trained(_variables("grad/", self.golden)), opt_state, params)
+        error = _largest_leaf(after, _trained(expected))
         if not expected["batch_stats"]:
             return error
         state = step.TrainState(
@@ -194,8 +206,11 @@ class _Comparison:
         )
         videos_Bx2 = jnp.arange(len(self.data.synthetic_V)).reshape(-1, 2)
         batch = Batch(videos_Bx2, jnp.arange(len(videos_Bx2)))
-        state, _ = jax.jit(step.make_train_step(self.config))(state, self.data, batch)
-        return max(error, _largest_leaf(state.batch_stats, expected["batch_stats"]))
+        # The real step; what isn't compared isn't compiled.
+        train_step = step.make_train_step(self.config)
+        statistics = jax.jit(lambda *given: train_step(*given)[0].batch_stats)
+        found = statistics(state, self.data, batch)
+        return max(error, _largest_leaf(found, expected["batch_stats"]))
 
     def _inference(self) -> float:
         import jax
@@ -227,125 +242,112 @@ class _Comparison:
         return _largest(found, {name: given[name] for name in found})
 
 
-def _of_mtn(out: Any, top_k: int) -> dict[str, Any]:
-    """Outputs of RTFM, TEVAD and LAP: normal videos first, selections crop-major."""
-    import numpy as np
-
-    from gvvad_jax import losses
-    from gvvad_jax.detectors import rtfm
-
-    def halves(pairs_V):
-        return np.concatenate([pairs_V[0::2], pairs_V[1::2]])
-
-    selected_Vxk = np.asarray(rtfm.select(out.features_VxNxTxD, top_k, None, 0.0))
-    scores_VxT, features = np.asarray(out.scores_VxT), np.asarray(out.features_VxNxTxD)
-    bags_V = np.take_along_axis(scores_VxT, selected_Vxk, 1).mean(axis=1)
-    found = {
-        "snippet_scores": halves(scores_VxT)[..., None],
-        "feature_magnitude": halves(np.asarray(losses.norm(out.features_VxNxTxD)).mean(axis=1)),
-        "bag_score_normal": bags_V[0::2, None],
-        "bag_score_abnormal": bags_V[1::2, None],
-    }
-    chosen = np.take_along_axis(features, selected_Vxk[:, None, :, None], axis=2)
-    for half, name in enumerate(("normal", "abnormal")):
-        crop_major = chosen[half::2].swapaxes(0, 1)
-        found[f"selected_features_{name}"] = crop_major.reshape(-1, *chosen.shape[2:])
-    return found
-
-
-def _mtn_losses(parts: Any, unweighted: Any, config: Any) -> dict[str, Any]:
-    found = {
-        "smooth": parts["smoothness"],
-        "sparsity": parts["sparsity"],
-        "cost": parts["cost"],
-        "mil_plus_magnitude": parts["bag"] + parts["magnitude"],
-        "total": parts["total"],
-    }
-    if "pseudo" in parts:
-        found["pseudo_anomaly_as_coded"] = unweighted["pseudo"]
-        # The published number holds gamma once, the total twice.
-        found["triplet_incl_gamma"] = unweighted["triplet"] * config.triplet_weight
-    return found
-
-
-def _of_ur_dmu(out: Any, parts: Any, unweighted: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-    import numpy as np
-
-    scores_VxT = np.asarray(out.scores_VxT)
-    abnormal_VxT = np.asarray(out.extra["abnormal_attention"])[:, 0]
-    normal_VxT = np.asarray(out.extra["normal_attention"])[:, 0]
-    found = {
-        "frame": np.concatenate([scores_VxT[0::2], scores_VxT[1::2]]),
-        "triplet_margin": unweighted["triplet"],
-        "kl_loss": unweighted["kl"],
-        "distance": unweighted["distance"],
-        "A_att": abnormal_VxT[1::2],
-        "N_att": normal_VxT[0::2],
-        "A_Natt": abnormal_VxT[0::2],
-        "N_Aatt": normal_VxT[1::2],
-    }
-    found_losses = {
-        "att_loss": unweighted["bag"],
-        "A_loss": unweighted["abnormal_seen"],
-        "N_Aatt": unweighted["abnormal_unseen"],
-        "N_loss": unweighted["normal_seen"],
-        "A_Nloss": unweighted["normal_unseen"],
-        "triplet": unweighted["triplet"],
-        "kl_loss": unweighted["kl"],
-        "distance": unweighted["distance"],
-        "cost": parts["cost"],
-        "total": parts["total"],
-    }
-    return found, found_losses
-
-
 def _config(golden: Mapping[str, Any]):
-    """The run that a golden file is of: sizes from its arrays, the rest from meta/*."""
+    """(the run that a golden file is of, visual width, text width).
+
+    Sizes come from its arrays, the rest from meta/*.
+    """
     from gvvad_jax import config
     from tools import torch_names
 
     detector = str(golden["meta/detector"])
-    if detector not in config.DETECTORS:
+    if detector not in ("rtfm", "tevad", "lap", "ur_dmu"):
         raise UserError(
-            f"meta/detector: expected one of {', '.join(config.DETECTORS)}, found {detector!r}"
+            f"meta/detector: expected one of rtfm, tevad, lap, ur_dmu, found {detector!r}; no "
+            "other was measured"
         )
-    heads = int(golden.get("meta/heads", 4))
-    fields = torch_names.sizes(_within("param/", golden), heads)
-    del fields["dim"], fields["text_dim"]
-    fields["detector"] = detector
-    if "meta/fusion" in golden:
-        fields["fusion"] = str(golden["meta/fusion"])
-    if "meta/top_k" in golden:
-        fields["top_k"] = int(golden["meta/top_k"])
-    return config.TrainConfig(
+    is_ur_dmu = detector == "ur_dmu"
+    heads = _number("meta/heads", golden) if is_ur_dmu else 1
+    fields = torch_names.sizes(_within("param/", golden), int(heads))
+    dim, text_dim = fields.pop("dim"), fields.pop("text_dim")
+    seen = fields.pop("detector")
+    if seen != (
+        "tevad" if detector == "lap" and text_dim else "rtfm" if detector == "lap" else detector
+    ):
+        raise UserError(f"param/*: expected those of {detector}, found {seen}'s; is meta/* right?")
+    if text_dim and dim:
+        fusion = str(golden["meta/fusion"])
+        if fields.setdefault("fusion", fusion) != fusion:
+            raise UserError(
+                f"meta/fusion: expected {fields['fusion']} by the parameters, found {fusion!r}"
+            )
+    mode = str(golden.get("meta/lambda_mode", "fixed"))
+    if (mode == "learnable") != ("param/VLR" in golden):
+        raise UserError(f"param/VLR: expected with --lambda_mode=learnable alone, found {mode!r}")
+    run = config.TrainConfig(
         **fields,
+        detector=detector,
         fidelity="reference",
-        learning_rate=float(golden["meta/learning_rate"]),
-        l2=float(golden["meta/l2"]),
-        lambda_mode=str(golden.get("meta/lambda_mode", "fixed")),
-        lambda_value=float(golden.get("lambda", 1.0)),
+        learning_rate=_number("meta/learning_rate", golden),
+        l2=_number("meta/l2", golden),
+        top_k=3 if is_ur_dmu else int(_number("meta/top_k", golden)),
+        lambda_mode=mode,
+        lambda_value=_number("lambda", golden) if "source_normal" in golden else 1.0,
         dropout=0.0,
     )
+    return run, dim, text_dim
 
 
-def _error(found: Any, expected: Any) -> float:
+def _number(name: str, golden: Mapping[str, Any]) -> float:
+    try:
+        return float(golden[name])
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{name}: expected one number, found {golden[name]!r}") from error
+
+
+def _require_inputs(golden: Mapping[str, Any], config: Any, dim: int, text_dim: int) -> None:
+    """Raises UserError unless the inputs are of one size with each other and the parameters."""
+    shape = golden["visual_normal"].shape
+    if len(shape) not in (3, 4) or (len(shape) == 3 and config.detector != "ur_dmu"):
+        raise UserError(f"visual_normal: expected [B, crops, T, {dim}], found {list(shape)}")
+    expected = {"visual_normal": (*shape[:-1], dim), "visual_abnormal": (*shape[:-1], dim)}
+    if config.uses_text:
+        for half in ("normal", "abnormal"):
+            expected[f"text_{half}"] = (*shape[:-1], text_dim)
+    if config.uses_bank:
+        expected["bank"] = (len(golden["bank"]), text_dim)
+    if "lambda" in golden or "source_normal" in golden:
+        expected |= {"source_normal": shape[:1], "source_abnormal": shape[:1]}
+    if config.detector == "ur_dmu":
+        expected["noise"] = (*shape[:-1], config.body_width)
+        expected["eval/visual_crops"] = (*golden["eval/visual_crops"].shape[:2], dim)
+    else:
+        visual = golden["eval/visual"]
+        expected["eval/visual"] = (*visual.shape[:3], dim)
+        if config.uses_text:
+            expected["eval/text"] = (*visual.shape[:2], *golden["eval/text"].shape[2:3], text_dim)
+    for name, wanted in expected.items():
+        if golden[name].shape != wanted:
+            raise UserError(
+                f"{name}: expected shape {list(wanted)} by the parameters and visual_normal, "
+                f"found {list(golden[name].shape)}; is the file whole?"
+            )
+
+
+def _error(name: str, found: Any, expected: Any) -> float:
+    """Largest difference, relative to the largest expected value; 0 within the floor."""
     import numpy as np
 
     found, expected = np.asarray(found, np.float64), np.asarray(expected, np.float64)
     if found.shape != expected.shape:
         raise UserError(
-            f"expected arrays of our shapes ({list(found.shape)}), found {list(expected.shape)}"
+            f"{name}: expected shape {list(found.shape)} (in our layout), found "
+            f"{list(expected.shape)}; is the file whole?"
         )
     difference = np.max(np.abs(found - expected), initial=0.0)
-    # Within the absolute floor an error counts as none; NaN counts as infinite.
-    largest = np.max(np.abs(expected), initial=0.0)
     if difference <= FLOOR:
         return 0.0
-    return float(np.nan_to_num(difference / largest, nan=np.inf))
+    largest = np.max(np.abs(expected), initial=0.0)
+    # Not finite in JSON: whatever can't be divided is as wrong as can be.
+    return float(np.nan_to_num(difference / (largest or FLOOR), nan=1e9, posinf=1e9))
 
 
 def _largest(found: Mapping[str, Any], expected: Mapping[str, Any]) -> float:
-    return max(_error(found[name], value) for name, value in expected.items())
+    if not expected:
+        raise UserError("expected arrays out/*, loss/* and eval/*, found none of one; is it whole?")
+    if unknown := expected.keys() - found.keys():
+        raise UserError(f"expected outputs and losses that ours have too, found {sorted(unknown)}")
+    return max(_error(name, found[name], value) for name, value in expected.items())
 
 
 def _largest_leaf(found: Any, expected: Any) -> float:
@@ -353,7 +355,10 @@ def _largest_leaf(found: Any, expected: Any) -> float:
 
     if jax.tree.structure(found) != jax.tree.structure(expected):
         raise UserError("param/*, grad/*, param_after/*: expected the same names, found others")
-    return max(jax.tree.leaves(jax.tree.map(_error, found, expected)))
+    errors = jax.tree_util.tree_map_with_path(
+        lambda path, *leaves: _error(jax.tree_util.keystr(path), *leaves), found, expected
+    )
+    return max(jax.tree.leaves(errors))
 
 
 if __name__ == "__main__":

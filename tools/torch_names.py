@@ -12,6 +12,7 @@ import numpy as np
 from flax import traverse_util
 
 from gvvad_jax.command import UserError
+from gvvad_jax.config import TrainConfig
 
 _STREAMS = {"Aggregate": "visual", "Aggregate_text": "text"}
 _NORM_LEAVES = {"weight": "scale", "bias": "bias", "running_mean": "mean", "running_var": "var"}
@@ -156,3 +157,120 @@ def sizes(state: Mapping[str, np.ndarray], heads: int = 4) -> dict[str, Any]:
     elif "fc0.weight" not in shapes:
         found["fusion"] = "concat"
     return found
+
+
+def require_fit(state: Mapping[str, np.ndarray], params: Any, batch_stats: Any) -> None:
+    """Checks that a state dict has every parameter of one of our detectors, in its shape.
+
+    Args:
+      state: arrays by PyTorch name.
+      params, batch_stats: of the detector, arrays or their shapes.
+
+    Raises:
+      UserError: one is missing, of another shape, or a layer too many.
+    """
+    ours = traverse_util.flatten_dict({"params": params, "batch_stats": batch_stats})
+    names = {our_path(name): name for name in state if our_path(name)}
+    missing = ["/".join(path) for path in ours if path not in names]
+    if missing:
+        raise UserError(
+            f"expected {len(ours)} parameters, found {len(missing)} missing, in our names "
+            f"{', '.join(missing[:4])}; is it a whole state dict?"
+        )
+    surplus = [name for path, name in names.items() if path not in ours and path[0] != "ssls"]
+    if surplus:
+        raise UserError(
+            f"expected a detector with fewer layers, found {', '.join(surplus[:4])} too; its sizes "
+            "contradict each other"
+        )
+    for path, wanted in ours.items():
+        found = _layout(path, np.asarray(state[names[path]])).shape
+        if found != wanted.shape:
+            raise UserError(
+                f"{names[path]!r}: expected shape {list(wanted.shape)} (in our layout, by the "
+                f"file's other arrays), found {list(found)}; is it whole?"
+            )
+
+
+def measured(
+    config: TrainConfig, out: Any, parts: Mapping[str, Any], unweighted: Mapping[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Our outputs and losses of a batch under the names that the goldens have (out/*, loss/*).
+
+    Args:
+      config: the run's settings.
+      out: detectors.mtn.Outputs of the batch's videos in pairs.
+      parts: of ssls.scaled_loss, and `total`.
+      unweighted: the terms' means by name.
+    """
+    if config.detector == "ur_dmu":
+        return _of_ur_dmu(out, parts, unweighted)
+    return _mtn_outputs(out, config.top_k), _mtn_losses(parts, unweighted, config)
+
+
+def _mtn_outputs(out: Any, top_k: int) -> dict[str, Any]:
+    """Outputs of RTFM, TEVAD and LAP: normal videos first, selections crop-major."""
+    from gvvad_jax import losses
+    from gvvad_jax.detectors import rtfm
+
+    def halves(pairs_V):
+        return np.concatenate([pairs_V[0::2], pairs_V[1::2]])
+
+    selected_Vxk = np.asarray(rtfm.select(out.features_VxNxTxD, top_k, None, 0.0))
+    scores_VxT, features = np.asarray(out.scores_VxT), np.asarray(out.features_VxNxTxD)
+    bags_V = np.take_along_axis(scores_VxT, selected_Vxk, 1).mean(axis=1)
+    found = {
+        "snippet_scores": halves(scores_VxT)[..., None],
+        "feature_magnitude": halves(np.asarray(losses.norm(out.features_VxNxTxD)).mean(axis=1)),
+        "bag_score_normal": bags_V[0::2, None],
+        "bag_score_abnormal": bags_V[1::2, None],
+    }
+    chosen = np.take_along_axis(features, selected_Vxk[:, None, :, None], axis=2)
+    for half, name in enumerate(("normal", "abnormal")):
+        crop_major = chosen[half::2].swapaxes(0, 1)
+        found[f"selected_features_{name}"] = crop_major.reshape(-1, *chosen.shape[2:])
+    return found
+
+
+def _mtn_losses(parts: Any, unweighted: Any, config: Any) -> dict[str, Any]:
+    found = {
+        "smooth": parts["smoothness"],
+        "sparsity": parts["sparsity"],
+        "cost": parts["cost"],
+        "mil_plus_magnitude": parts["bag"] + parts["magnitude"],
+        "total": parts["total"],
+    }
+    if "pseudo" in parts:
+        found["pseudo_anomaly_as_coded"] = unweighted["pseudo"]
+        # The published number holds gamma once, the total twice.
+        found["triplet_incl_gamma"] = unweighted["triplet"] * config.triplet_weight
+    return found
+
+
+def _of_ur_dmu(out: Any, parts: Any, unweighted: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    scores_VxT = np.asarray(out.scores_VxT)
+    abnormal_VxT = np.asarray(out.extra["abnormal_attention"])[:, 0]
+    normal_VxT = np.asarray(out.extra["normal_attention"])[:, 0]
+    found = {
+        "frame": np.concatenate([scores_VxT[0::2], scores_VxT[1::2]]),
+        "triplet_margin": unweighted["triplet"],
+        "kl_loss": unweighted["kl"],
+        "distance": unweighted["distance"],
+        "A_att": abnormal_VxT[1::2],
+        "N_att": normal_VxT[0::2],
+        "A_Natt": abnormal_VxT[0::2],
+        "N_Aatt": normal_VxT[1::2],
+    }
+    found_losses = {
+        "att_loss": unweighted["bag"],
+        "A_loss": unweighted["abnormal_seen"],
+        "N_Aatt": unweighted["abnormal_unseen"],
+        "N_loss": unweighted["normal_seen"],
+        "A_Nloss": unweighted["normal_unseen"],
+        "triplet": unweighted["triplet"],
+        "kl_loss": unweighted["kl"],
+        "distance": unweighted["distance"],
+        "cost": parts["cost"],
+        "total": parts["total"],
+    }
+    return found, found_losses
