@@ -42,7 +42,7 @@ def _on_one_device(config):
 
 OPTIONS = {"lambda_mode": "meta", "mixup": 0.5, "train_crops": 1, "ema": 0.9, "clip_norm": 1.0}
 CASES = [TrainConfig(detector=name, **SMALL) for name in DETECTORS]
-CASES.append(TrainConfig(detector="rtfm", **SMALL, **OPTIONS))
+CASES.append(TrainConfig(detector="mil_rank", **SMALL, **OPTIONS))
 
 
 @pytest.mark.parametrize("config", CASES, ids=[*DETECTORS, "options"])

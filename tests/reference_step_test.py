@@ -195,19 +195,19 @@ def test_a_detector_that_was_not_published_is_a_users_mistake(detector, tmp_path
 
 
 @pytest.mark.parametrize(
-    ("name", "changes"),
+    ("name", "changes", "named"),
     [
-        ("ur_dmu_other_widths", {"meta/l2": np.zeros(2)}),
-        ("ur_dmu_other_widths", {"meta/learning_rate": np.asarray("fast")}),
-        ("rtfm_one_crop", {"meta/detector": np.asarray("ur_dmu")}),
-        ("tevad_product", {"meta/detector": np.asarray("rtfm")}),
-        ("tevad_product", {"meta/fusion": np.asarray("concat")}),
-        ("lap_lambda_fixed", {"meta/lambda_mode": np.asarray("learnable")}),
-        ("rtfm_one_crop", {"loss/other": np.zeros(())}),
+        ("ur_dmu_other_widths", {"meta/l2": np.zeros(2)}, "meta/l2"),
+        ("ur_dmu_other_widths", {"meta/learning_rate": np.asarray("fast")}, "meta/learning_rate"),
+        ("rtfm_one_crop", {"meta/detector": np.asarray("ur_dmu")}, "meta/heads"),
+        ("tevad_product", {"meta/detector": np.asarray("rtfm")}, "those of rtfm"),
+        ("tevad_product", {"meta/fusion": np.asarray("concat")}, "fc0.weight"),
+        ("lap_lambda_fixed", {"meta/lambda_mode": np.asarray("learnable")}, "param/VLR"),
+        ("rtfm_one_crop", {"loss/other": np.zeros(())}, "other"),
     ],
 )
-def test_a_file_that_contradicts_itself_is_a_users_mistake(name, changes, tmp_path):
-    _assert_refused(_file(tmp_path, _made(name) | changes), *changes)
+def test_a_file_that_contradicts_itself_is_a_users_mistake(name, changes, named, tmp_path):
+    _assert_refused(_file(tmp_path, _made(name) | changes), named)
 
 
 @pytest.mark.parametrize(

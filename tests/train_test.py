@@ -69,6 +69,7 @@ def test_a_run_leaves_everything_behind(config, decisions):
 
 
 def test_stopped_and_resumed_equals_uninterrupted(config, tmp_path):
+    config = dataclasses.replace(config, detector="rtfm")
     whole = train.train(config)
     part = dataclasses.replace(config, workdir=str(tmp_path / "part"), steps=8)
     train.train(part)
@@ -80,7 +81,10 @@ def test_stopped_and_resumed_equals_uninterrupted(config, tmp_path):
 
 @pytest.mark.slow
 def test_killed_and_run_again_equals_uninterrupted(config, tmp_path):
-    whole = dataclasses.replace(config, steps=300, checkpoint_every=20, log_every=20)
+    whole = dataclasses.replace(
+        config, detector="mil_rank", steps=1000, checkpoint_every=100, log_every=20,
+        validate_every=100,
+    )  # fmt: skip
     killed = dataclasses.replace(whole, workdir=str(tmp_path / "killed"))
     command = [sys.executable, "-m", "gvvad_jax.train"]
     expected = train.train(whole)
@@ -106,6 +110,7 @@ def test_killed_and_run_again_equals_uninterrupted(config, tmp_path):
 
 
 def test_a_workdir_of_other_flags_is_refused(config):
+    config = dataclasses.replace(config, detector="mil_rank")
     train.train(dataclasses.replace(config, steps=2))
     with pytest.raises(UserError, match=r"--l2=0\.005 there, 0\.1 now"):
         train.train(dataclasses.replace(config, steps=2, l2=0.1))
@@ -182,12 +187,13 @@ def test_a_run_on_a_schedule_cannot_be_prolonged(config):
 
 
 def test_best_on_test_is_there_when_asked_for(config):
-    result = train.train(dataclasses.replace(config, best_on_test=True))
+    result = train.train(dataclasses.replace(config, detector="rtfm", best_on_test=True))
     tested = [line["test_auc"] for line in _log(config.workdir) if "test_auc" in line]
     assert result["best_on_test"]["auc"] == max(tested)
 
 
 def test_the_best_checkpoint_is_the_best_on_validation(config):
+    config = dataclasses.replace(config, detector="rtfm")
     result = train.train(config)
     validated = [line for line in _log(config.workdir) if "validation_auc" in line]
     best = max(validated, key=lambda line: (line["validation_auc"], -line["validation_loss"]))

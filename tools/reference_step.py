@@ -273,7 +273,9 @@ def _config(golden: Mapping[str, Any]):
             )
     mode = str(golden.get("meta/lambda_mode", "fixed"))
     if (mode == "learnable") != ("param/VLR" in golden):
-        raise UserError(f"param/VLR: expected with --lambda_mode=learnable alone, found {mode!r}")
+        raise UserError(
+            f"param/VLR: expected with meta/lambda_mode learnable alone, found {mode!r}"
+        )
     run = config.TrainConfig(
         **fields,
         detector=detector,

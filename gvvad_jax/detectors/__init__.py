@@ -3,7 +3,7 @@
     Detector(config, axis_name): a flax module, (visual, text, mask, noise=, train=) -> Outputs
     loss_terms(outputs, text, bank, config, noise) -> {name: losses.Term}
 
-Adding one is a new file here and its name in config.DETECTORS.
+Adding one is a new file here and a line in config.DETECTORS that says what it takes.
 """
 
 import importlib
