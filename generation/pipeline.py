@@ -83,7 +83,7 @@ def define_flags() -> None:
         text = field.metadata.get("help", "folder to write; the same command resumes it")
         choices = field.metadata.get("choices")
         text += f" ({'|'.join(choices)})" if choices else ""
-        _DEFINERS[field.type](field.name, field.default, text, module_name="__main__")
+        _DEFINERS[field.type](field.name, field.default, text, module_name=sys.argv[0])
 
 
 def from_flags() -> Plan:

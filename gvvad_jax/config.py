@@ -5,6 +5,7 @@ Flags are defined and read in the entry points alone; everything else gets a `Tr
 
 import dataclasses
 import math
+import sys
 from typing import Any
 
 from absl import flags
@@ -244,15 +245,15 @@ _DEFINERS = {
 
 
 def define_flags(cls: type = TrainConfig) -> None:
-    """Defines one flag a field, under the field's name."""
+    """Defines one flag a field, under the field's name, as the command's own: --help lists it."""
     for field in dataclasses.fields(cls):
         choices = field.metadata.get("choices")
         text = field.metadata["help"] + (f" ({'|'.join(choices)})" if choices else "")
         if field.type == tuple[int, ...]:
             default = ",".join(map(str, field.default))
-            flags.DEFINE_list(field.name, default, text, module_name="__main__")
+            flags.DEFINE_list(field.name, default, text, module_name=sys.argv[0])
         else:
-            _DEFINERS[field.type](field.name, field.default, text, module_name="__main__")
+            _DEFINERS[field.type](field.name, field.default, text, module_name=sys.argv[0])
 
 
 def from_flags(cls: type = TrainConfig) -> Any:

@@ -39,6 +39,22 @@ def test_success_and_help_end_with_0():
     assert done.returncode == 0 and done.stdout.startswith("Use")
 
 
+@pytest.mark.parametrize(
+    ("module", "names"),
+    [
+        ("gvvad_jax.train", ["store", "lambda_mode", "seed"]),
+        ("gvvad_jax.score", ["workdir", "visual"]),
+        ("generation.pipeline", ["out", "preset"]),
+        ("tools.demo", ["out", "lambda_mode", "seeds"]),
+        ("tools.import_checkpoint", ["source", "fusion"]),
+    ],
+)
+def test_help_lists_the_flags_of_a_command(module, names):
+    done = _run("-m", module, "--help")
+    assert done.returncode == 0
+    assert [name for name in names if f"\n  --{name}:" not in done.stdout] == []
+
+
 def test_a_users_mistake_is_one_line_and_ends_with_2():
     done = _ending("def main(_): raise UserError('a.json: expected b,\\n found c')")
     _assert_one_line(done, "a.json: expected b, found c")
