@@ -227,7 +227,7 @@ class Standardisation:
 
 
 def standardisation(training: Sequence[Member], config: TrainConfig) -> Standardisation:
-    """Training statistics, from the real videos so that all arms of a comparison share them.
+    """Training statistics, from the real videos so that arms with and without synthetic share them.
 
     Without a real training video the synthetic ones serve. `auto` standardises where the encoder
     says its features need it.

@@ -56,10 +56,13 @@ class TrainConfig:
     workdir: str = _option("", "folder of this run; the same command resumes it")
     segments: int = _option(64, "segments a training video is averaged into", low=1)
     real_share: float = _option(
-        1.0, "share of each label's real training videos in use; all synthetic ones", low=0, high=1
+        1.0,
+        "share of each label's real training videos in use, at least one; all synthetic ones",
+        low=0,
+        high=1,
     )
     train_crops: int = _option(
-        0, "crops of each video a step sees, drawn at random each time; 0: all", low=0
+        0, "crops that a step sees, drawn at random each time; 0: all", low=0
     )
     mixup: float = _option(
         0.0, "alpha of feature mixup between real and synthetic videos; 0: none", low=0
@@ -110,14 +113,16 @@ class TrainConfig:
 
     # Losses.
     top_k: int = _option(3, "snippets that stand for a bag", low=1)
-    margin: float = _option(100.0, "margin of the magnitude loss (100 suits I3D)", low=0.0)
+    margin: float = _option(
+        100.0, "of the magnitude loss, and of UR-DMU's distance (100 suits I3D)", low=0.0
+    )
     magnitude_weight: float = _option(1e-4, "weight of the magnitude loss", low=0.0)
     smoothness_weight: float = _option(8e-4, "weight of the smoothness loss", low=0.0)
     sparsity_weight: float = _option(8e-3, "weight of the sparsity loss", low=0.0)
     pseudo_weight: float = _option(1e-3, "LAP's beta, of the pseudo-anomaly loss", low=0.0)
     triplet_weight: float = _option(0.1, "LAP's gamma, of the multi-prompt triplet loss", low=0.0)
-    normal_weight: float = _option(1.0, "of the losses of one normal video", low=0.0)
-    abnormal_weight: float = _option(1.0, "of the losses of one abnormal video", low=0.0)
+    normal_weight: float = _option(1.0, "of the terms over one normal video", low=0.0)
+    abnormal_weight: float = _option(1.0, "of the terms over one abnormal video", low=0.0)
 
     # Synthetic sample loss scaling; ssls.py says what each mode is.
     lambda_mode: str = _option("fixed", "how lambda is set", choices=LAMBDA_MODES)
@@ -190,6 +195,10 @@ class TrainConfig:
                 f"--feature_group: expected visual for {self.detector}, found text; it has no text "
                 "stream: use --detector=tevad"
             )
+        if min(self.head_widths, default=1) < 1:
+            raise UserError(
+                f"--head_widths: expected at least 1 each, found {self.head_widths}; correct it"
+            )
         low, high = LAMBDA_RANGES.get(self.lambda_mode, (-math.inf, math.inf))
         if not low < self.lambda_value < high:
             raise UserError(
@@ -224,7 +233,9 @@ def _check(field: dataclasses.Field, value: Any) -> None:
     choices, low, high = (field.metadata.get(key) for key in ("choices", "low", "high"))
     if value is None:
         return
-    if choices is not None and value not in choices:
+    if isinstance(value, float) and not math.isfinite(value):
+        expected = "a finite number"
+    elif choices is not None and value not in choices:
         expected = f"one of {', '.join(choices)}"
     elif low is not None and value < low:
         expected = f"at least {low}"

@@ -3,8 +3,9 @@
 paper: video v has weight w_v = lambda if it is synthetic, else 1, in both halves of the batch. A
 loss of one video is weighted by w_v, a term that couples several (a pair, a triplet) by the
 smallest of its members' weights; sums are divided by the number of terms, not of weights. So,
-selections held fixed, a synthetic video's gradient through its losses is linear in lambda and
-vanishes at 0. (Its place in BatchNorm's statistics remains.)
+selections held fixed, a synthetic video's gradient through its losses is linear in lambda up to 1
+(above it a mixed pair keeps weight 1) and vanishes at 0. (Its place in BatchNorm's statistics
+remains.)
 
 reference: with p the share of synthetic videos in the batch's abnormal half,
 total = cost (1 - p) + lambda cost p, as published: lambda scales the whole batch's cost.
@@ -55,6 +56,7 @@ def scheduled(config: TrainConfig) -> Lambda:
     With N steps, W = N / 10 and n = step + lambda_shift, the rise from a = 0.001 for n < W is
     linear a + (1-a) n/W, exponential a (1/a)^(n/W), or cosine a + (1-a)/2 (1 - cos(pi n/W)); the
     decay after it is none 1, cosine (1 + cos(pi (n-W)/(N-W)))/2, or step 0.1^floor((n-W)/200).
+    Being ahead, n passes N: there the cosine stays at 0, as published (`reference`) it rises again.
     """
     floor, num_steps = 0.001, config.steps
     warmup = 0.1 * num_steps
@@ -62,6 +64,9 @@ def scheduled(config: TrainConfig) -> Lambda:
     def value(_, step):
         n = jnp.asarray(step, jnp.float32) + config.lambda_shift
         up, down = n / warmup, n - warmup
+        progress = down / (num_steps - warmup)
+        if config.fidelity == "paper":
+            progress = jnp.minimum(progress, 1.0)
         rise = {
             "none": jnp.ones_like(n),
             "linear": floor + (1.0 - floor) * up,
@@ -70,7 +75,7 @@ def scheduled(config: TrainConfig) -> Lambda:
         }
         decay = {
             "none": jnp.ones_like(n),
-            "cosine": (1.0 + jnp.cos(jnp.pi * down / (num_steps - warmup))) / 2,
+            "cosine": (1.0 + jnp.cos(jnp.pi * progress)) / 2,
             "step": 0.1 ** jnp.floor(down / 200.0),
         }
         factor = jnp.where(n < warmup, rise[config.lambda_rise], decay[config.lambda_decay])
@@ -98,8 +103,9 @@ def sigmoid(config: TrainConfig) -> Lambda:
 
 def softplus(config: TrainConfig) -> Lambda:
     """Learned above 0, without an upper bound."""
+    value = config.lambda_value  # Its logarithm of exp(value) - 1, without the overflow.
     return Lambda(
-        start=math.log(math.expm1(config.lambda_value)),
+        start=value + math.log(-math.expm1(-value)),
         value=lambda raw, step: jax.nn.softplus(raw),
     )
 
@@ -107,7 +113,8 @@ def softplus(config: TrainConfig) -> Lambda:
 def uncertainty(config: TrainConfig) -> Lambda:
     """exp(-s) L + s for each synthetic video: settles where lambda = 1 / their mean loss.
 
-    The only learned mode whose loss alone keeps lambda from vanishing. Source: Kendall et al.,
+    Exactly so for losses of one video, about so with terms that couple several. It may exceed 1.
+    The only mode whose training loss alone keeps lambda from vanishing. Source: Kendall et al.,
     CVPR 2018, eq. 9, for the synthetic videos; the real ones keep weight 1.
     """
     return Lambda(
@@ -120,9 +127,10 @@ def uncertainty(config: TrainConfig) -> Lambda:
 def meta(config: TrainConfig) -> Lambda:
     """Between 0 and 1, up while the synthetic gradient helps held-out real videos, down otherwise.
 
-    A step of rate r along g_real + lambda g_synthetic changes the loss of the held-out videos by
-    -r <g_held_out, g_synthetic> per unit of lambda (to first order), so that inner product, with
-    its sign turned, is lambda's gradient. Source: Ren et al., ICML 2018, eq. 11, for one weight.
+    A step of rate r along g + lambda g_scaled, g_scaled the gradient of what lambda multiplies (the
+    synthetic cost), changes the loss of the held-out videos by -r <g_held_out, g_scaled> per unit
+    of lambda (to first order), so that inner product, with its sign turned, is lambda's gradient.
+    Source: Ren et al., ICML 2018, eq. 11, for one weight.
     """
     return dataclasses.replace(sigmoid(config), from_held_out=True)
 
@@ -175,9 +183,9 @@ def scaled_loss(
       config: fidelity and lambda's mode.
 
     Returns:
-      (total, parts): the scalar to minimise; each term's share before SSLS, their sum `cost`, and
+      (total, parts): the scalar to minimise; each term's share before SSLS, their sum `cost`;
       `cost_real` and `cost_synthetic`, the parts of the cost whose members are all real, and the
-      rest.
+      rest; `cost_scaled`, what lambda multiplies (up to 1).
     """
     synthetic_V = synthetic_Bx2.reshape(-1)
     ones_V = jnp.ones_like(synthetic_V, jnp.float32)
@@ -192,9 +200,11 @@ def scaled_loss(
     if config.fidelity == "reference":
         share = jnp.mean(synthetic_Bx2[:, 1].astype(jnp.float32))
         total = cost * (1.0 - share) + lambda_ * cost * share
+        parts["cost_scaled"] = cost * share
     else:
         share = jnp.mean(synthetic_V.astype(jnp.float32))
         total = summed(video_weights(synthetic_V, lambda_))
+        parts["cost_scaled"] = parts["cost_synthetic"]
     if penalty := mode(config).penalty:
         total += share * penalty(lambda_)
     return total, parts

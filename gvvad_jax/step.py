@@ -16,7 +16,7 @@ import optax
 from gvvad_jax import detectors, losses, ssls
 from gvvad_jax.batches import Batch
 from gvvad_jax.config import TrainConfig
-from gvvad_jax.detectors.mtn import Noise, per_video
+from gvvad_jax.detectors.mtn import Noise
 
 
 @chex.dataclass(frozen=True)
@@ -157,7 +157,7 @@ def make_loss(
 
     Returns:
       loss(params, lambda_, batch_stats, videos, noise) -> (values, (batch_stats, parts)): values
-      are [total, cost_real, cost_synthetic], parts those of ssls.scaled_loss.
+      are [total, cost_real, cost_synthetic, cost_scaled], parts those of ssls.scaled_loss.
     """
     file = detectors.by_name(config.detector)
     detector = file.Detector(config, axis_name)
@@ -177,7 +177,8 @@ def make_loss(
         terms = file.loss_terms(outputs, text, videos.bank_KxE, config, whole)
         terms = losses.weigh_labels(terms, config.normal_weight, config.abnormal_weight)
         total, parts = ssls.scaled_loss(terms, synthetic_V.reshape(-1, 2), lambda_, config)
-        values = jnp.stack([total, parts["cost_real"], parts["cost_synthetic"]])
+        costs = [parts[name] for name in ("cost_real", "cost_synthetic", "cost_scaled")]
+        values = jnp.stack([total, *costs])
         return values, (changed.get("batch_stats", {}), parts)
 
     return loss
@@ -223,14 +224,14 @@ def make_train_step(
             return loss(params, lambda_, state.batch_stats, held_out, None)[0][1]
 
         values, pull, (batch_stats, parts) = jax.vjp(of_batch, params, lambda_, has_aux=True)
-        total, real, synthetic = jnp.eye(3)
+        total, real, synthetic, scaled = jnp.eye(4)
         grads, lambda_gradient = mean(pull(total))
         logged = {}
         if config.log_gradients:
             logged = compare_gradients(mean(pull(real)[0]), mean(pull(synthetic)[0]))
         if ssls.mode(config).from_held_out:
             helpful = mean(jax.grad(of_held_out)(params))
-            lambda_gradient = -optax.tree.vdot(helpful, mean(pull(synthetic)[0]))
+            lambda_gradient = -optax.tree.vdot(helpful, mean(pull(scaled)[0]))
         grads = {"detector": grads, "ssls": to_raw(lambda_gradient)[0]}
         if config.fidelity == "reference":
             count = gather(places_V).size * math.prod(videos.visual_VxNxTxD.shape[1:3])
@@ -281,21 +282,21 @@ def compare_gradients(of_real: Any, of_synthetic: Any) -> dict[str, jax.Array]:
 
 
 def crops(data: TrainingData, noise: Noise, config: TrainConfig) -> jax.Array | None:
-    """The crops that each video of this step shows, [V, k]; None for all of them."""
+    """The crops that this step sees [k], the same of every video; None for all of them.
+
+    The same, because LAP's and UR-DMU's triplets compare videos crop by crop.
+    """
     num_crops = data.visual_VxNxTxD.shape[1]
     if not config.train_crops or config.train_crops >= num_crops:
         return None
-    keys_V = per_video(noise, layer=1000)
-    orders_VxN = jax.vmap(lambda key: jax.random.permutation(key, num_crops))(keys_V)
-    return orders_VxN[:, : config.train_crops]
+    order_N = jax.random.permutation(jax.random.fold_in(noise.key, 1000), num_crops)
+    return order_N[: config.train_crops]
 
 
-def take(
-    data: TrainingData, videos_V: jax.Array, crops_Vxk: jax.Array | None = None
-) -> TrainingData:
+def take(data: TrainingData, videos_V: jax.Array, crops_k: jax.Array | None = None) -> TrainingData:
     """The rows of some videos, in their order, all their crops or some."""
     chex.assert_rank(videos_V, 1)
-    rows = videos_V if crops_Vxk is None else (videos_V[:, None], crops_Vxk)
+    rows = videos_V if crops_k is None else (videos_V[:, None], crops_k)
     text_VxTxE = data.text_VxTxE
     return data.replace(
         visual_VxNxTxD=data.visual_VxNxTxD[rows].astype(jnp.float32),
@@ -306,11 +307,11 @@ def take(
 
 def mixed(data: TrainingData, batch: Batch, noise: Noise, config: TrainConfig) -> TrainingData:
     """The videos of a batch, mixed with their partners where the batch has any."""
-    crops_Vxk = crops(data, noise, config)
-    videos = take(data, batch.videos_Bx2.reshape(-1), crops_Vxk)
+    crops_k = crops(data, noise, config)
+    videos = take(data, batch.videos_Bx2.reshape(-1), crops_k)
     if batch.partners_Bx2 is None:
         return videos
-    partners = take(data, batch.partners_Bx2.reshape(-1), crops_Vxk)
+    partners = take(data, batch.partners_Bx2.reshape(-1), crops_k)
 
     def mix(own_Vx, partner_Vx):
         share_Vx = batch.shares_Bx2.reshape(-1, *[1] * (own_Vx.ndim - 1))

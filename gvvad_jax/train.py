@@ -58,20 +58,24 @@ def train(config: TrainConfig) -> dict[str, Any]:
     from gvvad_jax import checkpoints, parallel
     from gvvad_jax.step import init_state
 
-    workdir = _claim_workdir(config)
+    workdir = _require_workdir(config)
     if config.compilation_cache:
         cache = pathlib.Path(config.compilation_cache).expanduser()
         jax.config.update("jax_compilation_cache_dir", str(cache))
-    ready = _prepare(config, workdir)
+    ready = _prepare(config)
     text_dim = (ready.manifest.text or {}).get("dim", 0)
     state = init_state(config, ready.manifest.dim, text_dim)
     saved = checkpoints.Checkpoints(workdir)
     start = saved.latest("last") or 0
     if start:
         state = saved.restore("last", state)
-    log = _Log(workdir, start)
     selection = _Selection(config, ready, saved)
     runner = parallel.Runner(config, state, ready.data)
+    # Only a run that can start claims its folder.
+    write_atomically(workdir / "config.flags", config_lib.to_flagfile(config).encode())
+    bank = None if ready.data.bank_KxE is None else ready.data.bank_KxE.tolist()
+    checkpoints.write_model(workdir, config, ready.manifest, ready.standard.to_json(), bank)
+    log = _Log(workdir, start)
 
     progress = tqdm.tqdm(range(start, config.steps), initial=start, total=config.steps,
                          desc="train", unit="step", mininterval=1.0)  # fmt: skip
@@ -118,19 +122,17 @@ class _Prepared(NamedTuple):
         return self.stores[0].manifest
 
 
-def _prepare(config: TrainConfig, workdir: pathlib.Path) -> _Prepared:
-    """Opens the stores, writes model.json, and puts the segmented videos on the device."""
+def _prepare(config: TrainConfig) -> _Prepared:
+    """Opens the stores and puts the segmented videos on the device."""
     import jax.numpy as jnp
     import numpy as np
 
-    from gvvad_jax import batches, checkpoints
+    from gvvad_jax import batches
     from gvvad_jax.step import TrainingData
 
     splits, stores = batches.open_splits(config)
     standard = batches.standardisation(splits.train, config)
     bank_KxE = _read_bank(stores[0]) if config.uses_bank else None
-    bank = None if bank_KxE is None else bank_KxE.tolist()
-    checkpoints.write_model(workdir, config, stores[0].manifest, standard.to_json(), bank)
     members = [*splits.train, *splits.held_out]
     visual_VxNxTxD, text_VxTxE = batches.segmented(members, standard, config)
     synthetic_V = np.array([member.row.source == "synthetic" for member in members])
@@ -149,14 +151,16 @@ def _prepare(config: TrainConfig, workdir: pathlib.Path) -> _Prepared:
     return _Prepared(splits, stores, standard, data, drawn)
 
 
-def _claim_workdir(config: TrainConfig) -> pathlib.Path:
-    """Makes the run's folder, or checks that it is this run's."""
+def _require_workdir(config: TrainConfig) -> pathlib.Path:
+    """The run's folder, checked to be this run's where it has been begun."""
     if not config.workdir:
         raise UserError("--workdir: expected a folder for the run, found none")
     workdir = pathlib.Path(config.workdir)
     path = workdir / "config.flags"
     ours = _lines(config)
-    may_change = MAY_CHANGE + (() if config.depends_on_steps else ("steps",))
+    may_change = set(MAY_CHANGE) | (set() if config.depends_on_steps else {"steps"})
+    if config.early_stop:
+        may_change.remove("validate_every")
     if path.exists():
         theirs = dict(line.split("=", 1) for line in path.read_text().splitlines())
         changed = [
@@ -169,8 +173,12 @@ def _claim_workdir(config: TrainConfig) -> pathlib.Path:
                 f"{workdir}: expected the same flags as the run begun here, found "
                 f"{'; '.join(changed)}; give another --workdir or remove it"
             )
+    elif (workdir / "model.json").exists():
+        raise UserError(
+            f"{workdir}: expected an empty folder or a run begun here, found an imported "
+            "checkpoint; training would replace it: give another --workdir"
+        )
     workdir.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, config_lib.to_flagfile(config).encode())
     return workdir
 
 

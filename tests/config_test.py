@@ -26,6 +26,8 @@ def test_defaults_are_the_papers():
     ("name", "value", "message"),
     [
         ("batch_size", 0, "--batch_size: expected at least 1, found 0"),
+        ("learning_rate", float("nan"), "--learning_rate: expected a finite number, found nan"),
+        ("head_widths", (8, -3), "--head_widths: expected at least 1 each"),
         ("seed", 2**31, "--seed: expected at most 2147483646, found 2147483648"),
         ("dropout", 1.5, "--dropout: expected at most 0.99, found 1.5"),
         ("detector", "i3d", "--detector: expected one of mil_rank, rtfm, tevad, lap"),

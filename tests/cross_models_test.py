@@ -37,7 +37,7 @@ def _made(folder):
 def test_runs_on_both_footages_and_resumes(tmp_path, monkeypatch):
     made = _made(tmp_path)
     monkeypatch.setattr(pipeline, "run", lambda plan: made)
-    monkeypatch.setattr(cross_models, "_encode", lambda plan: made["real_store"])
+    monkeypatch.setattr(cross_models, "_encode", lambda plan, name: made["real_store"])
     monkeypatch.setattr(config, "DETECTORS", {"mil_rank": ("visual",)})
     train = config.TrainConfig(
         detector="mil_rank", steps=2, segments=4, batch_size=2, validation_share=0.0,
@@ -47,12 +47,12 @@ def test_runs_on_both_footages_and_resumes(tmp_path, monkeypatch):
     (tmp_path / "out").mkdir()
     plan = cross_models.Plan(out=tmp_path / "out", videos=made["real_videos"], seeds=2, train=train)
     found = cross_models.run(plan)
-    assert set(found["footage"]) == {"world", "ped2"}
-    entry = found["footage"]["ped2"]["detectors"]["mil_rank"]
+    assert set(found["footage"]) == {"world", "real"}
+    entry = found["footage"]["real"]["detectors"]["mil_rank"]
     assert set(entry) == {"real only", "+ generated", "difference"}
     assert "oracle" in found["footage"]["world"]["rules"]
     runs = sorted(path.name for path in (tmp_path / "out" / "runs").iterdir())
-    assert len(runs) == 8 and "ped2-mil_rank-generated-01" in runs
+    assert len(runs) == 8 and "real-mil_rank-generated-01" in runs
 
     from gvvad_jax import train as train_lib
 
@@ -70,7 +70,7 @@ def test_differences_pair_seeds_by_hand(monkeypatch):
     def finished(key):
         return {"last": {"auc": values[key], "auc_abnormal": 0.5}}
 
-    monkeypatch.setattr(study, "finished_run", finished)
+    monkeypatch.setattr(study, "finished_measures", lambda key: finished(key)["last"])
     monkeypatch.setattr(config, "DETECTORS", {"rtfm": ("visual",)})
     configs = {("rtfm", arm): [(arm, seed) for seed in (0, 1)] for arm in cross_models.ARMS}
     found = cross_models._detectors(configs, "world")["rtfm"]

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 import torch
 
-from gvvad_jax import score, store
+from gvvad_jax import score, store, train
 from gvvad_jax.command import UserError
+from gvvad_jax.config import TrainConfig
 from tests.conftest import make_manifest, write_store
 from tools import import_checkpoint
 
@@ -150,6 +151,11 @@ def test_names_shapes_and_leftovers_are_told(tmp_path):
     _refused(tmp_path, _golden("lap_add_fixed"), "expected add or product .* found auto")
     _refused(tmp_path, {"param/w": np.zeros(2)}, "expected parameters of RTFM, TEVAD, LAP")
     _refused(tmp_path, _golden("ur_dmu"), "expected shape", heads=3)
+    conv = {"param/embedding.conv_1.0.weight": np.zeros((4, 4, 3))}
+    _refused(tmp_path, conv, "whole and in their ranks")
+    _refused(tmp_path, golden, "expected a parameter's rank",
+             changes={"fc1.weight": torch.zeros(512, 56, 2)})  # fmt: skip
+    _refused(tmp_path, golden, "expected a parameter's rank", changes={"VLR": torch.zeros(2)})
     found = import_checkpoint.import_checkpoint(
         _save(golden, tmp_path / "more.pkl", **surplus), str(tmp_path / "w"), allow_leftovers=True
     )
@@ -163,6 +169,15 @@ def test_a_workdir_of_another_run_is_left_alone(tmp_path):
     with pytest.raises(UserError, match="found another run's; give another --workdir"):
         import_checkpoint.import_checkpoint(two, str(tmp_path / "w"))
     assert score.load(str(tmp_path / "w")).config.detector == "rtfm"
+    with pytest.raises(UserError, match="found an imported checkpoint; training would replace it"):
+        train.train(TrainConfig(store="any", workdir=str(tmp_path / "w")))
+
+
+def test_other_heads_are_another_import(tmp_path):
+    path = _save(_golden("ur_dmu"), tmp_path / "model.pkl")
+    import_checkpoint.import_checkpoint(path, str(tmp_path / "w"), heads=4)
+    with pytest.raises(UserError, match="found another run's"):
+        import_checkpoint.import_checkpoint(path, str(tmp_path / "w"), heads=8)
 
 
 class _Evil:
@@ -176,7 +191,9 @@ def test_a_file_that_runs_code_is_refused(tmp_path, monkeypatch):
     torch.save({"fc1.weight": _Evil()}, buffer)
     pathlib.Path("evil.pkl").write_bytes(buffer.getvalue())
     pathlib.Path("plain.pkl").write_bytes(pickle.dumps({"fc1.weight": _Evil()}))
-    for name in ("evil.pkl", "plain.pkl", "missing.pkl"):
+    pathlib.Path("text.pkl").write_text("hello world")
+    pathlib.Path("dot.pkl").write_text(".")
+    for name in ("evil.pkl", "plain.pkl", "text.pkl", "dot.pkl", "missing.pkl"):
         with pytest.raises(UserError, match=f"{name}: expected a PyTorch state dict"):
             import_checkpoint.read_state(name)
     assert not pathlib.Path("evil-ran").exists()

@@ -132,6 +132,14 @@ def test_decays_by_hand():
             np.testing.assert_allclose(found, 2 * factor, rtol=1e-4, atol=1e-7)
 
 
+def test_past_the_end_the_cosine_stays_at_zero_but_as_published():
+    settings = {"steps": 150, "lambda_decay": "cosine"}
+    assert _at(149, **settings) == 0.0
+    # n = 249, W = 15: beyond its first whole turn down, nearly up again.
+    expected = 1 + np.cos(np.pi * 234 / 135)
+    np.testing.assert_allclose(_at(149, fidelity="reference", **settings), expected, rtol=1e-4)
+
+
 def test_as_published_the_schedule_is_100_steps_ahead():
     assert _at(0) == 2.0  # So 1000 steps have no rise,
     np.testing.assert_allclose(_at(0, steps=10_000), 2 * (0.001 + 0.999 * 0.1), rtol=1e-5)
@@ -187,6 +195,18 @@ def test_bounded_lambdas_stay_in_their_bounds(mode):
 def test_a_start_outside_the_bounds_is_told(mode, value):
     with pytest.raises(UserError, match=f"--lambda_value: expected between 0 .*{mode}"):
         TrainConfig(lambda_mode=mode, lambda_value=value)
+
+
+def test_what_lambda_multiplies_is_logged_for_each_fidelity():
+    for config, expected in ((TrainConfig(), 5 / 4 + 0.5 * 10 / 2), (REFERENCE, 0.5 * 10)):
+        _, parts = ssls.scaled_loss(_terms(), SYNTHETIC_Bx2, jnp.array(0.5), config)
+        np.testing.assert_allclose(parts["cost_scaled"], expected)
+
+
+def test_a_large_softplus_start_does_not_overflow():
+    config = TrainConfig(lambda_mode="softplus", lambda_value=1000.0)
+    found = ssls.lambda_of(ssls.init_lambda(config), jnp.array(0), config)
+    np.testing.assert_allclose(found, 1000.0)
 
 
 def test_a_mixture_counts_by_its_parts():

@@ -175,6 +175,8 @@ def test_early_stop_ends_where_validation_stands_still(config):
     other = dataclasses.replace(config, validation_share=0.0, workdir=config.workdir + "2")
     with pytest.raises(UserError, match="--early_stop: expected validation videos"):
         train.train(other)
+    # A refused run hasn't claimed its folder: the mended command takes it.
+    assert train.train(dataclasses.replace(other, early_stop=0, steps=2))["steps"] == 2
 
 
 def test_a_run_on_a_schedule_cannot_be_prolonged(config):

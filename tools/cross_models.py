@@ -65,7 +65,8 @@ def run(plan: Plan) -> dict[str, Any]:
     stores = {"world": made["real_store"]}
     videos = {"world": made["real_videos"]}
     if plan.videos:
-        stores["ped2"], videos["ped2"] = str(_encode(plan)), plan.videos
+        name = pathlib.Path(plan.videos).resolve().parent.name
+        stores[name], videos[name] = str(_encode(plan, name)), plan.videos
     found: dict[str, Any] = {}
     for name, path in stores.items():
         configs = {
@@ -105,7 +106,7 @@ def _run_config(
     )
 
 
-def _encode(plan: Plan) -> pathlib.Path:
+def _encode(plan: Plan, name: str) -> pathlib.Path:
     """The real video with the recipe of the world's stores."""
     from generation import encode, encoders
 
@@ -117,7 +118,7 @@ def _encode(plan: Plan) -> pathlib.Path:
         captioner=captioner,
         text_embedder=text_embedder,
     )
-    path = plan.out / "ped2"
+    path = plan.out / name
     encode.encode(plan.videos, path, recipe)
     return path
 
@@ -129,7 +130,7 @@ def _detectors(configs: Mapping[Any, Sequence[config_lib.TrainConfig]], footage:
     for seed in range(len(next(iter(configs.values())))):
         for (detector, arm), of_seed in configs.items():
             print(f"{footage}: {detector}, {arm}, seed {seed}", file=sys.stderr, flush=True)
-            runs[detector, arm].append(study.finished_run(of_seed[seed])["last"])
+            runs[detector, arm].append(study.finished_measures(of_seed[seed]))
     found = {}
     for detector in config_lib.DETECTORS:
         found[detector] = {

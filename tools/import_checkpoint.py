@@ -5,9 +5,9 @@
 --source is a state dict of RTFM, TEVAD, LAP or UR-DMU, alone or under a trainer's key, loaded with
 weights_only. Sizes are read from its arrays; every name and shape is checked. What the arrays
 can't say are flags: --fusion (add and product have the same shapes), --heads (UR-DMU). Features
-are those of --store where it is given; without it their encoder is "unknown", and any store of the
-same widths is taken. Frames are scored as published (--fidelity=reference). Prints one JSON
-object.
+are those of --store where it is given; without it they are of an unknown encoder, 16 frames a
+snippet, and any such store of the same widths is taken. evaluate aligns scores with frames as
+published (--fidelity=reference). Prints one JSON object.
 """
 
 import hashlib
@@ -26,6 +26,8 @@ from gvvad_jax.command import UserError, run_command
 
 # Where trainers put the state dict.
 WRAPPERS = ("state_dict", "model_state_dict", "model")
+# What torch.load raises on files that are no such thing, text for one.
+UNREADABLE = (RuntimeError, ValueError, KeyError, IndexError, TypeError, AttributeError)
 PREFIX = "module."  # Of DataParallel.
 
 
@@ -71,8 +73,9 @@ def import_checkpoint(
       allow_leftovers: take a file that has parameters which the detector doesn't.
 
     Returns:
-      {"workdir", "sha256", "detector", "fusion", "dim", "text_dim", "parameters", "lambda",
-      "leftovers"}: `parameters` counts numbers, `lambda` is the learned one or None.
+      {"workdir", "sha256", "detector", "fusion", "heads", "dim", "text_dim", "parameters",
+      "lambda", "leftovers", "manifest"}: `parameters` counts numbers, `lambda` is the learned one
+      or None, `manifest` is of the features.
 
     Raises:
       UserError: not such a file, names or shapes that aren't the detector's, a store of other
@@ -97,9 +100,9 @@ def import_checkpoint(
     fields["detector"] = _detector(source, detector, fields["detector"], "VLR" in state)
     fields["fusion"] = _fusion(source, fusion, fields) if text_dim else "concat"
     config = config_lib.TrainConfig(**fields, fidelity="reference", standardise="no")
-    variables, leftovers = torch_names.to_flax(state)
     fresh = jax.eval_shape(lambda: step.init_state(config, dim, text_dim))
     try:
+        variables, leftovers = torch_names.to_flax(state)
         torch_names.require_fit(state, fresh.params["detector"], fresh.batch_stats)
     except UserError as error:
         raise UserError(f"{source}: {error}; are --fusion and --heads right?") from error
@@ -115,20 +118,21 @@ def import_checkpoint(
         "sha256": hashlib.sha256(pathlib.Path(source).read_bytes()).hexdigest(),
         "detector": config.detector,
         "fusion": config.fusion if text_dim else None,
+        "heads": config.heads if config.detector == "ur_dmu" else None,
         "dim": dim,
         "text_dim": text_dim,
         "parameters": sum(int(np.size(value)) for name, value in state.items()
                           if name not in leftovers),
         "lambda": None if learned is None else float(learned),
         "leftovers": leftovers,
+        "manifest": manifest.to_json(),
     }  # fmt: skip
-    path = _claim(pathlib.Path(workdir), found)
+    _claim(pathlib.Path(workdir), found)
     saved = checkpoints.Checkpoints(workdir)
     restored = step.state_of(config, variables["params"], variables["batch_stats"])
     saved.save("last", 0, restored, [])
     saved.close()
     checkpoints.write_model(workdir, config, manifest, None, None)
-    store.write_atomically(path, (json.dumps(found, indent=1) + "\n").encode())
     return found
 
 
@@ -144,7 +148,7 @@ def read_state(source: str) -> dict[str, np.ndarray]:
 
     try:
         content = torch.load(source, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, pickle.UnpicklingError, EOFError, ValueError) as error:
+    except (OSError, EOFError, pickle.UnpicklingError, *UNREADABLE) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(
             f"{source}: expected a PyTorch state dict that loads with weights_only, found "
@@ -226,8 +230,8 @@ def _manifest(store_path: str, dim: int, text_dim: int) -> store.Manifest:
     return manifest
 
 
-def _claim(workdir: pathlib.Path, found: Mapping[str, Any]) -> pathlib.Path:
-    """The import's record in its folder; raises UserError where the folder is another's."""
+def _claim(workdir: pathlib.Path, found: Mapping[str, Any]) -> None:
+    """Writes the import's record first; raises UserError where the folder is another's."""
     path = workdir / "import.json"
     ours = {key: value for key, value in found.items() if key != "workdir"}
     if path.exists():
@@ -242,7 +246,7 @@ def _claim(workdir: pathlib.Path, found: Mapping[str, Any]) -> pathlib.Path:
             "give another --workdir"
         )
     workdir.mkdir(parents=True, exist_ok=True)
-    return path
+    store.write_atomically(path, (json.dumps(found, indent=1) + "\n").encode())
 
 
 if __name__ == "__main__":

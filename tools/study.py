@@ -108,7 +108,7 @@ def ped2(plan: Plan) -> dict[str, Any]:
             workdir=str(plan.out / "runs" / name),
             seed=seed,
         )
-        results[group].append(finished_run(run_config)["last"])
+        results[group].append(finished_measures(run_config))
         baselines_of[group].append(_measure_rules(rules, split))
     return summary(results, baselines_of)
 
@@ -181,6 +181,21 @@ def finished_run(config: config_lib.TrainConfig) -> dict[str, Any]:
     if finished.exists() and begun.read_text() == config_lib.to_flagfile(config):
         return annotations.read_json(finished)
     return train.train(config)
+
+
+def finished_measures(config: config_lib.TrainConfig) -> dict[str, Any]:
+    """Test measures of a run's last checkpoint, made unless they are there.
+
+    Raises:
+      UserError: the store has no test videos whose frames are annotated.
+    """
+    last = finished_run(config)["last"]
+    if last is None:
+        raise UserError(
+            f"{config.store}: expected test videos with abnormal_frames, found none or some "
+            "without; add them to videos.json and encode again"
+        )
+    return last
 
 
 def spread(values: Sequence[float]) -> dict[str, float]:

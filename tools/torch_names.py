@@ -68,10 +68,17 @@ def _leaf(path: tuple[str, ...], leaf: str) -> tuple[str, ...] | None:
     return (collection, *path, _NORM_LEAVES[leaf])
 
 
-def _layout(path: tuple[str, ...], value: np.ndarray) -> np.ndarray:
+def _layout(path: tuple[str, ...], value: np.ndarray, name: str) -> np.ndarray:
+    """A PyTorch array in our layout; raises UserError where its rank allows none."""
+    is_kernel = path[-1] == "kernel"
+    fits = value.size == 1 if path == ("ssls", "lambda") else not is_kernel or value.ndim in (2, 3)
+    if is_kernel and value.ndim == 3 and not path[-2].startswith("conv"):
+        fits = value.shape[2] == 1
+    if not fits:
+        raise UserError(f"{name!r}: expected a parameter's rank, found {list(value.shape)}")
     if path == ("ssls", "lambda"):
         return value.reshape(())
-    if path[-1] != "kernel":
+    if not is_kernel:
         return value
     if value.ndim == 3 and path[-2].startswith("conv"):
         return value.transpose(2, 1, 0)
@@ -97,7 +104,7 @@ def to_flax(state: Mapping[str, np.ndarray]) -> tuple[dict[str, Any], list[str]]
         if path is None:
             leftovers.append(name)
         else:
-            flat[path] = _layout(path, np.asarray(value))
+            flat[path] = _layout(path, np.asarray(value), name)
     tree = traverse_util.unflatten_dict(flat)
     return {kind: tree.get(kind, {}) for kind in ("params", "batch_stats", "ssls")}, leftovers
 
@@ -114,9 +121,21 @@ def sizes(state: Mapping[str, np.ndarray], heads: int = 4) -> dict[str, Any]:
       stream). `fusion` is absent where shapes leave it open (add and product have the same).
 
     Raises:
-      UserError: none of the published detectors.
+      UserError: none of the published detectors, or arrays of other ranks than theirs.
     """
     shapes = {name: np.shape(value) for name, value in state.items()}
+    try:
+        return _sizes(shapes, heads)
+    except (KeyError, ValueError, IndexError, ZeroDivisionError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(
+            f"expected parameters of RTFM, TEVAD, LAP or UR-DMU, whole and in their ranks, found "
+            f"{error!r} among them; is this one of their checkpoints?"
+        ) from error
+
+
+def _sizes(shapes: Mapping[str, tuple[int, ...]], heads: int) -> dict[str, Any]:
     if "embedding.conv_1.0.weight" in shapes:
         width, dim, _ = shapes["embedding.conv_1.0.weight"]
         inner = shapes["selfatt.layers.0.0.fn.to_qkv.weight"][0] // 4
@@ -184,7 +203,7 @@ def require_fit(state: Mapping[str, np.ndarray], params: Any, batch_stats: Any) 
             "contradict each other"
         )
     for path, wanted in ours.items():
-        found = _layout(path, np.asarray(state[names[path]])).shape
+        found = _layout(path, np.asarray(state[names[path]]), names[path]).shape
         if found != wanted.shape:
             raise UserError(
                 f"{names[path]!r}: expected shape {list(wanted.shape)} (in our layout, by the "
