@@ -87,19 +87,7 @@ def import_checkpoint(
     from tools import torch_names
 
     state = read_state(source)
-    try:
-        fields = torch_names.sizes(state, heads)
-    except UserError as error:
-        raise UserError(f"{source}: {error}") from error
-    dim, text_dim = fields.pop("dim"), fields.pop("text_dim")
-    if not dim:
-        raise UserError(
-            f"{source}: expected a visual stream (Aggregate.*), found text alone; import a "
-            "checkpoint with both"
-        )
-    fields["detector"] = _detector(source, detector, fields["detector"], "VLR" in state)
-    fields["fusion"] = _fusion(source, fusion, fields) if text_dim else "concat"
-    config = config_lib.TrainConfig(**fields, fidelity="reference", standardise="no")
+    config, dim, text_dim = _config(source, state, detector, fusion, heads)
     fresh = jax.eval_shape(lambda: step.init_state(config, dim, text_dim))
     try:
         variables, leftovers = torch_names.to_flax(state)
@@ -179,6 +167,28 @@ def read_state(source: str) -> dict[str, np.ndarray]:
             "with NaN or infinity; was the training stopped by them?"
         )
     return state
+
+
+def _config(
+    source: str, state: Mapping[str, np.ndarray], detector: str, fusion: str, heads: int
+) -> tuple[config_lib.TrainConfig, int, int]:
+    """(the run that the file is of, visual width, text width)."""
+    from tools import torch_names
+
+    try:
+        fields = torch_names.sizes(state, heads)
+    except UserError as error:
+        raise UserError(f"{source}: {error}") from error
+    dim, text_dim = fields.pop("dim"), fields.pop("text_dim")
+    if not dim:
+        raise UserError(
+            f"{source}: expected a visual stream (Aggregate.*), found text alone; import a "
+            "checkpoint with both"
+        )
+    fields["detector"] = _detector(source, detector, fields["detector"], "VLR" in state)
+    fields["fusion"] = _fusion(source, fusion, fields) if text_dim else "concat"
+    config = config_lib.TrainConfig(**fields, fidelity="reference", standardise="no")
+    return config, dim, text_dim
 
 
 def _detector(source: str, asked: str, seen: str, has_lambda: bool) -> str:
