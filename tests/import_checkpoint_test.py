@@ -194,8 +194,9 @@ def test_a_file_that_runs_code_is_refused(tmp_path, monkeypatch):
     pathlib.Path("text.pkl").write_text("hello world")
     pathlib.Path("dot.pkl").write_text(".")
     for name in ("evil.pkl", "plain.pkl", "text.pkl", "dot.pkl", "missing.pkl"):
-        with pytest.raises(UserError, match=f"{name}: expected a PyTorch state dict"):
+        with pytest.raises(UserError, match=f"{name}: expected a PyTorch state dict") as caught:
             import_checkpoint.read_state(name)
+        assert "False" not in str(caught.value)  # No advice to load it unsafely.
     assert not pathlib.Path("evil-ran").exists()
     torch.save([1, 2], "list.pkl")
     with pytest.raises(UserError, match="list.pkl: expected tensors by name, found list"):

@@ -181,6 +181,9 @@ def test_a_file_that_is_no_npz_is_a_users_mistake(content, tmp_path):
     path = tmp_path / "made.npz"
     path.write_bytes(content)
     _assert_refused(path)
+    with pytest.raises(UserError) as caught:
+        reference_step.compare(str(path))
+    assert "allow_pickle" not in str(caught.value)  # No advice to load it unsafely.
 
 
 def test_one_array_is_no_npz(tmp_path):

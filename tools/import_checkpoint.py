@@ -137,10 +137,13 @@ def read_state(source: str) -> dict[str, np.ndarray]:
     try:
         content = torch.load(source, map_location="cpu", weights_only=True)
     except (OSError, EOFError, pickle.UnpicklingError, *UNREADABLE) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        # PyTorch's own message advises to load the file unsafely: not passed on.
+        reason = (
+            getattr(error, "strerror", None) or "another kind of file, or objects besides tensors"
+        )
         raise UserError(
             f"{source}: expected a PyTorch state dict that loads with weights_only, found "
-            f"{reason[:200]}; save it with torch.save(model.state_dict(), FILE)"
+            f"{reason}; save it with torch.save(model.state_dict(), FILE)"
         ) from error
     for key in WRAPPERS:
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):

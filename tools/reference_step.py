@@ -59,7 +59,8 @@ def compare(path: str) -> dict[str, float]:
         with np.load(path, allow_pickle=False) as file:
             golden = dict(file)
     except (OSError, ValueError, EOFError, TypeError, zipfile.BadZipFile) as error:
-        found = str(error) or "nothing"
+        # numpy's own message advises to load the file unsafely: not passed on.
+        found = getattr(error, "strerror", None) or "another kind of file"
         raise UserError(f"{path}: expected an .npz of a reference run, found {found}") from error
     try:
         return _Comparison(golden).errors()
