@@ -31,6 +31,8 @@ FORMAT_VERSION = 1
 SHARD_BYTES = 1 << 30
 DTYPES = ("float16", "float32")
 SOURCES = ("real", "synthetic")
+# The captioner of a store whose text rows are the generated videos' own descriptions.
+STAND_IN = "description"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -61,9 +63,15 @@ class Manifest:
     def differences(self, other: "Manifest", unknown_agrees: bool = False) -> list[str]:
         """Fields in which two stores of one run must agree but do not; dtype may differ.
 
-        With `unknown_agrees` a value "unknown" (of an imported checkpoint) equals any other.
+        A generated video's description may stand in for what any captioner would say. With
+        `unknown_agrees` a value "unknown" (of an imported checkpoint) equals any other.
         """
         ours, theirs = self.to_json(), other.to_json()
+        if ours["text"] and theirs["text"]:
+            captioners = {text.get("captioner") for text in (ours["text"], theirs["text"])}
+            if STAND_IN in captioners:
+                ours["text"] = dict(ours["text"], captioner=STAND_IN)
+                theirs["text"] = dict(theirs["text"], captioner=STAND_IN)
         fields = ("encoder", "dim", "crops", "snippet", "fps_policy", "text")
         same = _same_or_unknown if unknown_agrees else operator.eq
         return [
@@ -114,6 +122,7 @@ class Row:
       sha256: of the visual rows' bytes followed by the text rows' bytes.
       description, twin, seed: where the video was generated.
       pixel_statistics: the filter's pixel measures, by name.
+      feature_statistics: its measures of the encoder's features of single frames, by name.
     """
 
     id: str
@@ -129,6 +138,7 @@ class Row:
     twin: str | None = None
     seed: int | None = None
     pixel_statistics: Mapping[str, float] | None = None
+    feature_statistics: Mapping[str, float] | None = None
 
 
 def rows_hash(visual_TxNxD: np.ndarray, text_TxE: np.ndarray | None) -> str:
@@ -196,8 +206,13 @@ class Writer:
         if manifest_path.exists():
             found = read_manifest(self.path)
             differences = self.manifest.differences(found)
-            if found.dtype != self.manifest.dtype:
-                differences.append(f"dtype {self.manifest.dtype} against {found.dtype}")
+            # Within one store nothing stands in for anything.
+            differences += [
+                f"{field} {ours} against {theirs}"
+                for field in ("dtype", "text")
+                if (ours := getattr(self.manifest, field)) != (theirs := getattr(found, field))
+                and not any(line.startswith(field) for line in differences)
+            ]
             if differences:
                 raise UserError(
                     f"{self.path}: expected the store begun here to be of the same making, found "

@@ -17,6 +17,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from gvvad_jax import config as config_lib
+from gvvad_jax.annotations import read_json
 from gvvad_jax.command import UserError, run_command
 from gvvad_jax.config import TrainConfig
 from gvvad_jax.store import Store, write_atomically
@@ -203,7 +204,22 @@ def _read_bank(opened: Store) -> Any:
             f"{path}: expected [K, {opened.manifest.text['dim']}], found {list(bank_KxE.shape)}; "
             "embed the bank with the store's text encoder"
         )
+    _require_encoder(path.with_suffix(".json"), opened)
     return np.float32(bank_KxE)
+
+
+def _require_encoder(path: pathlib.Path, opened: Store) -> None:
+    """Vectors of different text encoders don't mix, whatever their width. Imports have no .json."""
+    if not path.exists():
+        return
+    content, expected = read_json(path), opened.manifest.text["encoder"]
+    found = content.get("encoder") if isinstance(content, dict) else content
+    if "unknown" not in (found, expected) and found != expected:
+        raise UserError(
+            f"{path}: expected a bank embedded by {expected!r} as the store's text, found "
+            f"{found!r}; encode the store again, or copy bank.npy and bank.json from one of that "
+            "encoder"
+        )
 
 
 class _Log:

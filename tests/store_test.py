@@ -136,6 +136,18 @@ def test_another_making_is_refused(tmp_path):
         store.Writer(tmp_path / "s", other, _videos())
 
 
+def test_a_description_stands_in_for_a_caption_between_stores_but_not_within_one(tmp_path):
+    git, stand_in, blip = (
+        dataclasses.replace(MANIFEST, text=dict(MANIFEST.text, captioner=captioner))
+        for captioner in ("git", "description", "blip")
+    )
+    assert not git.differences(stand_in) and not stand_in.differences(git)
+    assert git.differences(blip)
+    store.Writer(tmp_path, git, _videos())
+    with pytest.raises(UserError, match="captioner"):
+        store.Writer(tmp_path, stand_in, _videos())
+
+
 def test_stores_of_one_run_must_agree(tmp_path):
     _write(tmp_path / "s")
     one, two = store.Store(tmp_path / "s"), store.Store(tmp_path / "s")

@@ -226,3 +226,11 @@ def test_a_missing_bank_is_told(config, tmp_path):
     (tmp_path / "s" / "bank.npy").unlink()
     with pytest.raises(UserError, match=r"bank.npy: expected LAP's .* --detector=tevad"):
         train.train(dataclasses.replace(config, store=str(tmp_path / "s"), synthetic_store=""))
+
+
+def test_a_bank_of_another_text_encoder_is_refused(config, tmp_path):
+    write_store(tmp_path / "s", {"train": (3, 3)})
+    changed = dataclasses.replace(config, store=str(tmp_path / "s"), synthetic_store="")
+    (tmp_path / "s" / "bank.json").write_text('{"encoder": "other words"}')
+    with pytest.raises(UserError, match=r"bank.json: expected a bank embedded by 'words'"):
+        train.train(changed)
