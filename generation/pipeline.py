@@ -16,82 +16,40 @@ import pathlib
 import sys
 from typing import Any
 
-from absl import flags
-
+from gvvad_jax import options
 from gvvad_jax.annotations import read_json
+from gvvad_jax.options import check, option
 from gvvad_jax.store import Store, UserError, run_command, write_atomically
-
-
-def _option(default: Any, help: str, **checks: Any) -> Any:
-    """A field that becomes a flag. `checks`: choices, low."""
-    return dataclasses.field(default=default, metadata={"help": help, **checks})
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What the pipeline makes; each field but `out` is a flag of the same name.
+    """What the pipeline makes; each field is a flag of the same name."""
 
-    Attributes:
-      out: folder for all of it.
-    """
-
-    out: str = ""
-    videos: str = _option("", "videos.json of real videos; the world's footage without it")
-    train_pairs: int = _option(26, "world: pairs of footage to train on", low=1)
-    test_pairs: int = _option(16, "world: pairs of footage to test on", low=1)
-    generated_pairs: int = _option(36, "pairs of generated videos", low=1)
-    backend: str = _option("world", "who generates", choices=("world", "diffusers"))
-    domain_gap: float = _option(1.0, "world: 0 is footage, larger is further", low=0)
-    defect_share: float = _option(0.3, "world: share of generated clips that are broken", low=0)
-    model: str = _option("THUDM/CogVideoX-2b", "diffusers: Hub id or folder")
-    model_dtype: str = _option(
+    out: str = option("", "folder to write; the same command resumes it")
+    videos: str = option("", "videos.json of real videos; the world's footage without it")
+    train_pairs: int = option(26, "world: pairs of footage to train on", low=1)
+    test_pairs: int = option(16, "world: pairs of footage to test on", low=1)
+    generated_pairs: int = option(36, "pairs of generated videos", low=1)
+    backend: str = option("world", "who generates", choices=("world", "diffusers"))
+    domain_gap: float = option(1.0, "world: 0 is footage, larger is further", low=0)
+    defect_share: float = option(0.3, "world: share of generated clips that are broken", low=0)
+    model: str = option("THUDM/CogVideoX-2b", "diffusers: Hub id or folder")
+    model_dtype: str = option(
         "float16", "diffusers: of the weights", choices=("float16", "bfloat16", "float32")
     )
-    model_steps: int | None = _option(None, "diffusers: denoising steps", low=1)
-    encoder: str = _option("motion", "visual encoder", choices=("motion", "clip-l14"))
-    snippet_frames: int = _option(16, "frames a snippet", low=1)
-    snippet_stride: int | None = _option(None, "frames between starts; the encoder's own", low=1)
-    fps_policy: str = _option("native", "native, or frames per second to resample to")
-    captioner: str = _option("rules", "text rows, or none", choices=("rules", "none"))
-    preset: str = _option("strict", "of the filter", choices=("none", "light", "strict"))
-    random_drops: int = _option(4, "draws that drop as many at random: the control", low=1)
-    data_seed: int = _option(0, "of everything random here", low=0)
+    model_steps: int | None = option(None, "diffusers: denoising steps", low=1)
+    encoder: str = option("motion", "visual encoder", choices=("motion", "clip-l14"))
+    snippet_frames: int = option(16, "frames a snippet", low=1)
+    snippet_stride: int | None = option(None, "frames between starts; the encoder's own", low=1)
+    fps_policy: str = option("native", "native, or frames per second to resample to")
+    captioner: str = option("rules", "text rows, or none", choices=("rules", "none"))
+    preset: str = option("strict", "of the filter", choices=("none", "light", "strict"))
+    random_drops: int = option(4, "draws that drop as many at random: the control", low=1)
+    data_seed: int = option(0, "of everything random here", low=0)
 
     def __post_init__(self):
-        for field in dataclasses.fields(self):
-            value, checks = getattr(self, field.name), field.metadata
-            if "choices" in checks and value not in checks["choices"]:
-                expected = f"one of {', '.join(checks['choices'])}"
-            elif "low" in checks and value is not None and value < checks["low"]:
-                expected = f"at least {checks['low']}"
-            else:
-                continue
-            raise UserError(f"--{field.name}: expected {expected}, found {value!r}; correct it")
-
-
-_DEFINERS = {
-    int: flags.DEFINE_integer,
-    int | None: flags.DEFINE_integer,
-    float: flags.DEFINE_float,
-    str: flags.DEFINE_string,
-}
-
-
-def define_flags() -> None:
-    """Defines a flag for each field of `Plan`."""
-    for field in dataclasses.fields(Plan):
-        text = field.metadata.get("help", "folder to write; the same command resumes it")
-        choices = field.metadata.get("choices")
-        text += f" ({'|'.join(choices)})" if choices else ""
-        _DEFINERS[field.type](field.name, field.default, text, module_name=sys.argv[0])
-
-
-def from_flags() -> Plan:
-    """The parsed flags as a plan; raises UserError on a value out of range, or without --out."""
-    values = {field.name: flags.FLAGS[field.name].value for field in dataclasses.fields(Plan)}
-    if not values["out"]:
-        raise UserError("--out: expected a folder to write, found none; give one")
-    return Plan(**values)
+        check(self)
 
 
 def run(plan: Plan) -> dict[str, Any]:
@@ -118,6 +76,8 @@ def run(plan: Plan) -> dict[str, Any]:
             "generation.videos and generation.encode instead"
         )
     out = pathlib.Path(plan.out)
+    if not plan.out:
+        raise UserError("--out: expected a folder to write, found none; give one")
     _claim(out, plan)
 
     _tell("footage")
@@ -217,9 +177,9 @@ def _recipe(plan: Plan) -> Any:
 
 
 def main(_) -> None:
-    print(json.dumps(run(from_flags())))
+    print(json.dumps(run(options.from_flags(Plan))))
 
 
 if __name__ == "__main__":
-    define_flags()
+    options.define_flags(Plan)
     run_command(main, usage=__doc__)

@@ -16,7 +16,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-from gvvad_jax import config as config_lib
+from gvvad_jax import options
 from gvvad_jax.annotations import read_json
 from gvvad_jax.command import UserError, run_command
 from gvvad_jax.config import TrainConfig
@@ -34,7 +34,7 @@ MAY_CHANGE = (
 
 
 def main(_: Sequence[str]) -> None:
-    result = train(config_lib.from_flags())
+    result = train(options.from_flags(TrainConfig))
     print(json.dumps(result))
 
 
@@ -73,7 +73,7 @@ def train(config: TrainConfig) -> dict[str, Any]:
     selection = _Selection(config, ready, saved)
     runner = parallel.Runner(config, state, ready.data)
     # Only a run that can start claims its folder.
-    write_atomically(workdir / "config.flags", config_lib.to_flagfile(config).encode())
+    write_atomically(workdir / "config.flags", options.to_flagfile(config).encode())
     bank = None if ready.data.bank_KxE is None else ready.data.bank_KxE.tolist()
     checkpoints.write_model(workdir, config, ready.manifest, ready.standard.to_json(), bank)
     log = _Log(workdir, start)
@@ -184,7 +184,7 @@ def _require_workdir(config: TrainConfig) -> pathlib.Path:
 
 
 def _lines(config: TrainConfig) -> dict[str, str]:
-    return dict(line.split("=", 1) for line in config_lib.to_flagfile(config).splitlines())
+    return dict(line.split("=", 1) for line in options.to_flagfile(config).splitlines())
 
 
 def _read_bank(opened: Store) -> Any:
@@ -400,5 +400,5 @@ def _commit() -> str:
 
 
 if __name__ == "__main__":
-    config_lib.define_flags()
+    options.define_flags(TrainConfig)
     run_command(main, usage=__doc__)

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from gvvad_jax import config as config_lib
+from gvvad_jax import options
 from gvvad_jax.command import UserError
 from gvvad_jax.config import TrainConfig
 
@@ -50,10 +50,11 @@ def test_text_alone_needs_a_text_stream():
 def test_a_flagfile_gives_the_config_back(tmp_path):
     config = TrainConfig(head_widths=(16, 8), l2=0.1, best_on_test=True, synthetic_share=0.25)
     path = tmp_path / "config.flags"
-    path.write_text(config_lib.to_flagfile(config))
+    path.write_text(options.to_flagfile(config))
     code = (
-        "import sys; from absl import flags; from gvvad_jax import config as c; "
-        "c.define_flags(); flags.FLAGS(sys.argv); print(repr(c.from_flags()))"
+        "import sys; from absl import flags; from gvvad_jax import options as o, config as c; "
+        "o.define_flags(c.TrainConfig); flags.FLAGS(sys.argv); "
+        "print(repr(o.from_flags(c.TrainConfig)))"
     )
     done = subprocess.run(
         [sys.executable, "-c", code, f"--flagfile={path}"],

@@ -10,7 +10,7 @@ import pytest
 ROOT = pathlib.Path(__file__).parent.parent
 PYTORCH_SIDE = ("torch", "diffusers", "transformers", "generation", "tools", "cv2", "av")
 JAX_SIDE = ("jax", "flax", "optax", "orbax", "tools")
-SHARED = ("gvvad_jax.store", "gvvad_jax.annotations")
+SHARED = ("gvvad_jax.store", "gvvad_jax.annotations", "gvvad_jax.options")
 
 
 def _imports(path):

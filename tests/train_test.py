@@ -13,7 +13,7 @@ import jax
 import numpy as np
 import pytest
 
-from gvvad_jax import checkpoints, score, step, train
+from gvvad_jax import checkpoints, options, score, step, train
 from gvvad_jax.command import UserError
 from gvvad_jax.config import DETECTORS, LAMBDA_MODES, TrainConfig
 from tests.conftest import DIM, TEXT_DIM, write_store
@@ -89,7 +89,7 @@ def test_killed_and_run_again_equals_uninterrupted(config, tmp_path):
     command = [sys.executable, "-m", "gvvad_jax.train"]
     expected = train.train(whole)
     flagfile = tmp_path / "killed.flags"
-    flagfile.write_text(train.config_lib.to_flagfile(killed))
+    flagfile.write_text(options.to_flagfile(killed))
     command.append(f"--flagfile={flagfile}")
     process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL, text=True)
     log = pathlib.Path(killed.workdir) / "metrics.jsonl"

@@ -21,7 +21,7 @@ import numpy as np
 from absl import flags
 
 from generation import pipeline
-from gvvad_jax import annotations, store
+from gvvad_jax import annotations, options, store
 from gvvad_jax import config as config_lib
 from gvvad_jax.command import UserError, run_command
 from tools import study
@@ -107,7 +107,7 @@ def run(plan: Plan) -> dict[str, Any]:
         "data": _counts(paths),
         "rendered": not plan.data.videos,
         "seeds": plan.seeds,
-        "flags": config_lib.to_flagfile(plan.train),
+        "flags": options.to_flagfile(plan.train),
         "plan": {k: v for k, v in dataclasses.asdict(plan.data).items() if k != "out"},
         "provenance": provenance | {"decisions": _hash(paths["decisions"])},
     }
@@ -272,7 +272,11 @@ def table(found: Mapping[str, Any]) -> str:
 
 
 def main(_) -> None:
-    plan = Plan(data=pipeline.from_flags(), train=config_lib.from_flags(), seeds=flags.FLAGS.seeds)
+    plan = Plan(
+        data=options.from_flags(pipeline.Plan),
+        train=options.from_flags(config_lib.TrainConfig),
+        seeds=flags.FLAGS.seeds,
+    )
     found = run(plan)
     print(table(found))
     if found["rendered"]:
@@ -281,7 +285,6 @@ def main(_) -> None:
 
 
 if __name__ == "__main__":
-    pipeline.define_flags()
-    config_lib.define_flags()
+    options.define_flags(pipeline.Plan, config_lib.TrainConfig)
     flags.DEFINE_integer("seeds", 4, "Runs of each arm.", 1)
     run_command(main, usage=__doc__)

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from absl import flags
 
-from gvvad_jax import annotations, store
+from gvvad_jax import annotations, options, store
 from gvvad_jax import config as config_lib
 from gvvad_jax.command import UserError, run_command
 
@@ -178,7 +178,7 @@ def finished_run(config: config_lib.TrainConfig) -> dict[str, Any]:
 
     workdir = pathlib.Path(config.workdir)
     finished, begun = workdir / "result.json", workdir / "config.flags"
-    if finished.exists() and begun.read_text() == config_lib.to_flagfile(config):
+    if finished.exists() and begun.read_text() == options.to_flagfile(config):
         return annotations.read_json(finished)
     return train.train(config)
 
@@ -272,7 +272,9 @@ def table(found: Mapping[str, Any]) -> str:
 def main(_: Sequence[str]) -> None:
     if not _OUT.value:
         raise UserError("--out: expected a folder for the study, found none; give one")
-    found, text = STUDIES[_STUDY.value](pathlib.Path(_OUT.value), config_lib.from_flags())
+    found, text = STUDIES[_STUDY.value](
+        pathlib.Path(_OUT.value), options.from_flags(config_lib.TrainConfig)
+    )
     path = pathlib.Path(_OUT.value) / "summary.json"
     store.write_atomically(path, (json.dumps(found, indent=1) + "\n").encode())
     print(text, file=sys.stderr)
@@ -308,7 +310,7 @@ def _detectors(out: pathlib.Path, train: config_lib.TrainConfig) -> tuple[dict[s
 STUDIES = {"ped2": _ped2, "detectors": _detectors}
 
 if __name__ == "__main__":
-    config_lib.define_flags()
+    options.define_flags(config_lib.TrainConfig)
     _STUDY = flags.DEFINE_enum("study", "ped2", list(STUDIES), "Which study.")
     _VIDEOS = flags.DEFINE_string("videos", "", "The videos.json.")
     _OUT = flags.DEFINE_string("out", "", "Folder of the study; the same command resumes it.")
