@@ -1,9 +1,14 @@
 """Descriptions of surveillance scenes in normal/abnormal twins, from four elements.
 
     python -m generation.prompts --num_pairs=130 --seed=0 --out=prompts.jsonl
+    python -m generation.prompts --writer=chat --chat_model=MODEL --num_pairs=130 \\
+        --sampling='{"temperature": 1.0}' --out=prompts.jsonl
 
 A description says viewpoint, location, subject and event; its twin shares the first three, and
-the seed, so the event alone tells them apart. The built-in grammar writes them without a network.
+the seed, so the event alone tells them apart. The built-in grammar writes them without a network;
+a language model behind any OpenAI-compatible API writes freer ones (generation/prompts_chat.py).
+Killed anywhere, the same command goes on. Prints one JSON object; with pairs missing after all
+attempts, what is there goes to *.incomplete.jsonl and the exit status is 1.
 """
 
 import collections
@@ -89,6 +94,64 @@ class Description:
         return cls(**given)
 
 
+@dataclasses.dataclass(frozen=True)
+class Slot:
+    """What is settled of a pair before anyone writes it.
+
+    Attributes:
+      cls: UCF-Crime class.
+      turn: how many pairs of the class come before.
+      viewpoint, location: where the camera is.
+      visit: how many pairs of the class come before from the same camera.
+      seed: of both videos.
+    """
+
+    cls: str
+    turn: int
+    viewpoint: str
+    location: str
+    visit: int
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """Of the pair."""
+        return f"{self.cls}-{self.turn:04d}"
+
+    def id(self, label: int) -> str:
+        """Of one of the twins."""
+        return f"{self.name}-{'abnormal' if label else 'normal'}"
+
+
+def slot(index: int, seed: int, viewpoints: Sequence[str] = VIEWPOINTS) -> Slot:
+    """The plan's pair number `index`, from 0.
+
+    Classes take turns. Within a class, viewpoints and locations take turns, and as their numbers
+    have no common factor, all combinations come before one repeats.
+    """
+    return _draw(index, seed, viewpoints)[0]
+
+
+def _draw(
+    index: int, seed: int, viewpoints: Sequence[str] = VIEWPOINTS
+) -> tuple[Slot, np.random.Generator]:
+    """The slot, and the class's random numbers where the slot's draws end."""
+    turn, class_index = divmod(index, len(CLASSES))
+    cls = CLASSES[class_index]
+    order = np.random.default_rng([seed, class_index])
+    viewpoints = order.permutation(viewpoints)
+    locations = order.permutation(GRAMMAR[cls].locations)
+    drawn = Slot(
+        cls,
+        turn,
+        viewpoint=str(viewpoints[turn % len(viewpoints)]),
+        location=str(locations[turn % len(locations)]),
+        visit=turn // (len(viewpoints) * len(locations)),
+        seed=int(np.random.default_rng([seed, class_index, turn]).integers(2**31)),
+    )
+    return drawn, order
+
+
 def capacity() -> int:
     """How many pairs without a duplicate the grammar holds."""
     return len(CLASSES) * min(_combinations(grammar) for grammar in GRAMMAR.values())
@@ -102,9 +165,8 @@ def _combinations(grammar) -> int:
 def write_grammar(num_pairs: int, seed: int) -> list[Description]:
     """Twins from the built-in grammar: abnormal, normal, abnormal, normal ...
 
-    Classes take turns. Within a class, viewpoints and locations take turns (their numbers have
-    no common factor, so all combinations come before one repeats), and a repeated combination
-    gets another subject or event. The first n pairs don't depend on how many follow.
+    Where each happens is planned (see `slot`); from the same camera it is another subject or event
+    each time. The first n pairs don't depend on how many follow.
 
     Args:
       num_pairs: of twins, at most `capacity()`.
@@ -125,32 +187,26 @@ def write_grammar(num_pairs: int, seed: int) -> list[Description]:
 
 
 def _pair(index: int, seed: int) -> tuple[Description, Description]:
-    turn, class_index = divmod(index, len(CLASSES))
-    cls = CLASSES[class_index]
-    grammar = GRAMMAR[cls]
-    order = np.random.default_rng([seed, class_index])
-    viewpoints = order.permutation(VIEWPOINTS)
-    locations = order.permutation(grammar.locations)
-    places = len(viewpoints) * len(locations)
+    slot, order = _draw(index, seed)
+    grammar = GRAMMAR[slot.cls]
+    places = len(VIEWPOINTS) * len(grammar.locations)
     actions = len(grammar.subjects) * len(grammar.events)
     # A place's first action is drawn; each return to the place takes the next one.
     first_action_P = order.integers(actions, size=places)
-    action = (first_action_P[turn % places] + turn // places) % actions
+    action = (first_action_P[slot.turn % places] + slot.visit) % actions
     event_index, subject_index = divmod(int(action), len(grammar.subjects))
     elements = {
-        "viewpoint": str(viewpoints[turn % len(viewpoints)]),
-        "location": str(locations[turn % len(locations)]),
+        "viewpoint": slot.viewpoint,
+        "location": slot.location,
         "subject": grammar.subjects[subject_index],
     }
-    pair_seed = int(np.random.default_rng([seed, class_index, turn]).integers(2**31))
-    names = {1: f"{cls}-{turn:04d}-abnormal", 0: f"{cls}-{turn:04d}-normal"}
     abnormal, normal = (
         Description(
-            id=names[label],
-            twin=names[1 - label],
-            cls=cls,
+            id=slot.id(label),
+            twin=slot.id(1 - label),
+            cls=slot.cls,
             label=label,
-            seed=pair_seed,
+            seed=slot.seed,
             event=grammar.events[event_index][1 - label],
             description=_long_text(elements, grammar.events[event_index][1 - label]),
             phrase=f"{elements['subject']} {grammar.events[event_index][1 - label]} "
@@ -220,17 +276,124 @@ def coverage(descriptions: Sequence[Description]) -> dict[str, dict[str, int]]:
 
 
 def main(_) -> None:
+    if _WRITER.value == "chat":
+        _write_with_chat()
+        return
     descriptions = write_grammar(_NUM_PAIRS.value, _SEED.value)
     save(_OUT.value, descriptions)
-    for element, counts in coverage(descriptions).items():
-        print(f"{element}:", file=sys.stderr)
-        for name, count in counts.items():
-            print(f"  {count:5d}  {name}", file=sys.stderr)
+    _print_coverage(descriptions)
     print(json.dumps({"out": _OUT.value, "descriptions": len(descriptions)}))
 
 
+def _write_with_chat() -> None:
+    """Writes --out if it is complete, else *.incomplete.jsonl beside it, and exits with 1."""
+    from generation import chat
+
+    out = pathlib.Path(_OUT.value)
+    server = chat.Server(
+        model=_CHAT_MODEL.value,
+        base_url=_BASE_URL.value,
+        sampling=chat.parse_sampling(_SAMPLING.value),
+        cache_dir=_CACHE.value or out.with_suffix(".answers"),
+        max_concurrent=_MAX_CONCURRENT.value,
+        attempts=_ATTEMPTS.value,
+        timeout=_TIMEOUT.value,
+        backoff=_BACKOFF.value,
+        price_input=_PRICE_INPUT.value,
+        price_output=_PRICE_OUTPUT.value,
+        batch=_BATCH.value,
+        batch_poll=_BATCH_POLL.value,
+    )
+    from generation import prompts_chat  # needs what the server has made sure of
+
+    written = prompts_chat.write_chat(
+        _NUM_PAIRS.value,
+        _SEED.value,
+        server,
+        attempts=_ATTEMPTS.value,
+        clip_tokenizer=_CLIP_TOKENIZER.value,
+    )
+    complete = len(written.missing) <= _ALLOW_MISSING.value and bool(written.descriptions)
+    incomplete = out.with_suffix(f".incomplete{out.suffix}")
+    path = out if complete else incomplete
+    incomplete.unlink(missing_ok=True)
+    if written.descriptions:
+        save(path, written.descriptions)
+    _print_coverage(written.descriptions)
+    for name, reason in written.missing.items():
+        print(f"missing {name}: {' '.join(reason.split())}", file=sys.stderr)
+    summary = {
+        "out": str(path) if written.descriptions else None,
+        "complete": complete,
+        "descriptions": len(written.descriptions),
+        "missing": written.missing,
+        "usage": server.usage.to_json(),
+    }
+    print(json.dumps(summary))
+    if not complete:
+        print(
+            f"error: {out}: expected all pairs, found {len(written.missing)} missing; the same "
+            "command asks for them again, --allow_missing does without them",
+            file=sys.stderr,
+        )
+        sys.exit(1)
+
+
+def _print_coverage(descriptions: Sequence[Description]) -> None:
+    counts = coverage(descriptions)
+    labels = collections.Counter((d.cls, d.label) for d in descriptions)
+    counts["class"] = {
+        f"{name} ({labels[name, 1]} abnormal, {labels[name, 0]} normal)": count
+        for name, count in counts["class"].items()
+    }
+    for element, named in counts.items():
+        print(f"{element}:", file=sys.stderr)
+        for name, count in named.items():
+            print(f"  {count:5d}  {name}", file=sys.stderr)
+
+
 if __name__ == "__main__":
+    _WRITER = flags.DEFINE_enum(
+        "writer", "grammar", ["grammar", "chat"], "The built-in grammar, or a language model."
+    )
     _NUM_PAIRS = flags.DEFINE_integer("num_pairs", 130, "Pairs of normal and abnormal twins.")
     _SEED = flags.DEFINE_integer("seed", 0, "Another seed gives another order of everything.")
     _OUT = flags.DEFINE_string("out", "prompts.jsonl", "The file to write.")
+    _CHAT_MODEL = flags.DEFINE_string("chat_model", "", "chat: the server's name of the model.")
+    _BASE_URL = flags.DEFINE_string(
+        "base_url",
+        None,
+        "chat: of an OpenAI-compatible server, e.g. http://localhost:8000/v1; OpenAI's own unless "
+        "told. OPENAI_API_KEY is sent there; a local server may need none.",
+    )
+    _SAMPLING = flags.DEFINE_string(
+        "sampling", "{}", 'chat: JSON fields of the request, e.g. {"temperature": 1.0}.'
+    )
+    _CACHE = flags.DEFINE_string(
+        "cache", None, "chat: folder of answers; beside --out, ending in .answers, unless told."
+    )
+    _MAX_CONCURRENT = flags.DEFINE_integer("max_concurrent", 8, "chat: requests in flight.")
+    _ATTEMPTS = flags.DEFINE_integer(
+        "attempts", 4, "chat: answers a pair may take, and requests an answer may take."
+    )
+    _TIMEOUT = flags.DEFINE_float("timeout", 120.0, "chat: seconds a request may be silent.")
+    _BACKOFF = flags.DEFINE_float(
+        "backoff", 1.0, "chat: seconds before the first retry, doubled each time.", lower_bound=0
+    )
+    _PRICE_INPUT = flags.DEFINE_float(
+        "price_input", None, "chat: dollars per million tokens asked.", lower_bound=0
+    )
+    _PRICE_OUTPUT = flags.DEFINE_float(
+        "price_output", None, "chat: dollars per million tokens answered.", lower_bound=0
+    )
+    _BATCH = flags.DEFINE_bool("batch", False, "chat: through the Batch API; killed, it goes on.")
+    _BATCH_POLL = flags.DEFINE_float(
+        "batch_poll", 30.0, "chat: seconds between looks at the batch.", lower_bound=0
+    )
+    _CLIP_TOKENIZER = flags.DEFINE_string(
+        "clip_tokenizer", "", "chat: folder of a CLIP tokenizer that measures phrases exactly."
+    )
+    _ALLOW_MISSING = flags.DEFINE_integer(
+        "allow_missing", 0, "chat: pairs that may be missing from a complete file.", lower_bound=0
+    )
     run_command(main, usage=__doc__)

@@ -1,0 +1,142 @@
+"""What replies and errors of a chat server mean: usable, worth another try, the user's to mend."""
+
+import email.utils
+import os
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from gvvad_jax.store import UserError
+
+# Codes by which servers refuse one request's content with HTTP 400.
+_REFUSALS = ("content_filter", "content_policy_violation", "invalid_prompt")
+# Rate limits that waiting doesn't lift.
+_EMPTY = ("insufficient_quota", "billing_hard_limit_reached")
+_TRANSIENT = (408, 409, 425, 429)
+_SHOWN = 300  # characters of a server's own message
+
+
+class Failed(Exception):
+    """A request without a usable answer after all its attempts; the others go on.
+
+    Attributes:
+      name: of the request.
+      reason: of the last attempt, in one line.
+    """
+
+    def __init__(self, name: str, reason: str):
+        super().__init__(f"{name}: {reason}")
+        self.name, self.reason = name, reason
+
+
+class Unusable(Exception):
+    """A reply that can't be used: refused, cut short, or not what the schema asks for."""
+
+
+def read(reply: Mapping[str, Any], schema: type | None) -> tuple[Any, str]:
+    """(instance of the schema or None, its text) out of a chat completion.
+
+    Raises:
+      Unusable: refused, cut short, empty, or not what the schema asks for.
+    """
+    try:
+        choice = reply["choices"][0]
+        message, ending = choice["message"], choice.get("finish_reason")
+        content, refusal = message.get("content"), message.get("refusal")
+    except (KeyError, IndexError, TypeError, AttributeError) as error:
+        raise Unusable("the reply is no chat completion") from error
+    if refusal:
+        raise Unusable(f"refused: {shown(refusal)}")
+    if ending == "content_filter":
+        raise Unusable("refused by the content filter")
+    if ending == "length":
+        raise Unusable("cut short by the limit of tokens; raise it in --sampling")
+    if not isinstance(content, str) or not content.strip():
+        raise Unusable("the reply is empty")
+    import pydantic
+
+    try:
+        return schema and schema.model_validate_json(content), content
+    except pydantic.ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        place = ".".join(map(str, first["loc"])) or "all of it"
+        raise Unusable(f"not what the schema asks for: {place}: {shown(first['msg'])}") from error
+
+
+def explain(error: Exception, model: str, host: str, timeout: float) -> tuple[str, float]:
+    """What became of a request that openai raised an error for.
+
+    Args:
+      error: an openai.OpenAIError.
+      model: that was asked.
+      host: of the server, for messages.
+      timeout: seconds waited for.
+
+    Returns:
+      (reason in one line, seconds that the server asks to wait): it is worth another try.
+
+    Raises:
+      UserError: no retry mends it.
+    """
+    import openai
+
+    if isinstance(error, openai.APITimeoutError):
+        return f"no reply within {timeout:g} s", 0.0
+    if isinstance(error, openai.APIStatusError):
+        reason = explain_status(error.status_code, error.body, model, host)
+        return reason, _seconds(error.response.headers)
+    return "the connection broke", 0.0
+
+
+def explain_status(status: int, body: Any, model: str, host: str) -> str:
+    """The reason of an HTTP error that may pass; UserError for one that doesn't."""
+    body = body if isinstance(body, Mapping) else {"message": body or ""}
+    code, message = body.get("code"), shown(body.get("message") or "")
+    if status in (401, 403):
+        # Without the server's message: it may repeat the key.
+        raise UserError(
+            f"OPENAI_API_KEY: expected a key that {host} accepts for model {model!r}, found it "
+            f"refused (HTTP {status}); export the right one"
+        )
+    if status == 404:
+        raise UserError(
+            f"--chat_model, --base_url: expected a model that {host} serves, found HTTP 404 for "
+            f"{model!r} ({message}); correct the name, or the address, which usually ends in /v1"
+        )
+    if code in _EMPTY:
+        raise UserError(
+            f"{host}: expected an account with credit, found {code} ({message}); top it up and "
+            "run the same command again"
+        )
+    if code in _REFUSALS:
+        return f"refused: {message or code}"
+    if status in _TRANSIENT or status >= 500:
+        return f"HTTP {status}" + (f" ({message})" if message else "")
+    raise UserError(
+        f"{host}: expected a request that it takes, found HTTP {status} ({message}); correct "
+        "--sampling or --chat_model"
+    )
+
+
+def shown(text: Any) -> str:
+    """A server's words in one short line, without the key should they repeat it."""
+    text = " ".join(str(text).split())
+    key = os.environ.get("OPENAI_API_KEY", "").strip()
+    if key:
+        text = text.replace(key, "<key>")
+    return text[:_SHOWN]
+
+
+def _seconds(headers: Mapping[str, str]) -> float:
+    """Retry-After, a number or a date; 0 where there is none that makes sense."""
+    for name, unit in (("retry-after-ms", 1000), ("retry-after", 1)):
+        try:
+            seconds = float(headers[name]) / unit
+            return seconds if 0 < seconds < float("inf") else 0.0
+        except (KeyError, ValueError):
+            continue
+    try:
+        moment = email.utils.parsedate_to_datetime(headers["retry-after"])
+        return max(0.0, moment.timestamp() - time.time())
+    except (KeyError, ValueError, TypeError):
+        return 0.0

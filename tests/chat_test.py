@@ -1,0 +1,398 @@
+import concurrent.futures
+import json
+import socket
+import threading
+import time
+from email.utils import formatdate
+
+import pydantic
+import pytest
+
+from generation import chat
+from gvvad_jax.command import UserError
+from tests.chat_server import ChatServer, text_of
+
+KEY = "sk-secret-0123456789"
+
+
+class Colour(pydantic.BaseModel):
+    name: str
+    length: int
+
+
+def name_colour(body):
+    name = text_of(body).split()[-1]
+    return {"name": name, "length": len(name)}
+
+
+@pytest.fixture(autouse=True)
+def key(monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
+
+
+@pytest.fixture
+def fake():
+    with ChatServer(name_colour) as server:
+        yield server
+
+
+def make(fake, **changes):
+    options = {"model": "painter", "base_url": fake.url, "backoff": 0.001, "timeout": 10.0}
+    return chat.Server(**(options | changes))
+
+
+def request(name):
+    return chat.Request(name, [{"role": "user", "content": f"Name it: {name}"}], Colour)
+
+
+def ask_all(server, *names):
+    return server.ask_all([request(name) for name in names], progress=False)
+
+
+def ask(server, name):
+    return server.ask(request(name).messages, Colour, name=name)
+
+
+def test_answers_fit_the_schema_and_only_what_is_asked_for_is_sent(fake):
+    assert ask(make(fake), "red") == Colour(name="red", length=3)
+    body = fake.asked[0]
+    assert set(body) == {"model", "messages", "response_format", "stream"} and not body["stream"]
+    sent = body["response_format"]["json_schema"]
+    assert sent["strict"] and set(sent["schema"]["properties"]) == {"name", "length"}
+    # A field that the openai package doesn't know reaches the server as well.
+    ask(make(fake, sampling={"temperature": 0.5, "min_p": 0.1}), "red")
+    assert (fake.asked[1]["temperature"], fake.asked[1]["min_p"]) == (0.5, 0.1)
+    image = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
+    parts = [image, {"type": "text", "text": "Name it: blue"}]
+    make(fake).ask([{"role": "user", "content": parts}], Colour, name="image")
+    assert fake.asked[2]["messages"][0]["content"] == parts
+
+
+TOLD = ("refusal", "length", "filter", "not json", "schema", "empty")  # replies that tell tokens
+BROKEN = ("429", "500", "policy", "html", "drop", "half", "slow")
+
+
+@pytest.mark.parametrize("mode", TOLD + BROKEN)
+def test_faults_that_pass(fake, mode):
+    fake.slow = 0.3
+    fake.fail("green", mode)
+    server = make(fake, timeout=0.1 if mode == "slow" else 10.0)
+    answers = ask_all(server, "red", "green", "blue")
+    assert [answer.value.name for answer in answers] == ["red", "green", "blue"]
+    usage = server.usage.to_json()
+    assert (usage["requests"], usage["retries"], usage["failures"]) == (4, 1, 0)
+    # What a reply cost counts, whether or not it could be used.
+    assert usage["input_tokens"] == (400 if mode in TOLD else 300)
+    assert usage["unmetered"] == 0
+
+
+@pytest.mark.parametrize(
+    ("mode", "reason"),
+    [
+        ("429", "HTTP 429 (too many requests); tried 3 times"),
+        ("500", "HTTP 500 (oops with <key>)"),
+        ("refusal", "refused: I can't help with that."),
+        ("policy", "refused: not this"),
+        ("filter", "refused by the content filter"),
+        ("length", "cut short by the limit of tokens"),
+        ("not json", "not what the schema asks for: all of it: Invalid JSON"),
+        ("schema", "not what the schema asks for: name: Field required"),
+        ("drop", "the connection broke"),
+        ("slow", "no reply within 0.1 s"),
+    ],
+)
+def test_faults_that_stay_are_reported_by_name_and_the_others_kept(fake, tmp_path, mode, reason):
+    fake.slow = 0.2
+    fake.fail("green", *[mode] * 9)
+    server = make(fake, attempts=3, cache_dir=tmp_path, timeout=0.1 if mode == "slow" else 10.0)
+    red, green, blue = ask_all(server, "red", "green", "blue")
+    assert (red.value.name, blue.value.name) == ("red", "blue")
+    assert isinstance(green, chat.Failed) and green.name == "green" and reason in green.reason
+    assert KEY not in str(green)
+    assert len(fake.asked) == 2 + 3 and server.usage.to_json()["failures"] == 1
+    with pytest.raises(chat.Failed, match="^green: "):
+        ask(server, "green")
+
+
+@pytest.mark.parametrize(
+    ("mode", "message"),
+    [
+        ("400", "HTTP 400 (this model takes no temperature); correct --sampling"),
+        ("401", "OPENAI_API_KEY: expected a key that 127.0.0.1"),
+        ("403", "OPENAI_API_KEY: expected a key that 127.0.0.1"),
+        ("404", "--chat_model, --base_url: expected a model"),
+        ("quota", "expected an account with credit, found insufficient_quota"),
+    ],
+)
+def test_what_no_retry_mends_fails_at_once(fake, tmp_path, mode, message):
+    fake.fail("green", *[mode] * 9)
+    server = make(fake, cache_dir=tmp_path, max_concurrent=1)
+    with pytest.raises(UserError) as caught:
+        ask_all(server, "red", "green", "blue")
+    assert message in str(caught.value) and "\n" not in str(caught.value)
+    assert KEY not in str(caught.value)
+    # One request of it, and what was answered before is kept.
+    assert sum("green" in text_of(body) for body in fake.asked) == 1
+    before = len(fake.asked)
+    assert ask(make(fake, cache_dir=tmp_path), "red").name == "red" and len(fake.asked) == before
+
+
+def timed(server, name):
+    start = time.monotonic()
+    ask(server, name)
+    return time.monotonic() - start
+
+
+def test_retry_after_is_heeded_up_to_a_bound(fake):
+    server = make(fake, longest_wait=0.4)
+    ask(server, "warm")
+    fake.retry_after = "0.2"
+    fake.fail("red", "429")
+    assert 0.2 <= timed(server, "red") < 0.6
+    for asked in ("90", formatdate(time.time() + 90, usegmt=True)):
+        fake.retry_after = asked
+        fake.fail("blue", "429")
+        assert 0.4 <= timed(server, "blue") < 0.9
+    for nonsense in ("soon", "-1", "inf", "nan"):
+        fake.retry_after = nonsense
+        fake.fail("green", "429")
+        assert timed(server, "green") < 0.3
+
+
+def test_waits_grow_and_requests_wait_apart(fake):
+    server = make(fake, backoff=0.05, attempts=3)
+    ask(server, "warm")
+    fake.retry_after = "0"
+    fake.fail("red", "500", "500")
+    assert 0.15 <= timed(server, "red") < 0.5
+    # A waiting request leaves its place to the others.
+    slow = make(fake, backoff=0.5, max_concurrent=1, attempts=2)
+    fake.fail("green", "500")
+    waiting = threading.Thread(target=ask, args=(slow, "green"))
+    waiting.start()
+    time.sleep(0.1)
+    assert timed(slow, "blue") < 0.3
+    waiting.join()
+
+
+def test_no_more_requests_in_flight_than_allowed_and_answers_in_order(fake):
+    fake.delay = 0.04
+    names = [f"colour{i}" for i in range(9)]
+    server = make(fake, max_concurrent=3)
+    assert [answer.value.name for answer in ask_all(server, *names)] == names
+    assert fake.most_at_once == 3
+    # Threads of others share the bound.
+    with concurrent.futures.ThreadPoolExecutor(6) as pool:
+        list(pool.map(lambda name: ask(server, name), names))
+    assert fake.most_at_once == 3
+
+
+def test_the_cache_answers_what_was_asked_before_and_nothing_else(fake, tmp_path, monkeypatch):
+    first = make(fake, cache_dir=tmp_path)
+    answers = ask_all(first, "red", "green", "red")
+    assert len(fake.asked) == 2 and answers[0] == answers[2]
+    assert answers[0].model == "painter-2026-01-01"
+    prices = {"price_input": 2.0, "price_output": 10.0}
+    # Neither the server nor a key is needed any more.
+    monkeypatch.delenv("OPENAI_API_KEY")
+    offline = chat.Server(model="painter", cache_dir=tmp_path, **prices)
+    assert ask_all(offline, "red", "green", "red") == answers
+    usage = offline.usage.to_json()
+    assert (usage["requests"], usage["cost"], usage["cache_hits"]) == (0, 0.0, 3)
+    assert (usage["cached_input_tokens"], usage["cached_cost"]) == (300, 0.0021)
+    for changes in ({"model": "other"}, {"sampling": {"seed": 1}}):
+        ask(make(fake, cache_dir=tmp_path, **changes), "red")
+    assert len(fake.asked) == 4
+
+    class Shade(Colour):
+        shade: str = "plain"
+
+    make(fake, cache_dir=tmp_path).ask(request("red").messages, Shade, name="red")
+    assert len(fake.asked) == 5
+    for path in tmp_path.rglob("*.json"):
+        path.write_text('{"content": "{}"')
+    assert ask(make(fake, cache_dir=tmp_path), "red").name == "red" and len(fake.asked) == 6
+
+
+def test_tokens_and_dollars(fake):
+    server = make(fake, price_input=2.0, price_output=10.0)
+    fake.fail("green", "schema")
+    ask_all(server, "red", "green")
+    usage = server.usage.to_json()
+    assert (usage["input_tokens"], usage["output_tokens"]) == (300, 150)
+    assert usage["cost"] == pytest.approx((300 * 2 + 150 * 10) / 1e6)
+    assert make(fake, price_input=2.0).usage.to_json()["cost"] is None
+    server.usage.add_tokens(None)
+    assert server.usage.to_json()["cost"] is None and server.usage.to_json()["unmetered"] == 1
+
+
+def test_the_key_is_sent_and_nowhere_else(fake, tmp_path, capfd):
+    fake.fail("green", "500", "401")
+    server = make(fake, cache_dir=tmp_path / "cache")
+    ask_all(server, "red")
+    assert fake.keys == {KEY}
+    with pytest.raises(UserError) as caught:
+        server.ask_all([request("green")])
+    texts = [str(caught.value), repr(server), *capfd.readouterr()]
+    texts += [path.read_text() for path in tmp_path.rglob("*") if path.is_file()]
+    assert not [text for text in texts if KEY in text]
+
+
+def test_keys(fake, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-a sk-b")
+    with pytest.raises(UserError, match="^OPENAI_API_KEY: expected plain ASCII"):
+        ask(make(fake), "red")
+    monkeypatch.delenv("OPENAI_API_KEY")
+    with pytest.raises(UserError, match="^OPENAI_API_KEY: expected a key in the environment"):
+        ask(chat.Server(model="painter"), "red")
+    # A server of one's own may need none.
+    assert ask(make(fake), "red").name == "red" and fake.keys == {"none"}
+    monkeypatch.setenv("OPENAI_BASE_URL", fake.url)
+    assert ask(chat.Server(model="painter"), "red").name == "red"
+
+
+def test_a_server_that_isnt_there():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{free.getsockname()[1]}/v1"
+    server = chat.Server(model="painter", base_url=url, backoff=0.001, attempts=2)
+    with pytest.raises(UserError, match="^--base_url: expected an OpenAI-compatible server at 127"):
+        ask_all(server, "red", "green")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"model": ""}, "--chat_model: "),
+        ({"base_url": "localhost:8000"}, "--base_url: "),
+        ({"base_url": f"http://me:{KEY}@localhost/v1"}, "--base_url: "),
+        ({"sampling": {"model": "another"}}, "--sampling: "),
+        ({"max_concurrent": 0}, "--max_concurrent: "),
+        ({"attempts": 0}, "--attempts: "),
+        ({"timeout": 0}, "--timeout: "),
+        ({"batch": True}, "--batch: "),
+    ],
+)
+def test_wrong_values_are_named(options, message):
+    with pytest.raises(UserError, match=f"^{message}") as caught:
+        chat.Server(**({"model": "painter"} | options))
+    assert KEY not in str(caught.value)
+    for text in ("[1]", "{", '{"stream": true}'):
+        with pytest.raises(UserError, match="^--sampling: "):
+            chat.parse_sampling(text)
+    assert chat.parse_sampling('{"top_p": 0.9}') == {"top_p": 0.9}
+
+
+def make_batch(fake, tmp_path, **changes):
+    return make(fake, cache_dir=tmp_path, batch=True, batch_poll=0.01, **changes)
+
+
+def test_batch_gives_what_asking_gives(fake, tmp_path):
+    fake.polls = 2
+    fake.fail("green", "429", "refusal", "schema")  # each costs it a batch
+    names = ("red", "green", "blue", "red")
+    server = make_batch(fake, tmp_path / "batch", sampling={"top_k": 5})
+    answers = ask_all(server, *names)
+    assert len(fake.batches) == 4 and len(fake.asked) == 3 + 3
+    usage = server.usage.to_json()
+    assert (usage["requests"], usage["retries"], usage["failures"]) == (6, 3, 0)
+    assert (usage["input_tokens"], usage["cache_hits"]) == (500, 0)
+    lines, bodies = [json.loads(x) for x in fake.files["file-1"].splitlines()], fake.asked
+    assert {line["url"] for line in lines} == {"/v1/chat/completions"}
+    assert not list((tmp_path / "batch" / "batches").iterdir())
+    # The same request, to the letter, and so the same answers and the same cache.
+    plain = make(fake, cache_dir=tmp_path / "plain", sampling={"top_k": 5})
+    assert ask_all(plain, *names) == answers
+    assert sorted(map(text_of, bodies[:3])) == sorted(map(text_of, fake.asked[6:]))
+    by_text = {text_of(body): body for body in fake.asked[6:]}
+    assert not any(body.pop("stream") for body in by_text.values())  # of chat completions alone
+    assert [by_text[text_of(line["body"])] for line in lines] == [line["body"] for line in lines]
+    assert ask_all(make(fake, cache_dir=tmp_path / "batch", sampling={"top_k": 5}), *names)
+    assert len(fake.asked) == 9 and server.usage.to_json()["cache_hits"] == 0
+
+
+def test_batch_lines_that_never_come_right_are_named(fake, tmp_path):
+    fake.fail("green", *["refusal"] * 9)
+    fake.fail("blue", *["500"] * 9)
+    red, green, blue = ask_all(make_batch(fake, tmp_path, attempts=2), "red", "green", "blue")
+    assert red.value.name == "red" and len(fake.batches) == 2
+    assert (green.name, green.reason) == ("green", "refused: I can't help with that.")
+    assert (blue.name, blue.reason) == ("blue", "HTTP 500 (oops with <key>)")
+
+
+def test_batches_that_end_early(fake, tmp_path):
+    names = ("red", "green", "blue", "pink")
+    fake.batch_ends = ["expired", "completed"]
+    answers = ask_all(make_batch(fake, tmp_path / "a"), *names)
+    assert [answer.value.name for answer in answers] == list(names) and len(fake.batches) == 2
+    # Somebody cancelled it: kept is what it made, and nothing is asked again.
+    fake.batch_ends = ["cancelled"]
+    answers = ask_all(make_batch(fake, tmp_path / "b"), *names)
+    assert sum(isinstance(answer, chat.Failed) for answer in answers) == 2
+    assert len(fake.batches) == 3
+    fake.batch_ends = ["failed"]
+    with pytest.raises(UserError, match=r"found it failed \(no such model\)"):
+        ask_all(make_batch(fake, tmp_path / "c"), *names)
+    assert all(ask_all(make_batch(fake, tmp_path / "c"), *names)) and len(fake.batches) == 5
+
+
+def test_a_wrong_field_fails_the_batch_but_keeps_the_rest(fake, tmp_path):
+    fake.fail("green", "400")
+    with pytest.raises(UserError, match="takes no temperature"):
+        ask_all(make_batch(fake, tmp_path), "red", "green")
+    assert ask(make(fake, cache_dir=tmp_path), "red").name == "red"
+    assert len(fake.asked) == 2 and len(fake.batches) == 1
+
+
+class Killed(BaseException):
+    """Stands for kill -9 at one place; the command's own test really kills."""
+
+
+@pytest.mark.parametrize("place", ["files.create", "batches.create", "batches.retrieve"])
+def test_cut_off_anywhere_the_same_batch_goes_on(fake, tmp_path, place):
+    server = make_batch(fake, tmp_path)
+    resource = getattr(server.client(), place.split(".")[0])
+    call = getattr(resource, place.split(".")[1])
+
+    def cut(*arguments, **options):
+        call(*arguments, **options)  # the server did it, and nobody heard
+        raise Killed
+
+    setattr(resource, place.split(".")[1], cut)
+    with pytest.raises(Killed):
+        ask_all(server, "red", "green", "blue")
+    # Fewer are asked for now, one is new; the old batch's answers are all kept.
+    answers = ask_all(make_batch(fake, tmp_path), "green", "pink")
+    assert [answer.value.name for answer in answers] == ["green", "pink"]
+    assert len(fake.batches) == 2 and len(fake.asked) == 4
+    ask_all(make(fake, cache_dir=tmp_path), "red", "green", "blue", "pink")
+    assert len(fake.asked) == 4 and not list((tmp_path / "batches").iterdir())
+
+
+def test_a_batch_that_is_gone_is_made_anew(fake, tmp_path):
+    server = make_batch(fake, tmp_path)
+    server.client().batches.retrieve = lambda _: (_ for _ in ()).throw(Killed)
+    with pytest.raises(Killed):
+        ask_all(server, "red")
+    fake.batches.clear()
+    assert ask(make(fake), "red") == ask_all(make_batch(fake, tmp_path), "red")[0].value
+    assert len(fake.batches) == 1
+
+
+def test_servers_without_batches(fake, tmp_path):
+    fake.lists_batches = False
+    assert ask_all(make_batch(fake, tmp_path), "red")[0].value.name == "red"
+    fake.has_batches = False
+    with pytest.raises(UserError, match="^--batch: expected a Batch API at 127"):
+        ask_all(make_batch(fake, tmp_path), "green")
+
+
+def test_large_batches_are_cut_into_files(fake, tmp_path, monkeypatch):
+    from generation import chat_batch
+
+    monkeypatch.setattr(chat_batch, "MAX_LINES", 2)
+    names = [f"colour{i}" for i in range(5)]
+    assert [a.value.name for a in ask_all(make_batch(fake, tmp_path), *names)] == names
+    files = [fake.files[batch["input_file_id"]] for batch in fake.batches.values()]
+    assert [len(file.splitlines()) for file in files] == [2, 2, 1]
