@@ -23,7 +23,9 @@ from typing import Any
 import numpy as np
 from absl import flags
 
+from generation import chat_options
 from generation.grammar import GRAMMAR, VIEWPOINTS
+from gvvad_jax import options
 from gvvad_jax.store import UserError, run_command, write_atomically
 
 CLASSES = tuple(GRAMMAR)
@@ -275,71 +277,57 @@ def coverage(descriptions: Sequence[Description]) -> dict[str, dict[str, int]]:
     }
 
 
-def main(_) -> None:
-    if _WRITER.value == "chat":
-        _write_with_chat()
-        return
-    descriptions = write_grammar(_NUM_PAIRS.value, _SEED.value)
-    save(_OUT.value, descriptions)
-    _print_coverage(descriptions)
-    print(json.dumps({"out": _OUT.value, "descriptions": len(descriptions)}))
+def write_by_chat(
+    out: str | os.PathLike,
+    num_pairs: int,
+    seed: int,
+    asked: chat_options.Options,
+    *,
+    clip_tokenizer: str = "",
+    allow_missing: int = 0,
+) -> dict[str, Any]:
+    """Has a language model write pairs; see prompts_chat.write_chat.
 
+    Args:
+      out: the file to write; what isn't complete goes to *.incomplete.jsonl beside it instead.
+      num_pairs, seed: as for `write_grammar`.
+      asked: the server.
+      clip_tokenizer: folder of a CLIP tokenizer that measures phrases exactly.
+      allow_missing: pairs that may be missing from a complete file.
 
-def _write_with_chat() -> None:
-    """Writes --out if it is complete, else *.incomplete.jsonl beside it, and exits with 1."""
-    from generation import chat
+    Returns:
+      {out, complete, descriptions, missing: {name: reason}, usage}.
 
-    out = pathlib.Path(_OUT.value)
-    server = chat.Server(
-        model=_CHAT_MODEL.value,
-        base_url=_BASE_URL.value,
-        sampling=chat.parse_sampling(_SAMPLING.value),
-        cache_dir=_CACHE.value or out.with_suffix(".answers"),
-        max_concurrent=_MAX_CONCURRENT.value,
-        attempts=_ATTEMPTS.value,
-        timeout=_TIMEOUT.value,
-        backoff=_BACKOFF.value,
-        price_input=_PRICE_INPUT.value,
-        price_output=_PRICE_OUTPUT.value,
-        batch=_BATCH.value,
-        batch_poll=_BATCH_POLL.value,
-    )
-    from generation import prompts_chat  # needs what the server has made sure of
+    Raises:
+      UserError: a server that can't be used.
+    """
+    from generation import chat, prompts_chat
 
+    out = pathlib.Path(out)
+    server = chat.Server(**asked.server_settings(out))
     written = prompts_chat.write_chat(
-        _NUM_PAIRS.value,
-        _SEED.value,
-        server,
-        attempts=_ATTEMPTS.value,
-        clip_tokenizer=_CLIP_TOKENIZER.value,
+        num_pairs, seed, server, attempts=asked.attempts, clip_tokenizer=clip_tokenizer
     )
-    complete = len(written.missing) <= _ALLOW_MISSING.value and bool(written.descriptions)
+    complete = len(written.missing) <= allow_missing and bool(written.descriptions)
     incomplete = out.with_suffix(f".incomplete{out.suffix}")
     path = out if complete else incomplete
     incomplete.unlink(missing_ok=True)
     if written.descriptions:
         save(path, written.descriptions)
-    _print_coverage(written.descriptions)
+    print_coverage(written.descriptions)
     for name, reason in written.missing.items():
         print(f"missing {name}: {' '.join(reason.split())}", file=sys.stderr)
-    summary = {
+    return {
         "out": str(path) if written.descriptions else None,
         "complete": complete,
         "descriptions": len(written.descriptions),
         "missing": written.missing,
         "usage": server.usage.to_json(),
     }
-    print(json.dumps(summary))
-    if not complete:
-        print(
-            f"error: {out}: expected all pairs, found {len(written.missing)} missing; the same "
-            "command asks for them again, --allow_missing does without them",
-            file=sys.stderr,
-        )
-        sys.exit(1)
 
 
-def _print_coverage(descriptions: Sequence[Description]) -> None:
+def print_coverage(descriptions: Sequence[Description]) -> None:
+    """Tells on standard error how the descriptions are spread."""
     counts = coverage(descriptions)
     labels = collections.Counter((d.cls, d.label) for d in descriptions)
     counts["class"] = {
@@ -352,6 +340,31 @@ def _print_coverage(descriptions: Sequence[Description]) -> None:
             print(f"  {count:5d}  {name}", file=sys.stderr)
 
 
+def main(_) -> None:
+    if _WRITER.value == "grammar":
+        descriptions = write_grammar(_NUM_PAIRS.value, _SEED.value)
+        save(_OUT.value, descriptions)
+        print_coverage(descriptions)
+        print(json.dumps({"out": _OUT.value, "descriptions": len(descriptions)}))
+        return
+    summary = write_by_chat(
+        _OUT.value,
+        _NUM_PAIRS.value,
+        _SEED.value,
+        options.from_flags(chat_options.Options),
+        clip_tokenizer=_CLIP_TOKENIZER.value,
+        allow_missing=_ALLOW_MISSING.value,
+    )
+    print(json.dumps(summary))
+    if not summary["complete"]:
+        print(
+            f"error: {_OUT.value}: expected all pairs, found {len(summary['missing'])} missing; "
+            "the same command asks for them again, --allow_missing does without them",
+            file=sys.stderr,
+        )
+        sys.exit(1)
+
+
 if __name__ == "__main__":
     _WRITER = flags.DEFINE_enum(
         "writer", "grammar", ["grammar", "chat"], "The built-in grammar, or a language model."
@@ -359,41 +372,11 @@ if __name__ == "__main__":
     _NUM_PAIRS = flags.DEFINE_integer("num_pairs", 130, "Pairs of normal and abnormal twins.")
     _SEED = flags.DEFINE_integer("seed", 0, "Another seed gives another order of everything.")
     _OUT = flags.DEFINE_string("out", "prompts.jsonl", "The file to write.")
-    _CHAT_MODEL = flags.DEFINE_string("chat_model", "", "chat: the server's name of the model.")
-    _BASE_URL = flags.DEFINE_string(
-        "base_url",
-        None,
-        "chat: of an OpenAI-compatible server, e.g. http://localhost:8000/v1; OpenAI's own unless "
-        "told. OPENAI_API_KEY is sent there; a local server may need none.",
-    )
-    _SAMPLING = flags.DEFINE_string(
-        "sampling", "{}", 'chat: JSON fields of the request, e.g. {"temperature": 1.0}.'
-    )
-    _CACHE = flags.DEFINE_string(
-        "cache", None, "chat: folder of answers; beside --out, ending in .answers, unless told."
-    )
-    _MAX_CONCURRENT = flags.DEFINE_integer("max_concurrent", 8, "chat: requests in flight.")
-    _ATTEMPTS = flags.DEFINE_integer(
-        "attempts", 4, "chat: answers a pair may take, and requests an answer may take."
-    )
-    _TIMEOUT = flags.DEFINE_float("timeout", 120.0, "chat: seconds a request may be silent.")
-    _BACKOFF = flags.DEFINE_float(
-        "backoff", 1.0, "chat: seconds before the first retry, doubled each time.", lower_bound=0
-    )
-    _PRICE_INPUT = flags.DEFINE_float(
-        "price_input", None, "chat: dollars per million tokens asked.", lower_bound=0
-    )
-    _PRICE_OUTPUT = flags.DEFINE_float(
-        "price_output", None, "chat: dollars per million tokens answered.", lower_bound=0
-    )
-    _BATCH = flags.DEFINE_bool("batch", False, "chat: through the Batch API; killed, it goes on.")
-    _BATCH_POLL = flags.DEFINE_float(
-        "batch_poll", 30.0, "chat: seconds between looks at the batch.", lower_bound=0
-    )
     _CLIP_TOKENIZER = flags.DEFINE_string(
         "clip_tokenizer", "", "chat: folder of a CLIP tokenizer that measures phrases exactly."
     )
     _ALLOW_MISSING = flags.DEFINE_integer(
         "allow_missing", 0, "chat: pairs that may be missing from a complete file.", lower_bound=0
     )
+    options.define_flags(chat_options.Options)
     run_command(main, usage=__doc__)

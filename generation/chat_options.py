@@ -1,0 +1,57 @@
+"""The flags of a server that answers: one for descriptions and for captions by a vision model."""
+
+import dataclasses
+import os
+from typing import Any
+
+from gvvad_jax.options import check, option
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Options:
+    """Which server and how to ask it, in plain values; see chat.Server."""
+
+    chat_model: str = option("", "chat: the server's name of the model")
+    base_url: str = option(
+        "",
+        "chat: of an OpenAI-compatible server, e.g. http://localhost:8000/v1; OpenAI's own unless "
+        "told. OPENAI_API_KEY is sent there; a local server may need none",
+    )
+    sampling: str = option("{}", 'chat: JSON fields of the request, e.g. {"temperature": 1.0}')
+    cache: str = option(
+        "", "chat: folder of answers; beside --out, ending in .answers, unless told"
+    )
+    max_concurrent: int = option(8, "chat: requests in flight", low=1)
+    attempts: int = option(4, "chat: answers a pair and requests an answer may take", low=1)
+    timeout: float = option(120.0, "chat: seconds that a request may be silent", low=1)
+    backoff: float = option(1.0, "chat: seconds before the first retry, doubled each time", low=0)
+    price_input: float | None = option(None, "chat: dollars per million tokens asked", low=0)
+    price_output: float | None = option(None, "chat: dollars per million tokens answered", low=0)
+    batch: bool = option(False, "chat: descriptions by the Batch API; killed, it goes on")
+    batch_poll: float = option(30.0, "chat: seconds between looks at the batch", low=0)
+
+    def __post_init__(self):
+        check(self)
+
+    def server_settings(self, out: str | os.PathLike) -> dict[str, Any]:
+        """Arguments of `chat.Server`, plain values; answers are kept beside `out` unless told.
+
+        Raises:
+          UserError: --sampling isn't JSON fields.
+        """
+        from generation import chat
+
+        return {
+            "model": self.chat_model,
+            "base_url": self.base_url or None,
+            "sampling": chat.parse_sampling(self.sampling),
+            "cache_dir": self.cache or f"{os.path.splitext(out)[0]}.answers",
+            "max_concurrent": self.max_concurrent,
+            "attempts": self.attempts,
+            "timeout": self.timeout,
+            "backoff": self.backoff,
+            "price_input": self.price_input,
+            "price_output": self.price_output,
+            "batch": self.batch,
+            "batch_poll": self.batch_poll,
+        }
