@@ -2,61 +2,34 @@
 
     python -m generation.videos --prompts=prompts.jsonl --backend=world --out=DIR
     python -m generation.videos --prompts=prompts.jsonl --backend=diffusers \\
-        --model=THUDM/CogVideoX-2b --dtype=float16 --out=DIR
+        --preset=cogvideox-2b --out=DIR
 
 writes DIR/videos/<id>.mp4 and, when all are there, DIR/videos.json. Killed anywhere, the same
-command goes on where it stopped. Ranks (RANK, WORLD_SIZE) share the work. A clip whose generation
-fails is named in DIR/errors.json, the others go on, and the same command tries it again.
+command goes on where it stopped. Ranks (RANK, WORLD_SIZE) share the work, or Ray (--ray_workers).
+A clip whose generation fails is named in DIR/errors.json, the others go on, and the same command
+tries it again. --preset names a published model, --model any other; every number of a preset can
+be given as a flag. --first_frames starts each clip from a real video's picture, with an
+image-to-video model.
 """
 
 import dataclasses
+import functools
 import hashlib
-import inspect
 import json
 import os
 import pathlib
+import shutil
 import sys
-from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
-import numpy as np
-import tqdm
 from absl import flags
 
-from generation import prompts, video_io, world
+from generation import prompts, ranks, video_io, world
+from generation.clips import Backend, Clip
 from generation.prompts import Description
-from generation.world_scenes import stream
 from gvvad_jax.annotations import read_json
 from gvvad_jax.store import UserError, run_command, write_atomically
-
-BLACK_LEVEL = 8  # grey levels; a clip that never gets brighter shows nothing
-
-
-@dataclasses.dataclass(frozen=True)
-class Clip:
-    """What a backend makes of a description.
-
-    Attributes:
-      frames_TxHxWx3: RGB uint8.
-      fps: frames per second.
-      crf: x264 quality to write it with.
-      abnormal_frames: [start, end) in frames where they are known exactly, else None.
-      truth: what only checks may know, e.g. planted defects; {} where there is none.
-    """
-
-    frames_TxHxWx3: np.ndarray
-    fps: float
-    crf: int = 20
-    abnormal_frames: list[tuple[int, int]] | None = None
-    truth: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-
-
-class Backend(Protocol):
-    """Makes clips; `settings` is everything, beside the description, that a clip depends on."""
-
-    settings: Mapping[str, Any]
-
-    def __call__(self, description: Description) -> Clip: ...
 
 
 class WorldBackend:
@@ -69,6 +42,8 @@ class WorldBackend:
       defect_share: of generated clips that are broken; footage never is.
       num_frames, fps, size: the domain's unless told.
     """
+
+    batch_size = 1
 
     def __init__(
         self,
@@ -96,7 +71,13 @@ class WorldBackend:
             "defect_share": self.defect_share,
         }
 
-    def __call__(self, description: Description) -> Clip:
+    def prepare(self, descriptions: Sequence[Description], folder: pathlib.Path) -> None:
+        pass
+
+    def __call__(self, descriptions: Sequence[Description]) -> list[Clip | Exception]:
+        return [self._render(description) for description in descriptions]
+
+    def _render(self, description: Description) -> Clip:
         seed = self.options["seed"]
         defect = world.draw_defect(description, seed, self.defect_share)
         rendering = world.render(description, defect=defect, **self.options)
@@ -112,88 +93,6 @@ class WorldBackend:
         )
 
 
-class DiffusersBackend:
-    """Any text-to-video pipeline of diffusers, CogVideoX by default.
-
-    Arguments that a pipeline doesn't know are left out, and so are those that are None.
-
-    Args:
-      model: Hub id or local folder.
-      dtype: float16 for CogVideoX-2b, bfloat16 for 5b and 1.5, float32 on a CPU.
-      device: cuda, cpu ...; cuda where there is one unless told.
-      seed: of the whole set, beside each description's own.
-      fps: written into the file; the pipeline itself knows no time.
-      num_frames, height, width, steps, guidance: the pipeline's unless told.
-
-    Raises:
-      UserError: the model can't be loaded.
-    """
-
-    def __init__(
-        self,
-        model: str,
-        *,
-        dtype: str = "bfloat16",
-        device: str | None = None,
-        seed: int = 0,
-        fps: float | None = None,
-        num_frames: int | None = None,
-        height: int | None = None,
-        width: int | None = None,
-        steps: int | None = None,
-        guidance: float | None = None,
-    ):
-        import diffusers
-        import torch
-
-        self.seed, self.fps, self.num_frames = seed, fps or 8.0, num_frames
-        self.call = {
-            "num_frames": num_frames,
-            "height": height,
-            "width": width,
-            "num_inference_steps": steps,
-            "guidance_scale": guidance,
-        }
-        making = {"backend": "diffusers", "model": model, "dtype": dtype, "seed": seed}
-        self.settings = self.call | making | {"fps": self.fps}
-        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        weights = {"dtype": getattr(torch, dtype)}
-        try:
-            pipeline = diffusers.DiffusionPipeline.from_pretrained(model, **weights)
-        except (OSError, ValueError) as error:
-            raise UserError(
-                f"--model: expected a diffusers pipeline, found {model!r} ({error}); give a Hub "
-                "id that can be reached or a local folder"
-            ) from error
-        self.pipeline = pipeline.to(device)
-        self.pipeline.set_progress_bar_config(disable=True)
-
-    def __call__(self, description: Description) -> Clip:
-        import torch
-
-        known = inspect.signature(self.pipeline.__call__).parameters
-        # A generator of its own on the CPU: pixels depend neither on the device nor on the order.
-        seed = int(stream(self.seed, description.seed).integers(2**31))
-        arguments = self.call | {
-            "prompt": description.description,
-            "generator": torch.Generator("cpu").manual_seed(seed),
-            "output_type": "np",
-        }
-        arguments = {key: arguments[key] for key in arguments if arguments[key] is not None}
-        with np.errstate(invalid="ignore"):
-            output = self.pipeline(**{key: arguments[key] for key in arguments if key in known})
-        frames_TxHxWx3 = np.asarray(output.frames[0])
-        if not np.isfinite(frames_TxHxWx3).all():
-            raise ValueError("non-finite pixels; try another --dtype")
-        frames_TxHxWx3 = np.round(frames_TxHxWx3 * 255).clip(0, 255).astype(np.uint8)
-        if self.num_frames and len(frames_TxHxWx3) != self.num_frames:
-            raise ValueError(
-                f"expected {self.num_frames} frames, found {len(frames_TxHxWx3)}; "
-                "CogVideoX gives 8N+1 frames"
-            )
-        return Clip(frames_TxHxWx3, self.fps)
-
-
 def generate(
     descriptions: Sequence[Description],
     backend: Backend,
@@ -201,6 +100,8 @@ def generate(
     *,
     split: str | Mapping[str, str] = "train",
     progress: bool = True,
+    ray_workers: int = 0,
+    gpus_a_worker: float = 0,
 ) -> pathlib.Path:
     """Makes a video of each description, resuming what is there, and lists them.
 
@@ -208,9 +109,11 @@ def generate(
       descriptions: with different ids.
       backend: makes the clips.
       out: folder; gets videos/, videos.json, clips/ (a record a clip, by which to resume),
-        errors.json and, from the world, world_truth.json, which only checks may read.
+        errors.json, prepared/ (the backend's, until all clips are there) and, from the world,
+        world_truth.json, which only checks may read.
       split: for videos.json, one for all or by id.
       progress: a bar on standard error.
+      ray_workers, gpus_a_worker: see `ranks.each`.
 
     Returns:
       The path of videos.json. It exists once every rank has made its share.
@@ -221,13 +124,57 @@ def generate(
     out = pathlib.Path(out)
     for folder in ("videos", "clips"):
         (out / folder).mkdir(parents=True, exist_ok=True)
-    rank, world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-    mine = descriptions[rank::world_size]
-    for description in tqdm.tqdm(mine, "videos", disable=not progress, unit="clip"):
-        if not _is_done(out, description, backend):
-            _make(out, description, backend)
+    # Refuses other settings before anything is made.
+    made = {d.id for d in descriptions if _is_done(out, d, backend)}
+    # Ranks share all clips, or their shares would depend on who comes first. Ray is asked for what
+    # is left; its workers get one item at a time, so there an item is a batch.
+    size = backend.batch_size if ray_workers else 1
+    ids = [d.id for d in descriptions if not ray_workers or d.id not in made]
+    ranks.each(
+        functools.partial(_start, backend, out.resolve(), tuple(descriptions), bool(ray_workers)),
+        [ids[start : start + size] for start in range(0, len(ids), size)],
+        ray_workers=ray_workers,
+        gpus_a_worker=gpus_a_worker,
+        label="videos",
+        unit="clip" if size == 1 else f"batch of {size}",
+        progress=progress,
+    )
     _finish(out, descriptions, split)
     return out / "videos.json"
+
+
+def _start(
+    backend: Backend, out: pathlib.Path, descriptions: Sequence[Description], under_ray: bool
+) -> ranks.Work:
+    """The work of one process on items that are lists of ids. Loads nothing until it has to."""
+    described = {description.id: description for description in descriptions}
+    prepared = False
+
+    def unmade(ids: Sequence[str]) -> list[Description]:
+        wanted = [described[str(name)] for name in ids]
+        return [description for description in wanted if not _is_done(out, description, backend)]
+
+    def work(items: Sequence[Sequence[str]]) -> Iterator[None]:
+        nonlocal prepared
+        if not prepared:
+            # Which items a worker of Ray will get isn't known here: it prepares for all.
+            mine = [name for ids in items for name in ids]
+            coming = unmade(list(described) if under_ray else mine)
+            if coming:
+                backend.prepare(coming, out / "prepared")
+            prepared = bool(coming)
+        batch, finished = [], 0
+        for ids in items:
+            batch += unmade(ids)
+            finished += 1
+            if not batch or len(batch) >= backend.batch_size:
+                _make(out, batch, backend)
+                yield from [None] * finished
+                batch, finished = [], 0
+        _make(out, batch, backend)
+        yield from [None] * finished
+
+    return work
 
 
 def _fingerprint(description: Description, backend: Backend) -> str:
@@ -248,27 +195,41 @@ def _is_done(out: pathlib.Path, description: Description, backend: Backend) -> b
     return record["error"] is None and (out / "videos" / f"{description.id}.mp4").exists()
 
 
-def _make(out: pathlib.Path, description: Description, backend: Backend) -> None:
+def _make(out: pathlib.Path, batch: Sequence[Description], backend: Backend) -> None:
+    if not batch:
+        return
+    try:
+        outcomes = backend(batch)
+    except Exception as error:  # whatever a model throws, the other clips go on
+        outcomes = [error] * len(batch)
+    for description, outcome in zip(batch, outcomes, strict=True):
+        _record(out, description, outcome, _fingerprint(description, backend))
+
+
+def _record(
+    out: pathlib.Path, description: Description, outcome: Clip | Exception, fingerprint: str
+) -> None:
     """One clip and its record; the record comes last, so that a clip without one is made again."""
     record = {
-        "fingerprint": _fingerprint(description, backend),
+        "fingerprint": fingerprint,
         "error": None,
         "label": description.label,
         "class": description.cls if description.label else "Normal",
+        "seed": description.seed,
     }
     try:
-        clip = backend(description)
-        if isinstance(backend, DiffusersBackend) and clip.frames_TxHxWx3.max() < BLACK_LEVEL:
-            raise ValueError("a black clip; try another --dtype")
+        if isinstance(outcome, Exception):
+            raise outcome
         path = out / "videos" / f"{description.id}.mp4"
-        video_io.write(path, clip.frames_TxHxWx3, fps=clip.fps, crf=clip.crf)
+        video_io.write(path, outcome.frames_TxHxWx3, fps=outcome.fps, crf=outcome.crf)
         record |= {
-            "num_frames": len(clip.frames_TxHxWx3),
-            "fps": clip.fps,
-            "abnormal_frames": clip.abnormal_frames,
-            "truth": dict(clip.truth),
+            "num_frames": len(outcome.frames_TxHxWx3),
+            "fps": outcome.fps,
+            "abnormal_frames": outcome.abnormal_frames,
+            "truth": dict(outcome.truth),
+            "made": dict(outcome.facts),
         }
-    except Exception as error:  # whatever a model throws, the other clips go on
+    except Exception as error:
         record["error"] = f"{type(error).__name__}: {error}"
         print(f"{description.id}: {record['error']}", file=sys.stderr)
     write_atomically(out / "clips" / f"{description.id}.json", _json(record))
@@ -301,6 +262,10 @@ def _finish(out: pathlib.Path, descriptions: Sequence[Description], split) -> No
     if truth:
         write_atomically(out / "world_truth.json", _json(truth))
     write_atomically(out / "videos.json", _json({"videos": videos}))
+    if not errors:  # Nobody is making anything any more: what kills left behind can go.
+        shutil.rmtree(out / "prepared", ignore_errors=True)
+        for partial in out.glob("*/.*.partial*"):
+            partial.unlink(missing_ok=True)
 
 
 def _json(content: Any) -> bytes:
@@ -341,30 +306,47 @@ def render_footage(
     return generate(descriptions, backend, out, split=split, progress=progress)
 
 
+def _backend() -> Backend:
+    """The backend that the flags ask for."""
+    shared = {"seed": _SEED.value, "fps": _FPS.value, "num_frames": _NUM_FRAMES.value}
+    if _BACKEND.value == "diffusers":
+        size = {"height": _HEIGHT.value, "width": _WIDTH.value}
+        return diffusers_backend.from_flags(**size, **shared)
+    from generation.videos import WorldBackend  # Not __main__'s: Ray sends it by its name.
+
+    return WorldBackend(
+        _DOMAIN.value,
+        domain_gap=_DOMAIN_GAP.value,
+        defect_share=_DEFECT_SHARE.value,
+        size=(_HEIGHT.value, _WIDTH.value) if _HEIGHT.value and _WIDTH.value else None,
+        **shared,
+    )
+
+
+def _gpus_a_worker() -> float:
+    if _GPUS_A_WORKER.value is not None or _BACKEND.value == "world" or not _RAY_WORKERS.value:
+        return _GPUS_A_WORKER.value or 0
+    import torch
+
+    return float(torch.cuda.is_available())
+
+
 def main(_) -> None:
+    from generation import videos  # Not __main__'s `generate`: Ray sends its work by its name.
+
     if not _PROMPTS.value or not _OUT.value:
         raise UserError(
             "--prompts, --out: expected both a prompts.jsonl and a folder; write the former "
             "with python -m generation.prompts"
         )
-    shared = {"seed": _SEED.value, "fps": _FPS.value, "num_frames": _NUM_FRAMES.value}
-    descriptions = prompts.load(_PROMPTS.value)
-    if _BACKEND.value == "world":
-        given = {"domain_gap": _DOMAIN_GAP.value, "defect_share": _DEFECT_SHARE.value}
-        size = (_HEIGHT.value, _WIDTH.value) if _HEIGHT.value and _WIDTH.value else None
-        backend = WorldBackend(_DOMAIN.value, size=size, **given, **shared)
-    else:
-        backend = DiffusersBackend(
-            _MODEL.value,
-            dtype=_DTYPE.value,
-            device=_DEVICE.value,
-            height=_HEIGHT.value,
-            width=_WIDTH.value,
-            steps=_STEPS.value,
-            guidance=_GUIDANCE.value,
-            **shared,
-        )
-    path = generate(descriptions, backend, _OUT.value, split=_SPLIT.value)
+    path = videos.generate(
+        prompts.load(_PROMPTS.value),
+        _backend(),
+        _OUT.value,
+        split=_SPLIT.value,
+        ray_workers=_RAY_WORKERS.value,
+        gpus_a_worker=_gpus_a_worker(),
+    )
     errors = path.with_name("errors.json")
     summary = {"videos": str(path), "complete": path.exists()}
     if errors.exists():
@@ -373,6 +355,8 @@ def main(_) -> None:
 
 
 if __name__ == "__main__":
+    from generation import diffusers_backend
+
     _PROMPTS = flags.DEFINE_string("prompts", None, "Descriptions, from generation.prompts.")
     _BACKEND = flags.DEFINE_enum("backend", "world", ["world", "diffusers"], "Who makes clips.")
     _OUT = flags.DEFINE_string("out", None, "Folder to write.")
@@ -389,11 +373,9 @@ if __name__ == "__main__":
     _DEFECT_SHARE = flags.DEFINE_float(
         "defect_share", world.DEFECT_SHARE, "world: share of broken clips.", 0, 1
     )
-    _MODEL = flags.DEFINE_string("model", "THUDM/CogVideoX-2b", "diffusers: Hub id or folder.")
-    _DTYPE = flags.DEFINE_enum(
-        "dtype", "bfloat16", ["float16", "bfloat16", "float32"], "diffusers: of the weights."
+    diffusers_backend.define_flags()
+    _RAY_WORKERS = flags.DEFINE_integer("ray_workers", 0, "Ray's processes; 0: none.", 0)
+    _GPUS_A_WORKER = flags.DEFINE_float(
+        "gpus_a_worker", None, "GPUs that Ray gives each; diffusers: 1 where there is one here.", 0
     )
-    _DEVICE = flags.DEFINE_string("device", None, "diffusers: cuda where there is one.")
-    _STEPS = flags.DEFINE_integer("steps", None, "diffusers: denoising steps.", lower_bound=1)
-    _GUIDANCE = flags.DEFINE_float("guidance", None, "diffusers: guidance scale.")
     run_command(main, usage=__doc__)

@@ -64,10 +64,12 @@ def test_a_failing_clip_is_named_and_made_again(tmp_path):
     class Flaky(videos.WorldBackend):
         broken = True
 
-        def __call__(self, description):
-            if self.broken and description.id == bad:
-                raise RuntimeError("out of paint")
-            return super().__call__(description)
+        def __call__(self, descriptions):
+            made = super().__call__(descriptions)
+            for place, description in enumerate(descriptions):
+                if self.broken and description.id == bad:
+                    made[place] = RuntimeError("out of paint")
+            return made
 
     backend = Flaky(**SMALL)
     path = videos.generate(descriptions, backend, tmp_path, progress=False)
@@ -82,7 +84,7 @@ def test_a_failing_clip_is_named_and_made_again(tmp_path):
 
 def test_all_failing_is_an_error(tmp_path):
     class Broken(videos.WorldBackend):
-        def __call__(self, description):
+        def __call__(self, descriptions):
             raise RuntimeError("no paint at all")
 
     with pytest.raises(UserError, match="no paint at all"):
@@ -101,6 +103,54 @@ def test_finished_clips_are_kept_and_other_settings_refused(tmp_path):
     other = videos.WorldBackend(domain_gap=2.0, **SMALL)
     with pytest.raises(UserError, match="another making"):
         videos.generate(descriptions, other, tmp_path, progress=False)
+
+
+class Batches(videos.WorldBackend):
+    """The world, two clips at a time; remembers what it was asked for."""
+
+    batch_size = 2
+
+    def __init__(self):
+        super().__init__(**SMALL)
+        self.coming, self.batches, self.after = None, [], 0
+
+    def prepare(self, descriptions, folder):
+        assert self.coming is None
+        self.coming = [description.id for description in descriptions]
+        folder.mkdir(exist_ok=True)
+        (folder / "weights").write_text("large")
+
+    def __call__(self, descriptions):
+        self.batches.append([description.id for description in descriptions])
+        if len(self.batches) == self.after:
+            raise MemoryError("no room")
+        return super().__call__(descriptions)
+
+
+def test_batches_hold_what_is_not_there_yet(tmp_path):
+    descriptions = prompts.write_grammar(3, seed=0)
+    names = [description.id for description in descriptions]
+    first = Batches()
+    first.after = 2
+    path = videos.generate(descriptions, first, tmp_path, progress=False)
+    # A batch that fails as a whole leaves the others alone, and what was prepared is kept for it.
+    assert json.loads(path.with_name("errors.json").read_text()) == dict.fromkeys(
+        names[2:4], "MemoryError: no room"
+    )
+    assert (tmp_path / "prepared" / "weights").exists()
+    (tmp_path / "clips" / f"{names[0]}.json").unlink()
+    second = Batches()
+    videos.generate(descriptions, second, tmp_path, progress=False)
+    assert second.coming == [names[0], *names[2:4]]
+    assert second.batches == [[names[0], names[2]], [names[3]]]
+    assert not (tmp_path / "prepared").exists()
+    third = Batches()
+    videos.generate(descriptions, third, tmp_path, progress=False)
+    assert third.coming is None and not third.batches
+    videos.generate(descriptions, videos.WorldBackend(**SMALL), tmp_path / "one", progress=False)
+    assert contents(tmp_path / "one") == {
+        name: data for name, data in contents(tmp_path).items() if not name.startswith("one")
+    }
 
 
 def test_ranks_make_what_one_makes(tmp_path, monkeypatch):
@@ -134,9 +184,7 @@ def test_killed_command_goes_on_where_it_stopped(tmp_path):
     process.wait()
     assert not (broken / "videos.json").exists()
     subprocess.run(command(broken), capture_output=True, check=True)
-    partial = {name for name in contents(broken) if "partial" in name}
-    kept = {name: data for name, data in contents(broken).items() if name not in partial}
-    assert kept == contents(whole)
+    assert contents(broken) == contents(whole)
 
 
 def test_mistakes_print_one_line(tmp_path):
@@ -147,101 +195,6 @@ def test_mistakes_print_one_line(tmp_path):
     for flags in ((), ("--backend=magic",), (f"--prompts={tmp_path}/no.jsonl", "--out=x")):
         failed = run(*flags)
         assert failed.returncode == 2 and failed.stderr.count("\n") == 1, failed.stderr
-
-
-@pytest.fixture(scope="module")
-def tiny_cogvideox(tmp_path_factory):
-    """A CogVideoX of random weights, 0.4 MB, from the real classes."""
-    torch = pytest.importorskip("torch")
-    diffusers = pytest.importorskip("diffusers")
-    transformers = pytest.importorskip("transformers")
-    torch.manual_seed(0)
-    pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -2.0)]
-    pieces += [(chr(letter), -3.0) for letter in range(ord("a"), ord("z") + 1)]
-    tokenizer = transformers.T5Tokenizer(vocab=pieces, extra_ids=0)
-    text_encoder = transformers.T5EncoderModel(
-        transformers.T5Config(
-            vocab_size=len(pieces), d_model=32, d_kv=8, d_ff=37, num_layers=1, num_heads=4
-        )
-    )
-    vae = diffusers.AutoencoderKLCogVideoX(
-        down_block_types=("CogVideoXDownBlock3D",) * 4,
-        up_block_types=("CogVideoXUpBlock3D",) * 4,
-        block_out_channels=(8, 8, 8, 8),
-        latent_channels=4,
-        layers_per_block=1,
-        norm_num_groups=2,
-        temporal_compression_ratio=4,
-    )
-    transformer = diffusers.CogVideoXTransformer3DModel(
-        num_attention_heads=4,
-        attention_head_dim=8,
-        in_channels=4,
-        out_channels=4,
-        time_embed_dim=2,
-        text_embed_dim=32,
-        num_layers=1,
-        sample_width=2,
-        sample_height=2,
-        sample_frames=9,
-        patch_size=2,
-        temporal_compression_ratio=4,
-        max_text_seq_length=226,
-    )
-    folder = tmp_path_factory.mktemp("tiny-cogvideox")
-    diffusers.CogVideoXPipeline(
-        tokenizer=tokenizer,
-        text_encoder=text_encoder,
-        vae=vae,
-        transformer=transformer,
-        scheduler=diffusers.CogVideoXDDIMScheduler(),
-    ).save_pretrained(folder)
-    return folder
-
-
-def test_diffusers_pipeline_makes_clips(tiny_cogvideox, tmp_path):
-    descriptions = prompts.write_grammar(1, seed=0)
-    options = {"dtype": "float32", "device": "cpu", "height": 16, "width": 16, "steps": 2}
-    backend = videos.DiffusersBackend(str(tiny_cogvideox), num_frames=9, **options)
-    path = videos.generate(descriptions, backend, tmp_path / "a", progress=False)
-    found = annotations.load(path)
-    for video in found.videos.values():
-        decoded = video_io.read(found.resolve(video))
-        assert decoded.frames_TxHxWx3.shape == (9, 16, 16, 3) and decoded.fps == 8.0
-    assert not (tmp_path / "a" / "world_truth.json").exists()
-    # A clip's pixels depend on its own record alone, not on what came before.
-    again = backend(descriptions[1]).frames_TxHxWx3
-    assert np.array_equal(again, backend(descriptions[1]).frames_TxHxWx3)
-
-    # 13 frames aren't 8N+1: what comes back isn't what was asked for, and that is an error.
-    wrong = videos.DiffusersBackend(str(tiny_cogvideox), num_frames=13, **options)
-    with pytest.raises(UserError, match="expected 13 frames, found"):
-        videos.generate(descriptions, wrong, tmp_path / "b", progress=False)
-
-
-def test_unusable_pixels_are_errors(tiny_cogvideox, tmp_path):
-    descriptions = prompts.write_grammar(1, seed=0)
-    backend = videos.DiffusersBackend(str(tiny_cogvideox), dtype="float32", device="cpu", steps=1)
-
-    class Output:
-        frames = np.zeros((1, 9, 16, 16, 3), np.float32)
-
-    class Pipeline:
-        def __call__(self, prompt):
-            return Output
-
-    backend.pipeline = Pipeline()
-    with pytest.raises(UserError, match="a black clip"):
-        videos.generate(descriptions, backend, tmp_path, progress=False)
-    Output.frames = np.full((1, 9, 16, 16, 3), np.nan, np.float32)
-    with pytest.raises(UserError, match="non-finite pixels"):
-        videos.generate(descriptions, backend, tmp_path, progress=False)
-
-
-def test_missing_model_is_a_users_mistake(tmp_path):
-    pytest.importorskip("diffusers")
-    with pytest.raises(UserError, match="expected a diffusers pipeline"):
-        videos.DiffusersBackend(str(tmp_path / "none"))
 
 
 def test_the_same_frames_give_the_same_file(tmp_path):

@@ -1,0 +1,105 @@
+"""Frames of real normal training videos, for image-to-video models to start from.
+
+A clip that starts from a real camera's picture shows that camera's places, light and noise: the gap
+between generated and real videos is narrower. Only training videos without anything abnormal are
+drawn from, so that nothing of the test set gets into a clip and an event isn't there already.
+"""
+
+import hashlib
+import json
+import os
+import pathlib
+from typing import TYPE_CHECKING
+
+import av
+
+from generation.prompts import Description
+from generation.video_io import IMAGE_SUFFIXES
+from generation.world_scenes import stream
+from gvvad_jax import annotations
+from gvvad_jax.store import UserError
+
+if TYPE_CHECKING:
+    import PIL.Image
+
+
+class FirstFrames:
+    """One frame a description, the same for both twins.
+
+    Args:
+      path: videos.json of the real videos.
+      seed: of the whole set, beside each description's own.
+
+    Attributes:
+      digest: hash of the ids that are drawn from; the draw depends on nothing else.
+
+    Raises:
+      UserError: no videos.json, or no normal training video in it.
+    """
+
+    def __init__(self, path: str | os.PathLike, seed: int):
+        self._annotated = annotations.load(path)
+        self._seed = seed
+        normal = [video for video in self._annotated.in_split("train") if not video.label]
+        self._videos = sorted(normal, key=lambda video: video.id)
+        if not self._videos:
+            raise UserError(
+                f"--first_frames: {path}: expected normal videos in split train, found none; "
+                "give the videos.json of the real videos"
+            )
+        ids = json.dumps([video.id for video in self._videos])
+        self.digest = hashlib.sha256(ids.encode()).hexdigest()
+
+    def draw(self, description: Description) -> tuple[str, float]:
+        """Id of the video, and the place in it, from 0 (its start) to 1 (its end)."""
+        rng = stream(self._seed, "first frame", description.seed)
+        video = self._videos[int(rng.integers(len(self._videos)))]
+        return video.id, round(float(rng.random()), 6)
+
+    def read(self, description: Description, height: int, width: int) -> "PIL.Image.Image":
+        """The description's frame: scaled to cover [height, width] pixels, its middle cut out.
+
+        Raises:
+          UserError: the video's file isn't where videos.json says, or holds no frame.
+        """
+        import PIL.Image
+        import PIL.ImageOps
+
+        video_id, place = self.draw(description)
+        video = next(video for video in self._videos if video.id == video_id)
+        image = _frame_at(self._annotated.resolve(video), place)
+        return PIL.ImageOps.fit(image, (width, height), PIL.Image.Resampling.LANCZOS)
+
+
+def _frame_at(path: pathlib.Path, place: float) -> "PIL.Image.Image":
+    if path.is_dir():
+        images = sorted(p for p in path.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES)
+        path, place = (images[int(place * len(images))] if images else path), 0.0
+    try:
+        with av.open(str(path)) as container:
+            frame = _decode_at(container, place)
+    except (OSError, av.FFmpegError) as error:
+        raise UserError(f"{path}: expected a video, found none ({error}); correct it") from error
+    if frame is None:
+        raise UserError(f"{path}: expected frames, decoded none; re-encode or remove it")
+    turns = round(frame.rotation / 90) % 4
+    return frame.to_image().rotate(90 * turns, expand=True) if turns else frame.to_image()
+
+
+def _decode_at(container, place: float) -> av.VideoFrame | None:
+    """Decodes from the key frame before `place` on; a long video isn't read from its start."""
+    video = container.streams.video[0]
+    start, duration = container.start_time or 0, container.duration or 0  # microseconds
+    target = start + place * duration
+    if place:
+        container.seek(int(target))
+    frame = None
+    for packet in container.demux(video):
+        try:
+            frames = packet.decode()
+        except av.FFmpegError:
+            continue  # Damaged; the next one will do.
+        for frame in frames:
+            if frame.time is None or frame.time * av.time_base >= target:
+                return frame
+    return frame

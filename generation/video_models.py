@@ -1,0 +1,307 @@
+"""Presets of published text-to-video models, and loading any of them with diffusers."""
+
+import dataclasses
+import gc
+import importlib.util
+import inspect
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from gvvad_jax.store import UserError
+
+OFFLOADS = ("none", "model", "sequential")
+QUANTIZATIONS = ("none", "int8")
+DTYPES = ("float16", "bfloat16", "float32")
+FRAME_ARGUMENTS = ("num_frames", "video_length")  # The second is Latte's name for it.
+# Image-to-video pipelines on the weights of a text-to-video one.
+_ON_THE_SAME_WEIGHTS = {"LTXPipeline": "LTXImageToVideoPipeline"}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Preset:
+    """What a published model was trained for, by its authors.
+
+    Attributes:
+      model: Hub id.
+      dtype, vae_dtype: of the weights; the VAE's is the same where it isn't named.
+      height, width: pixels.
+      num_frames, fps: of a clip.
+      steps, guidance: of the denoising.
+    """
+
+    model: str
+    dtype: str
+    vae_dtype: str | None = None
+    height: int
+    width: int
+    num_frames: int
+    fps: float
+    steps: int
+    guidance: float
+
+
+# Sizes, frames, fps, precision, steps and guidance: from the table and the example in the model
+# card of zai-org/CogVideoX1.5-5B, which covers all CogVideoX, and from the examples in the
+# docstrings of diffusers 0.42 (CogVideoXPipeline, WanPipeline, LTXPipeline). No weights could be
+# run here, so none of it is more than what these say.
+_COGVIDEOX = {"height": 480, "width": 720, "num_frames": 49, "fps": 8, "steps": 50, "guidance": 6.0}
+_COGVIDEOX15 = _COGVIDEOX | {"height": 768, "width": 1360, "num_frames": 81, "fps": 16}
+PRESETS = {
+    # The one of them that is recommended in float16; the others may give NaN there.
+    "cogvideox-2b": Preset(model="THUDM/CogVideoX-2b", dtype="float16", **_COGVIDEOX),
+    "cogvideox-5b": Preset(model="THUDM/CogVideoX-5b", dtype="bfloat16", **_COGVIDEOX),
+    "cogvideox-5b-i2v": Preset(model="THUDM/CogVideoX-5b-I2V", dtype="bfloat16", **_COGVIDEOX),
+    "cogvideox1.5-5b": Preset(model="THUDM/CogVideoX1.5-5B", dtype="bfloat16", **_COGVIDEOX15),
+    # Other sizes too: the shorter side 768, the longer one up to 1360 in steps of 16.
+    "cogvideox1.5-5b-i2v": Preset(
+        model="THUDM/CogVideoX1.5-5B-I2V", dtype="bfloat16", **_COGVIDEOX15
+    ),
+    # The VAE in float32: diffusers' page on Wan. Uncertain: that page wants a flow shift of 3 at
+    # this size, which is taken to be what the scheduler saved with the weights has.
+    "wan2.1-1.3b": Preset(
+        model="Wan-AI/Wan2.1-T2V-1.3B-Diffusers",
+        dtype="bfloat16",
+        vae_dtype="float32",
+        **{"height": 480, "width": 832, "num_frames": 81, "fps": 16, "steps": 50, "guidance": 5.0},
+    ),
+    # Uncertain: guidance 3 is the pipeline's default, diffusers' page on LTX speaks of "like 5.0".
+    # From 0.9.1 on the model wants decode_timestep 0.05 besides (--pipeline_arguments).
+    "ltx-video": Preset(
+        model="Lightricks/LTX-Video",
+        dtype="bfloat16",
+        **{"height": 480, "width": 704, "num_frames": 161, "fps": 24, "steps": 50, "guidance": 3.0},
+    ),
+}
+
+
+def find_preset(name: str | None, model: str | None) -> Preset | None:
+    """The named preset, else the one of this model; CogVideoX-2b's where neither is given.
+
+    Raises:
+      UserError: no preset of that name.
+    """
+    if name is None and model is None:
+        return PRESETS["cogvideox-2b"]
+    if name is None:
+        return next((preset for preset in PRESETS.values() if preset.model == model), None)
+    if name not in PRESETS:
+        raise UserError(f"--preset: expected one of {', '.join(PRESETS)}, found {name!r}")
+    return PRESETS[name]
+
+
+def load(
+    model: str,
+    *,
+    revision: str | None = None,
+    dtype: str,
+    vae_dtype: str,
+    quantize: str = "none",
+    text_encoders: bool = True,
+) -> Any:
+    """Loads a pipeline, on the CPU.
+
+    Args:
+      model: Hub id or local folder.
+      revision: branch, tag or commit on the Hub.
+      dtype, vae_dtype: of the weights.
+      quantize: int8 stores the transformer's weights so.
+      text_encoders: load them; without, prompts have to be embedded already.
+
+    Raises:
+      UserError: it can't be loaded, isn't for videos, or can't be quantized.
+    """
+    options = {"revision": revision, "quantization_config": _quantization(quantize)}
+    options = {name: value for name, value in options.items() if value is not None}
+    import diffusers
+    import torch
+
+    dtypes = {"default": getattr(torch, dtype), "vae": getattr(torch, vae_dtype)}
+    try:
+        if not text_encoders:
+            index = diffusers.DiffusionPipeline.load_config(model, revision=revision)
+            options |= dict.fromkeys(text_encoder_names(index))
+        pipeline = diffusers.DiffusionPipeline.from_pretrained(model, dtype=dtypes, **options)
+    except (OSError, ValueError, ImportError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        # The libraries' own advice on that isn't passed on.
+        reason = "code that isn't run" if "remote_code" in str(error) else reason[:200]
+        raise UserError(
+            f"--model: expected a diffusers pipeline, found {model!r} ({reason}); give a Hub id "
+            "that can be reached or a local folder"
+        ) from error
+    if not set(FRAME_ARGUMENTS) & set(inspect.signature(pipeline.__call__).parameters):
+        raise UserError(
+            f"--model: expected a pipeline that makes videos, found {type(pipeline).__name__} in "
+            f"{model!r}; give a text-to-video or image-to-video model"
+        )
+    if quantize != "none" and getattr(pipeline, "transformer", None) is None:
+        raise UserError(
+            f"--quantize: expected a pipeline with a transformer, found {type(pipeline).__name__}; "
+            "leave it out"
+        )
+    pipeline.set_progress_bar_config(disable=None, desc="denoising", leave=False, position=1)
+    return pipeline
+
+
+def _quantization(quantize: str) -> Any:
+    if quantize == "none":
+        return None
+    if importlib.util.find_spec("torchao") is None:
+        raise UserError(
+            f"--quantize={quantize}: expected torchao to be installed, found none; "
+            "pip install torchao"
+        )
+    from diffusers import PipelineQuantizationConfig, TorchAoConfig
+    from torchao.quantization import Int8WeightOnlyConfig
+
+    config = TorchAoConfig(Int8WeightOnlyConfig())
+    return PipelineQuantizationConfig(quant_mapping={"transformer": config})
+
+
+def text_encoder_names(components: Mapping[str, Any] | Sequence[str]) -> list[str]:
+    """Those of a pipeline's components that encode text."""
+    return [name for name in components if name.startswith("text_encoder")]
+
+
+def drop_text_encoders(pipeline: Any) -> None:
+    """Frees their memory."""
+    import torch
+
+    for name in text_encoder_names(pipeline.components):
+        setattr(pipeline, name, None)
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def from_images(pipeline: Any) -> Any:
+    """The pipeline that takes a first frame; raises UserError where there is none."""
+    if "image" in inspect.signature(pipeline.__call__).parameters:
+        return pipeline
+    import diffusers
+
+    name = _ON_THE_SAME_WEIGHTS.get(type(pipeline).__name__)
+    if name is None:
+        raise UserError(
+            f"--first_frames: expected a pipeline that takes an image, found "
+            f"{type(pipeline).__name__}; give an image-to-video model, e.g. "
+            "--preset=cogvideox-5b-i2v"
+        )
+    made = getattr(diffusers, name)(**pipeline.components)
+    made.set_progress_bar_config(**pipeline._progress_bar_config)
+    return made
+
+
+def pick_device(device: str | None, offload: str) -> str:
+    """The device to run on: the given one, else this rank's GPU, else the CPU.
+
+    Raises:
+      UserError: offloading to the CPU, on the CPU.
+    """
+    import torch
+
+    if device is None:
+        rank = int(os.environ.get("LOCAL_RANK", 0))
+        gpus = torch.cuda.device_count()
+        device = f"cuda:{rank % gpus}" if gpus else "cpu"
+    if offload != "none" and torch.device(device).type == "cpu":
+        raise UserError(
+            f"--offload={offload}: expected a GPU to take the weights from, found the CPU alone; "
+            "leave it out"
+        )
+    return device
+
+
+def set_up_vae(pipeline: Any, *, tiling: bool, slicing: bool) -> None:
+    """Has the VAE decode in tiles, clip by clip; raises UserError where it can't."""
+    for asked, method in ((tiling, "enable_tiling"), (slicing, "enable_slicing")):
+        if asked and not hasattr(pipeline.vae, method):
+            raise UserError(
+                f"--vae_{method.removeprefix('enable_')}: expected a VAE that can, found "
+                f"{type(pipeline.vae).__name__}; leave it out"
+            )
+        if asked:
+            getattr(pipeline.vae, method)()
+
+
+def place(pipeline: Any, device: str, offload: str) -> None:
+    """Moves a pipeline to where it runs, or has it moved there piece by piece."""
+    if offload == "none":
+        pipeline.to(device)
+    elif offload == "model":
+        pipeline.enable_model_cpu_offload(device=device)
+    else:
+        pipeline.enable_sequential_cpu_offload(device=device)
+
+
+def ran_out_of_memory(error: Exception) -> bool:
+    """Whether that is what an error says; frees what is cached, if so."""
+    import torch
+
+    if not isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return False
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    return True
+
+
+def default(pipeline: Any, name: str) -> Any:
+    """The value that a pipeline's call gives an argument which is left out; None: not known."""
+    known = inspect.signature(pipeline.__call__).parameters
+    value = known[name].default if name in known else None
+    return None if value is inspect.Parameter.empty else value
+
+
+def default_frames(pipeline: Any) -> int | None:
+    """Frames of a clip when none are asked for; None: not known."""
+    for name in FRAME_ARGUMENTS:
+        if default(pipeline, name) is not None:
+            return default(pipeline, name)
+    # CogVideoX takes it from here. Allegro too, but in latents: `frame_step` finds it out.
+    return _config(pipeline, "transformer").get("sample_frames")
+
+
+def clip_size(pipeline: Any, call: Mapping[str, Any]) -> tuple[int, int]:
+    """(height, width) of a clip, in pixels.
+
+    Raises:
+      UserError: neither the call says so nor the pipeline.
+    """
+    config = _config(pipeline, "transformer")
+    scale = getattr(pipeline, "vae_scale_factor_spatial", 0)
+    sizes = [
+        call.get(name) or default(pipeline, name) or (config.get(f"sample_{name}") or 0) * scale
+        for name in ("height", "width")
+    ]
+    if not all(sizes):
+        raise UserError("--height, --width: expected the size of a clip, found none; give both")
+    return tuple(sizes)
+
+
+def frame_step(pipeline: Any) -> int | None:
+    """The K of the K*N+1 frames that a pipeline can make; None where it isn't known.
+
+    One frame, then as many as the VAE squeezes into a latent, times as many latents as the
+    transformer takes in one patch; CogVideoX's VAE also decodes latents by twos and makes frames
+    up for an odd one (13 frames asked for come back as 16). A pipeline whose own default doesn't
+    fit that follows some other rule.
+    """
+    transformer = _config(pipeline, "transformer")
+    vae = getattr(pipeline, "vae", None)
+    sizes = transformer.get("patch_size")
+    patch = transformer.get("patch_size_t") or (sizes[0] if isinstance(sizes, Sequence) else 1)
+    config = _config(pipeline, "vae")
+    ratio = config.get("temporal_compression_ratio") or config.get("scale_factor_temporal")
+    ratio = ratio or getattr(vae, "temporal_compression_ratio", None)
+    frames = default_frames(pipeline)
+    if not ratio or not frames:
+        return None
+    by_twos = type(vae).__name__ == "AutoencoderKLCogVideoX"
+    step = ratio * patch * (vae.num_latent_frames_batch_size if by_twos else 1)
+    return step if frames % step == 1 else None
+
+
+def _config(pipeline: Any, component: str) -> Mapping[str, Any]:
+    return getattr(getattr(pipeline, component, None), "config", None) or {}
