@@ -6,6 +6,7 @@ first, then the text encoder is dropped. A clip's initial noise depends on its d
 seed alone: neither on its batch, nor on its rank or the device.
 """
 
+import dataclasses
 import inspect
 import json
 import os
@@ -15,13 +16,14 @@ from typing import Any
 
 import numpy as np
 import tqdm
-from absl import flags
 
 from generation import prompt_embeddings, video_models
 from generation.clips import Clip
 from generation.first_frames import FirstFrames
 from generation.prompts import Description
+from generation.ranks import DEVICE
 from generation.world_scenes import stream
+from gvvad_jax.options import check, option
 from gvvad_jax.store import UserError
 
 _SIZES = ("height", "width")
@@ -282,10 +284,10 @@ class DiffusersBackend:
         if asked != size:
             return ValueError(f"expected (height, width) {asked}, found {size}; ask for that")
         if not np.isfinite(frames_TxHxWx3).all():
-            return ValueError("non-finite pixels; try another --dtype")
+            return ValueError("non-finite pixels; try another --model_dtype")
         frames_TxHxWx3 = np.round(frames_TxHxWx3 * 255).clip(0, 255).astype(np.uint8)
         if frames_TxHxWx3.max() < BLACK_LEVEL:
-            return ValueError("a black clip; try another --dtype")
+            return ValueError("a black clip; try another --model_dtype")
         facts = {"model": self._weights["model"], "noise_seed": self._noise_seed(description)}
         if self._first_frames:
             video_id, place = self._first_frames.draw(description)
@@ -293,50 +295,83 @@ class DiffusersBackend:
         return Clip(frames_TxHxWx3, self._fps, facts=facts)
 
 
-def define_flags() -> None:
-    """Defines the flags that are about diffusers alone."""
-    about = {
-        "model": "Hub id or folder; with --preset instead of the preset's",
-        "revision": "branch, tag or commit on the Hub",
-        "device": "cuda where there is one, unless told",
-        "negative_prompt": "what to stay away from, where guidance is over 1",
-        "pipeline_arguments": "JSON object, more arguments of the pipeline's call",
-        "first_frames": "videos.json whose normal training videos give each clip its first frame",
-    }
-    module = {"module_name": sys.argv[0]}
-    for name, help in about.items():
-        default = {"negative_prompt": "", "pipeline_arguments": "{}"}.get(name)
-        flags.DEFINE_string(name, default, f"diffusers: {help}.", **module)
-    choices = {
-        "preset": (None, list(video_models.PRESETS), "published model with its numbers"),
-        "dtype": (None, video_models.DTYPES, "of the weights"),
-        "vae_dtype": (None, video_models.DTYPES, "of the VAE's weights"),
-        "offload": ("none", video_models.OFFLOADS, "leave on the GPU what is in use"),
-        "quantize": ("none", video_models.QUANTIZATIONS, "the transformer's weights"),
-    }
-    for name, (default, values, help) in choices.items():
-        flags.DEFINE_enum(name, default, values, f"diffusers: {help}.", **module)
-    numbers = {"steps": (None, "denoising steps"), "batch_size": (1, "clips a call")}
-    for name, (default, help) in numbers.items():
-        flags.DEFINE_integer(name, default, f"diffusers: {help}.", lower_bound=1, **module)
-    flags.DEFINE_float("guidance", None, "diffusers: guidance scale.", **module)
-    for name, help in {"vae_tiling": "in tiles", "vae_slicing": "clip by clip"}.items():
-        flags.DEFINE_bool(name, False, f"diffusers: decode {help}; takes less memory.", **module)
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Options:
+    """A backend in plain values; each field is a flag. Empty or None: the generator's own."""
 
-
-def from_flags(**shared: Any) -> DiffusersBackend:
-    """The backend that the flags ask for; `shared` are arguments whose flags are others'."""
-    names = (
-        *("model", "preset", "revision", "dtype", "vae_dtype", "device", "steps", "guidance"),
-        *("negative_prompt", "batch_size", "first_frames", "vae_tiling", "vae_slicing"),
-        *("offload", "quantize"),
+    generator: str = option(
+        "",
+        f"diffusers: published model with its numbers: {', '.join(video_models.PRESETS)}; "
+        "cogvideox-2b unless told",
     )
-    text = flags.FLAGS.pipeline_arguments
-    try:
-        arguments = json.loads(text)
-    except ValueError:
-        arguments = None
-    if not isinstance(arguments, dict):
-        raise UserError(f"--pipeline_arguments: expected a JSON object, found {text!r}; correct it")
-    given = {name: flags.FLAGS[name].value for name in names}
-    return DiffusersBackend(arguments=arguments, **given, **shared)
+    model: str = option("", "diffusers: Hub id or folder; with --generator instead of its weights")
+    revision: str = option("", "diffusers: branch, tag or commit on the Hub")
+    model_dtype: str = option("", "diffusers: of the weights", choices=("", *video_models.DTYPES))
+    vae_dtype: str = option(
+        "", "diffusers: of the VAE's weights", choices=("", *video_models.DTYPES)
+    )
+    height: int | None = option(None, "pixels", low=16)
+    width: int | None = option(None, "pixels", low=16)
+    num_frames: int | None = option(None, "frames a clip", low=1)
+    fps: float | None = option(None, "frames per second of the clips", low=1)
+    denoising_steps: int | None = option(None, "diffusers: steps of the scheduler", low=1)
+    guidance: float | None = option(None, "diffusers: guidance scale")
+    negative_prompt: str = option("", "diffusers: what to stay away from, with guidance over 1")
+    pipeline_arguments: str = option("{}", "diffusers: JSON, more arguments of the pipeline's call")
+    first_frames: str = option(
+        "",
+        "diffusers: videos.json whose normal training videos give each clip its first frame, with "
+        "an image-to-video model",
+    )
+    clips_a_call: int = option(1, "diffusers: clips made at once", low=1)
+    vae_tiling: bool = option(False, "diffusers: decode in tiles; takes less memory")
+    vae_slicing: bool = option(False, "diffusers: decode clip by clip; takes less memory")
+    offload: str = option(
+        "none", "diffusers: leave on the GPU what is in use", choices=video_models.OFFLOADS
+    )
+    quantize: str = option(
+        "none", "diffusers: the transformer's weights", choices=video_models.QUANTIZATIONS
+    )
+    device: str = DEVICE
+
+    def __post_init__(self):
+        check(self)
+
+    def backend(self, seed: int = 0) -> DiffusersBackend:
+        """The backend, with nothing loaded; `seed` is of the whole set.
+
+        Raises:
+          UserError: see DiffusersBackend; --pipeline_arguments isn't a JSON object.
+        """
+        try:
+            arguments = json.loads(self.pipeline_arguments)
+        except ValueError:
+            arguments = None
+        if not isinstance(arguments, dict):
+            raise UserError(
+                "--pipeline_arguments: expected a JSON object, found "
+                f"{self.pipeline_arguments!r}; correct it"
+            )
+        return DiffusersBackend(
+            self.model or None,
+            preset=self.generator or None,
+            revision=self.revision or None,
+            dtype=self.model_dtype or None,
+            vae_dtype=self.vae_dtype or None,
+            device=self.device or None,
+            seed=seed,
+            fps=self.fps,
+            num_frames=self.num_frames,
+            height=self.height,
+            width=self.width,
+            steps=self.denoising_steps,
+            guidance=self.guidance,
+            negative_prompt=self.negative_prompt,
+            arguments=arguments,
+            batch_size=self.clips_a_call,
+            first_frames=self.first_frames or None,
+            vae_tiling=self.vae_tiling,
+            vae_slicing=self.vae_slicing,
+            offload=self.offload,
+            quantize=self.quantize,
+        )

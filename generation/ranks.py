@@ -13,8 +13,11 @@ from typing import Any, TypeVar
 
 import tqdm
 
+from gvvad_jax.options import option
 from gvvad_jax.store import UserError
 
+# A flag of everything that loads a model.
+DEVICE = option("", "of the models: cuda, cpu ...; this rank's GPU where there is one unless told")
 Item = TypeVar("Item")
 # Makes items one after another, yielding after each; does nothing for one that is there already.
 Work = Callable[[Sequence[Item]], Iterator[Any]]

@@ -86,7 +86,7 @@ def find_preset(name: str | None, model: str | None) -> Preset | None:
     if name is None:
         return next((preset for preset in PRESETS.values() if preset.model == model), None)
     if name not in PRESETS:
-        raise UserError(f"--preset: expected one of {', '.join(PRESETS)}, found {name!r}")
+        raise UserError(f"--generator: expected one of {', '.join(PRESETS)}, found {name!r}")
     return PRESETS[name]
 
 
@@ -186,7 +186,7 @@ def from_images(pipeline: Any) -> Any:
         raise UserError(
             f"--first_frames: expected a pipeline that takes an image, found "
             f"{type(pipeline).__name__}; give an image-to-video model, e.g. "
-            "--preset=cogvideox-5b-i2v"
+            "--generator=cogvideox-5b-i2v"
         )
     made = getattr(diffusers, name)(**pipeline.components)
     made.set_progress_bar_config(**pipeline._progress_bar_config)

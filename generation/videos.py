@@ -2,13 +2,13 @@
 
     python -m generation.videos --prompts=prompts.jsonl --backend=world --out=DIR
     python -m generation.videos --prompts=prompts.jsonl --backend=diffusers \\
-        --preset=cogvideox-2b --out=DIR
+        --generator=cogvideox-2b --out=DIR
 
 writes DIR/videos/<id>.mp4 and, when all are there, DIR/videos.json. Killed anywhere, the same
 command goes on where it stopped. Ranks (RANK, WORLD_SIZE) share the work, or Ray (--ray_workers).
 A clip whose generation fails is named in DIR/errors.json, the others go on, and the same command
-tries it again. --preset names a published model, --model any other; every number of a preset can
-be given as a flag. --first_frames starts each clip from a real video's picture, with an
+tries it again. --generator names a published model, --model any other; each of its numbers can be
+given as a flag. --first_frames starts each clip from a real video's picture, with an
 image-to-video model.
 """
 
@@ -28,6 +28,7 @@ from absl import flags
 from generation import prompts, ranks, video_io, world
 from generation.clips import Backend, Clip
 from generation.prompts import Description
+from gvvad_jax import options
 from gvvad_jax.annotations import read_json
 from gvvad_jax.store import UserError, run_command, write_atomically
 
@@ -308,18 +309,19 @@ def render_footage(
 
 def _backend() -> Backend:
     """The backend that the flags ask for."""
-    shared = {"seed": _SEED.value, "fps": _FPS.value, "num_frames": _NUM_FRAMES.value}
+    asked = options.from_flags(diffusers_backend.Options)
     if _BACKEND.value == "diffusers":
-        size = {"height": _HEIGHT.value, "width": _WIDTH.value}
-        return diffusers_backend.from_flags(**size, **shared)
+        return asked.backend(_SEED.value)
     from generation.videos import WorldBackend  # Not __main__'s: Ray sends it by its name.
 
     return WorldBackend(
         _DOMAIN.value,
+        seed=_SEED.value,
         domain_gap=_DOMAIN_GAP.value,
         defect_share=_DEFECT_SHARE.value,
-        size=(_HEIGHT.value, _WIDTH.value) if _HEIGHT.value and _WIDTH.value else None,
-        **shared,
+        num_frames=asked.num_frames,
+        fps=asked.fps,
+        size=(asked.height, asked.width) if asked.height and asked.width else None,
     )
 
 
@@ -364,16 +366,12 @@ if __name__ == "__main__":
         "split", "train", ["train", "validation", "test"], "Split of all clips in videos.json."
     )
     _SEED = flags.DEFINE_integer("seed", 0, "Of the whole set.", lower_bound=0)
-    _FPS = flags.DEFINE_float("fps", None, "Frames per second of the clips.", lower_bound=1)
-    _NUM_FRAMES = flags.DEFINE_integer("num_frames", None, "Frames a clip.", lower_bound=1)
-    _HEIGHT = flags.DEFINE_integer("height", None, "Pixels.", lower_bound=16)
-    _WIDTH = flags.DEFINE_integer("width", None, "Pixels.", lower_bound=16)
     _DOMAIN = flags.DEFINE_enum("domain", "generated", world.DOMAINS, "world: which look.")
     _DOMAIN_GAP = flags.DEFINE_float("domain_gap", 1.0, "world: 0 is footage.", lower_bound=0)
     _DEFECT_SHARE = flags.DEFINE_float(
         "defect_share", world.DEFECT_SHARE, "world: share of broken clips.", 0, 1
     )
-    diffusers_backend.define_flags()
+    options.define_flags(diffusers_backend.Options)
     _RAY_WORKERS = flags.DEFINE_integer("ray_workers", 0, "Ray's processes; 0: none.", 0)
     _GPUS_A_WORKER = flags.DEFINE_float(
         "gpus_a_worker", None, "GPUs that Ray gives each; diffusers: 1 where there is one here.", 0

@@ -63,10 +63,13 @@ _DEFINERS = {
 def define_flags(*classes: type) -> None:
     """Defines one flag a field, under the field's name, as the command's own: --help lists it.
 
-    A field of several classes is one flag of theirs all, with the first one's default and help.
+    A field that several classes have, the same in all, is one flag.
     """
-    fields = [field for cls in classes for field in dataclasses.fields(cls)]
-    for field in {field.name: field for field in reversed(fields)}.values():
+    defined = {}
+    for field in (field for cls in classes for field in dataclasses.fields(cls)):
+        meaning = (field.type, field.default, field.metadata)
+        assert defined.setdefault(field.name, meaning) == meaning, f"two flags {field.name}"
+    for field in {f.name: f for cls in classes for f in dataclasses.fields(cls)}.values():
         choices = field.metadata.get("choices")
         text = field.metadata["help"] + (f" ({'|'.join(choices)})" if choices else "")
         if field.type == tuple[int, ...]:

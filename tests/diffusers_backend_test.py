@@ -171,8 +171,8 @@ def test_unusable_pixels_are_the_error_of_their_clip_alone(models, descriptions,
     spoil_decoding(backend, 0, -1.0)
     spoil_decoding(backend, 2, float("nan"))
     black, good, broken = backend(descriptions[:3])
-    assert "a black clip; try another --dtype" in str(black)
-    assert "non-finite pixels; try another --dtype" in str(broken)
+    assert "a black clip; try another --model_dtype" in str(black)
+    assert "non-finite pixels; try another --model_dtype" in str(broken)
     assert isinstance(good, Clip)
 
 
@@ -295,9 +295,9 @@ def test_a_killed_command_goes_on(models, descriptions, tmp_path):
     prompts.save(tmp_path / "p.jsonl", descriptions)
     command = [
         *(sys.executable, "-m", "generation.videos", f"--prompts={tmp_path / 'p.jsonl'}"),
-        *("--backend=diffusers", f"--model={models['cogvideox']}", "--dtype=float32"),
-        *("--device=cpu", "--height=16", "--width=16", "--num_frames=9", "--steps=2"),
-        *("--batch_size=2", f"--out={tmp_path / 'broken'}"),
+        *("--backend=diffusers", f"--model={models['cogvideox']}", "--model_dtype=float32"),
+        *("--device=cpu", "--height=16", "--width=16", "--num_frames=9", "--denoising_steps=2"),
+        *("--clips_a_call=2", f"--out={tmp_path / 'broken'}"),
     ]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL, env=environment)

@@ -82,7 +82,7 @@ def test_models_that_cannot_do_what_is_asked(models, descriptions, tmp_path):
         with pytest.raises(UserError, match=said) as caught:
             make(model, **options).prepare(descriptions[:1], tmp_path / "prepared")
         assert "remote_code" not in str(caught.value)
-    with pytest.raises(UserError, match="--preset: expected one of cogvideox-2b, "):
+    with pytest.raises(UserError, match="--generator: expected one of cogvideox-2b, "):
         DiffusersBackend(preset="cogvideox-9b")
 
 

@@ -1,0 +1,219 @@
+"""Reading H.264 files frame by frame: counts, damage, rotation, time stamps, folders."""
+
+import fractions
+
+import av
+import numpy as np
+import pytest
+
+from generation import video_io
+from gvvad_jax.store import UserError
+
+
+def moving(num_frames, height=64, width=96, seed=0):
+    """A textured place with a box walking through."""
+    rng = np.random.default_rng(seed)
+    place = np.kron(rng.integers(60, 190, (height // 8, width // 8, 3)), np.ones((8, 8, 1)))
+    frames = np.repeat(place[None].astype(np.uint8), num_frames, axis=0)
+    for t, frame in enumerate(frames):
+        left = 2 * t % (width - 16)
+        frame[20:44, left : left + 16] = (40, 30 + t % 200, 200)
+    return frames
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory):
+    path = tmp_path_factory.mktemp("clip") / "v.mp4"
+    video_io.write(path, moving(50), fps=12.5)
+    return path
+
+
+def write_damaged(clip, path, seed=5):
+    """The same file with bytes changed all over its pictures."""
+    data = bytearray(clip.read_bytes())
+    rng = np.random.default_rng(seed)
+    for place in rng.integers(2000, len(data) - 3000, 40):
+        data[place] ^= 0xFF
+    path.write_bytes(data)
+
+
+def test_chosen_frames_are_those_of_the_whole_video(clip):
+    whole = video_io.read(clip)
+    reader = video_io.Reader(clip)
+    assert (reader.num_frames, reader.declared_frames, reader.fps) == (50, 50, 12.5)
+    assert (reader.height, reader.width) == (64, 96)
+    wanted = [0, 7, 8, 31, 49, 50, 99]
+    found = list(reader.frames(wanted))
+    assert [index for index, _ in found] == [0, 7, 8, 31, 49]
+    for index, frame in found:
+        np.testing.assert_array_equal(frame, whole.frames_TxHxWx3[index])
+    assert (reader.decoded_frames, reader.damaged) == (50, 0)
+    assert [index for index, _ in reader.frames([3])] == [3]
+    assert whole.uneven_seconds == reader.uneven_seconds == pytest.approx(0, abs=1e-6)
+
+
+def test_only_wanted_frames_are_converted(clip, monkeypatch):
+    converted = []
+    real = video_io._rgb
+    monkeypatch.setattr(
+        video_io, "_rgb", lambda frame, size: converted.append(1) or real(frame, size)
+    )
+    assert len(list(video_io.Reader(clip).frames(range(5, 50, 16)))) == len(converted) == 3
+
+
+def _faststart(path, frames):
+    """An .mp4 whose index comes first, so that it can be cut short and still be opened."""
+    with av.open(str(path), "w", options={"movflags": "faststart"}) as container:
+        stream = container.add_stream("libx264", rate=10)
+        stream.height, stream.width, stream.pix_fmt = *frames.shape[1:3], "yuv420p"
+        for image in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, "rgb24")))
+        container.mux(stream.encode())
+
+
+def test_a_file_cut_short_has_fewer_packets_than_it_declares(tmp_path):
+    noisy = np.random.default_rng(0).integers(0, 255, (40, 64, 80, 3), dtype=np.uint8)
+    _faststart(tmp_path / "v.mp4", noisy)
+    whole = (tmp_path / "v.mp4").read_bytes()
+    (tmp_path / "v.mp4").write_bytes(whole[: len(whole) // 2])
+    reader = video_io.Reader(tmp_path / "v.mp4")
+    assert reader.declared_frames == 40 and 1 <= reader.num_frames < 40
+    frames = [frame for _, frame in reader.frames(range(40), threads=False)]
+    assert len(frames) == reader.decoded_frames <= reader.num_frames
+    video = video_io.read(tmp_path / "v.mp4")
+    assert len(video.frames_TxHxWx3) == reader.decoded_frames and video.declared_frames == 40
+
+
+def test_damage_is_counted_and_reads_the_same_every_time(clip, tmp_path):
+    write_damaged(clip, tmp_path / "bad.mp4")
+    video = video_io.read(tmp_path / "bad.mp4")
+    assert video.damaged and len(video.frames_TxHxWx3) <= 50 == video.declared_frames
+    for _ in range(3):
+        again = video_io.read(tmp_path / "bad.mp4")
+        np.testing.assert_array_equal(again.frames_TxHxWx3, video.frames_TxHxWx3)
+    reader = video_io.Reader(tmp_path / "bad.mp4")
+    found = [frame for _, frame in reader.frames(range(50), threads=False)]
+    np.testing.assert_array_equal(found, video.frames_TxHxWx3)
+    assert reader.damaged == video.damaged
+
+
+def test_frames_come_upright(tmp_path):
+    picture = np.zeros((64, 96, 3), np.uint8)
+    picture[:32, :48] = 255  # top left
+    for angle, bright in ((-90, (0, 1)), (90, (1, 0)), (180, (1, 1)), (0, (0, 0))):
+        with av.open(str(tmp_path / "v.mp4"), "w") as container:
+            stream = container.add_stream("libx264", rate=10)
+            stream.height, stream.width, stream.pix_fmt = 64, 96, "yuv420p"
+            # Counterclockwise; a phone held upright writes -90.
+            stream.set_display_rotation(angle)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, "rgb24")))
+            container.mux(stream.encode())
+        frame = video_io.read(tmp_path / "v.mp4").frames_TxHxWx3[0]
+        assert frame.shape[:2] == ((96, 64) if angle % 180 else (64, 96))
+        row, column = (
+            (frame.shape[0] // 4, 3 * frame.shape[0] // 4),
+            (
+                frame.shape[1] // 4,
+                3 * frame.shape[1] // 4,
+            ),
+        )
+        levels = frame[np.ix_(row, column)].mean(axis=2)
+        assert np.unravel_index(levels.argmax(), (2, 2)) == bright
+        ((_, streamed),) = video_io.Reader(tmp_path / "v.mp4").frames([0])
+        np.testing.assert_array_equal(streamed, frame)
+
+
+def test_uneven_time_stamps_are_told(tmp_path):
+    with av.open(str(tmp_path / "v.mp4"), "w") as container:
+        stream = container.add_stream("libx264", rate=10)
+        stream.height, stream.width, stream.pix_fmt = 64, 96, "yuv420p"
+        stream.codec_context.time_base = fractions.Fraction(1, 10)
+        for t, image in enumerate(moving(20)):
+            frame = av.VideoFrame.from_ndarray(image, "rgb24")
+            # Ten frames at 10 a second, then a pause of three seconds.
+            frame.pts, frame.time_base = t + 30 * (t >= 10), fractions.Fraction(1, 10)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    reader = video_io.Reader(tmp_path / "v.mp4")
+    # 20 frames in 5 s: frame 9 at 0.9 s is 1.35 s ahead of 9 / 4, frame 10 at 4 s 1.5 s behind.
+    assert reader.fps == pytest.approx(4, abs=0.1)
+    assert reader.uneven_seconds == pytest.approx(1.5, abs=0.15)
+    assert video_io.read(tmp_path / "v.mp4").uneven_seconds == reader.uneven_seconds
+
+
+def test_a_stream_that_changes_its_size_keeps_the_first(tmp_path):
+    data = b""
+    for number, (height, width) in enumerate(((64, 96), (48, 64))):
+        part = tmp_path / f"{number}.ts"
+        with av.open(str(part), "w", format="mpegts") as container:
+            stream = container.add_stream("libx264", rate=10)
+            stream.height, stream.width, stream.pix_fmt = height, width, "yuv420p"
+            for image in moving(6, height, width):
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(image, "rgb24")))
+            container.mux(stream.encode())
+        data += part.read_bytes()
+    (tmp_path / "v.ts").write_bytes(data)
+    assert video_io.read(tmp_path / "v.ts").frames_TxHxWx3.shape == (12, 64, 96, 3)
+
+
+def _write_image(path, image):
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("png", rate=1)
+        stream.height, stream.width, stream.pix_fmt = *image.shape[:2], "rgb24"
+        container.mux(stream.encode(av.VideoFrame.from_ndarray(image, "rgb24")))
+        container.mux(stream.encode())
+
+
+def test_a_folder_without_its_broken_images(tmp_path):
+    images = moving(6)
+    for number, image in enumerate(images):
+        _write_image(tmp_path / f"{number:03d}.png", image)
+    (tmp_path / "000.png").write_bytes(b"no picture")
+    (tmp_path / "004.png").write_bytes(b"no picture")
+    sound = images[[1, 2, 3, 5]]
+    video = video_io.read(tmp_path)
+    np.testing.assert_array_equal(video.frames_TxHxWx3, sound)
+    assert (video.declared_frames, video.damaged, video.fps) == (6, 2, None)
+    reader = video_io.Reader(tmp_path)
+    assert (reader.num_frames, reader.declared_frames) == (6, 6)
+    assert len(list(reader.frames([0, 1]))) == 1
+    assert (reader.decoded_frames, reader.damaged) == (4, 2)
+    found = list(reader.frames(range(4)))
+    np.testing.assert_array_equal([frame for _, frame in found], sound)
+    assert (reader.decoded_frames, reader.damaged) == (4, 0)
+    for path in tmp_path.iterdir():
+        path.write_bytes(b"no picture")
+    for read in (video_io.read, video_io.Reader):
+        with pytest.raises(video_io.UnreadableError, match="expected 6 frames, decoded none"):
+            read(tmp_path)
+
+
+def test_what_is_no_video_is_refused(tmp_path):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "rubbish.mp4").write_bytes(b"no video at all" * 100)
+    with av.open(str(tmp_path / "sound.wav"), "w") as container:
+        stream = container.add_stream("pcm_s16le", rate=8000, layout="mono")
+        silence = av.AudioFrame.from_ndarray(np.zeros((1, 800), np.int16), "s16", "mono")
+        silence.sample_rate = 8000
+        container.mux(stream.encode(silence))
+    for name, message in (
+        ("empty", "expected a folder of frames"),
+        ("rubbish.mp4", "can't open"),
+        ("sound.wav", "expected a video stream"),
+    ):
+        for read in (video_io.read, video_io.Reader):
+            with pytest.raises(video_io.UnreadableError, match=message):
+                read(tmp_path / name)
+    with pytest.raises(UserError):
+        video_io.probe(tmp_path / "sound.wav")
+
+
+def test_writing_is_whole_or_not_at_all(tmp_path):
+    for frames, message in (([], "at least one frame"), (moving(2)[:, :63], "found 63x96")):
+        with pytest.raises(UserError, match=message):
+            video_io.write(tmp_path / "v.mp4", frames, fps=10)
+    assert not list(tmp_path.iterdir())
+    for name in ("a.mp4", "b.mp4"):
+        video_io.write(tmp_path / name, moving(10), fps=29.97)
+    assert (tmp_path / "a.mp4").read_bytes() == (tmp_path / "b.mp4").read_bytes()
+    assert video_io.probe(tmp_path / "a.mp4").fps == pytest.approx(29.97, abs=1e-3)
