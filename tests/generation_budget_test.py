@@ -7,7 +7,7 @@ import pytest
 from tools import generation_budget
 
 PLAN = generation_budget.Plan(
-    preset="cogvideox-2b",
+    generator="cogvideox-2b",
     pairs=300,
     gpus=2,
     gpu_price=3.0,

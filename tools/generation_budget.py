@@ -1,6 +1,6 @@
 """What a synthetic store costs before anything is started: hours, gigabytes, tokens, money.
 
-    python -m tools.generation_budget --pairs=300 --preset=cogvideox-2b
+    python -m tools.generation_budget --pairs=300 --generator=cogvideox-2b
     python -m tools.generation_budget --price_input=2.5 --price_output=10 --clips=FOLDER
 
 Computed, not measured: operations are counted from the models' configurations (built without
@@ -18,6 +18,7 @@ from typing import Any
 
 from absl import flags
 
+from generation import video_models
 from gvvad_jax.store import UserError, run_command
 
 
@@ -27,16 +28,12 @@ class Generator:
 
     Attributes:
       heads, layers: of its transformer; heads are 64 wide.
-      height, width, frames: of a clip, pixels.
-      seconds: a clip takes on `gpu`, 50 steps.
+      seconds: a clip takes on `gpu` with the numbers of video_models.PRESETS.
       gpu, source: what the seconds were measured on, and by whom.
     """
 
     heads: int
     layers: int
-    height: int
-    width: int
-    frames: int
     seconds: float
     gpu: str
     source: str
@@ -45,9 +42,9 @@ class Generator:
 _CARD_5B = "CogVideoX-5b's model card, revision a190ef4"
 _CARD_15 = "CogVideoX1.5-5B's model card, revision 350b2b0"
 GENERATORS = {
-    "cogvideox-2b": Generator(30, 30, 480, 720, 49, 90, "A100", _CARD_5B),
-    "cogvideox-5b": Generator(48, 42, 480, 720, 49, 200, "A100", _CARD_5B),
-    "cogvideox-1.5-5b": Generator(48, 42, 768, 1360, 81, 1000, "A100", _CARD_15),
+    "cogvideox-2b": Generator(30, 30, 90, "A100", _CARD_5B),
+    "cogvideox-5b": Generator(48, 42, 200, "A100", _CARD_5B),
+    "cogvideox1.5-5b": Generator(48, 42, 1000, "A100", _CARD_15),
 }
 # One abnormal and one normal description of about 100 words and two phrases, as JSON, and the
 # instruction with the schema; --tokens_input and --tokens_output put what a first run printed.
@@ -114,7 +111,7 @@ def bits_a_pixel(clips: str) -> float:
 class Plan:
     """What is to be made; each field is a flag."""
 
-    preset: str
+    generator: str
     pairs: int
     gpus: int
     gpu_price: float | None
@@ -131,12 +128,13 @@ class Plan:
 
 def budget(plan: Plan) -> dict[str, Any]:
     """The figures, by name; hours are of all GPUs together unless their name says otherwise."""
-    generator = GENERATORS[plan.preset]
+    generator = GENERATORS[plan.generator]
     videos, hours, fps = _UCF_CRIME
     clips = 2 * plan.pairs
-    clip_pixels = generator.frames * generator.height * generator.width
+    clip = video_models.PRESETS[plan.generator]
+    clip_pixels = clip.num_frames * clip.height * clip.width
     snippets = hours * 3600 * fps / plan.snippet_frames
-    synthetic_snippets = clips * generator.frames / plan.snippet_frames
+    synthetic_snippets = clips * clip.num_frames / plan.snippet_frames
     speed = plan.peak_tflops * 1e12 * plan.share_of_peak
     clip_hours = {
         name: count * plan.crops * transformer_flops(**_VIT_L14) / speed / 3600
@@ -186,7 +184,7 @@ def _dollars(plan: Plan) -> float | None:
 
 def table(plan: Plan, found: dict[str, Any]) -> str:
     """The figures as Markdown, each with where it comes from."""
-    generator = GENERATORS[plan.preset]
+    generator = GENERATORS[plan.generator]
     speed = f"{plan.share_of_peak:.0%} of {plan.peak_tflops:g} TFLOP/s"
     weights, stores, hours = (
         found[name] for name in ("weights_gigabytes", "store_gigabytes", "clip_gpu_hours")
@@ -199,7 +197,7 @@ def table(plan: Plan, found: dict[str, Any]) -> str:
             ", ".join(f"{name} {size:.1f}" for name, size in weights.items()) + "; 2 bytes each",
         ),
         (
-            f"{found['clips']} clips of {plan.preset}",
+            f"{found['clips']} clips of {plan.generator}",
             f"{found['generation_gpu_hours']:.1f} GPU hours",
             f"{generator.seconds:g} s each on one {generator.gpu}: {generator.source}",
         ),
@@ -254,7 +252,7 @@ def main(_) -> None:
 
 
 if __name__ == "__main__":
-    flags.DEFINE_enum("preset", "cogvideox-2b", list(GENERATORS), "The generator.")
+    flags.DEFINE_enum("generator", "cogvideox-2b", list(GENERATORS), "The generator.")
     flags.DEFINE_integer("pairs", 300, "Pairs of descriptions; a pair is two clips.", 1)
     flags.DEFINE_integer("gpus", 1, "GPUs at work.", 1)
     flags.DEFINE_float("gpu_price", None, "Dollars an hour of one GPU.", 0)
