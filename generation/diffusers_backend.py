@@ -323,11 +323,16 @@ class Options:
         "diffusers: videos.json whose normal training videos give each clip its first frame, with "
         "an image-to-video model",
     )
-    clips_a_call: int = option(1, "diffusers: clips made at once", low=1)
+    clips_a_call: int = option(1, "diffusers: clips made at once", low=1, free=True)
     vae_tiling: bool = option(False, "diffusers: decode in tiles; takes less memory")
-    vae_slicing: bool = option(False, "diffusers: decode clip by clip; takes less memory")
+    vae_slicing: bool = option(
+        False, "diffusers: decode clip by clip; takes less memory", free=True
+    )
     offload: str = option(
-        "none", "diffusers: leave on the GPU what is in use", choices=video_models.OFFLOADS
+        "none",
+        "diffusers: leave on the GPU what is in use",
+        choices=video_models.OFFLOADS,
+        free=True,
     )
     quantize: str = option(
         "none", "diffusers: the transformer's weights", choices=video_models.QUANTIZATIONS

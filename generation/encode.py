@@ -1,160 +1,101 @@
 """Videos -> feature store.
 
     python -m generation.encode --videos=videos.json --encoder=motion --out=STORE
+    python -m generation.encode --videos=videos.json --encoder=clip-l14 --crops=ten \\
+        --pooling=middle --captioner=git --text_encoder=simcse --out=STORE
     RANK=1 WORLD_SIZE=2 python -m generation.encode ...          # one of several ranks
 
 Each video is read, resampled by the fps policy, cut into snippets and encoded; beside its features
-go a caption's text row a snippet and the pixel measures that the filter judges. A video is the unit
-of resuming: killed anywhere, the same command goes on and ends with the same bytes. Videos that
-can't be read, or only in part, are named at the end and never silently absent.
+go a caption's text row a snippet and the measures that the filter judges. Decoding runs ahead of
+the models, and where they look at single snippets, a video is never in memory as a whole. A video
+is the unit of resuming: killed anywhere, the same command goes on and ends with the same rows.
+Videos that can't be read, or only in part, are named at the end and never silently absent.
 """
 
+import contextlib
 import dataclasses
+import functools
 import json
 import os
 import pathlib
 import sys
-from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import tqdm
 from absl import flags
 
-from generation import text_bank
-from gvvad_jax import annotations, store
+from generation import ranks, text_bank
+from generation.recipe import DEFAULT_STRIDES as DEFAULT_STRIDES
+from generation.recipe import Options as Options
+from generation.recipe import Recipe
+from generation.recipe import make_captioner as make_captioner
+from generation.recipe import parse_fps_policy as parse_fps_policy
+from gvvad_jax import annotations, options, store
 from gvvad_jax.store import UserError, run_command
 
-CAPTIONERS = ("rules", "none")
-TEXT_ENCODERS = ("hashed",)
-# Motion is cheap enough to look often; CLIP's is the published protocol, end to end.
-DEFAULT_STRIDES = {"motion": 4, "clip-l14": 16}
-
-
-class VisualEncoder(Protocol):
-    """Frames to features; see generation/encoders.py."""
-
-    id: str
-    dim: int
-    manifest: Mapping[str, Any]  # {id, weights, pooling, normalised, standardise}
-    crops: Mapping[str, Any]  # {count, order}
-
-    def encode_video(
-        self, frames_FxHxWx3: np.ndarray, spans_Tx2: np.ndarray, fps: float
-    ) -> np.ndarray:
-        """float32 [T, crops, dim]."""
-        ...
-
-
-class Captioner(Protocol):
-    """Pixels to one sentence a snippet; nothing but pixels and their rate goes in."""
-
-    id: str
-
-    def captions(
-        self, frames_FxHxWx3: np.ndarray, spans_Tx2: np.ndarray, fps: float
-    ) -> list[str]: ...
-
-
-class TextEmbedder(Protocol):
-    """Sentences to vectors."""
-
-    id: str
-    dim: int
-    normalised: bool
-
-    def __call__(self, texts: Sequence[str]) -> np.ndarray:
-        """float32 [len(texts), dim]."""
-        ...
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Recipe:
-    """Everything that a video's rows depend on, beside the video.
-
-    Attributes:
-      encoder: of the visual rows.
-      snippet_frames, snippet_stride: at the policy's rate.
-      fps_policy: "native", or the frames per second that videos are resampled to.
-      dtype: of the rows, float16 or float32.
-      captioner: of the text rows; None for a store without text.
-      text_embedder: of captions and prompt bank; needed where there is a captioner.
-      bank: name of the prompt bank that goes beside the manifest.
-      source: real or synthetic.
-    """
-
-    encoder: VisualEncoder
-    snippet_frames: int
-    snippet_stride: int
-    fps_policy: float | str = "native"
-    dtype: str = "float32"
-    captioner: Captioner | None = None
-    text_embedder: TextEmbedder | None = None
-    bank: str = "ucf_crime"
-    source: str = "real"
-
-    def manifest(self) -> store.Manifest:
-        text = None
-        if self.captioner is not None:
-            text = {
-                "encoder": self.text_embedder.id,
-                "dim": self.text_embedder.dim,
-                "normalised": self.text_embedder.normalised,
-                "captioner": self.captioner.id,
-            }
-        return store.Manifest(
-            encoder=dict(self.encoder.manifest),
-            dim=self.encoder.dim,
-            crops=dict(self.encoder.crops),
-            snippet={
-                "frames": self.snippet_frames,
-                "stride": self.snippet_stride,
-                "pooling": self.encoder.manifest["pooling"],
-            },
-            fps_policy=self.fps_policy,
-            dtype=self.dtype,
-            text=text,
-        )
+# Beside the manifest: what made the store, as far as stores needn't agree on it.
+_MADE_BY = "encoding.json"
 
 
 def encode(
     videos_path: str | os.PathLike,
     out: str | os.PathLike,
-    recipe: Recipe,
+    recipe: Recipe | Options,
     *,
     prompts_path: str | os.PathLike | None = None,
     progress: bool = True,
+    ray_workers: int = 0,
+    gpus_a_worker: float = 0,
 ) -> bool:
     """Encodes the videos of a videos.json into a store, resuming what is there.
 
-    Ranks (RANK, WORLD_SIZE) share the videos; the one that finishes last packs the store.
+    Ranks (RANK, WORLD_SIZE) or Ray's workers share the videos; who finishes last packs the store.
+    A store that the same options finished is recognised before any model is loaded.
 
     Args:
       videos_path: the videos.json.
       out: the store's folder.
-      recipe: how to encode.
+      recipe: how to encode; workers need Options.
       prompts_path: prompts.jsonl of generated videos: description, twin and seed of the record
-        with a video's id go into its row.
-      progress: a bar on standard error; what is wrong with videos is told in any case.
+        with a video's id go into its row, its phrase into the text rows of captioner description.
+      progress: a bar; what is wrong with videos is told in any case.
+      ray_workers, gpus_a_worker: see ranks.each.
 
     Returns:
       Whether the store is finished; False while other ranks' videos are missing.
 
     Raises:
-      UserError: a listed file is missing, no video is readable, a video's rate isn't known, or
-        `out` holds a store of another making.
+      UserError: a file is missing, none is readable, a rate isn't known, a video couldn't be
+        captioned, or `out` holds a store of another making.
     """
-    videos = annotations.load(videos_path)
-    _require_files(videos)
-    made_from = _descriptions(prompts_path)
-    writer = store.Writer(out, recipe.manifest(), videos)
-    if recipe.captioner is not None:
-        _write_bank(writer.path, recipe)
-    rank, world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-    mine = list(videos.videos.values())[rank::world_size]
-    for video in tqdm.tqdm(mine, "encode", disable=not progress, unit="video"):
-        if not writer.has(video.id):
-            _encode_into(writer, video, recipe, made_from.get(video.id, {}))
+    assert isinstance(recipe, Options) or not ray_workers, "a Recipe can't go to workers"
+    videos = _require_files(annotations.load(videos_path))
+    fingerprint = recipe.fingerprint() if isinstance(recipe, Options) else None
+    if fingerprint and _is_made_by(pathlib.Path(out), fingerprint, videos):
+        _tell(store.Store(out))
+        return True
+    loaded = _load(recipe, out, ray_workers)
+    if loaded.describes:
+        _require_descriptions(videos, prompts_path)
+    writer = store.Writer(out, loaded.manifest(), videos)
+    _write_bank(writer.path, loaded)
+    mine = list(videos.videos) if ray_workers else ranks.share(list(videos.videos))
+    if not all(map(writer.has, mine)):
+        paths = [path and os.path.abspath(path) for path in (videos_path, out, prompts_path)]
+        ranks.each(
+            functools.partial(_start, recipe if ray_workers else loaded, *paths),
+            list(videos.videos),
+            ray_workers=ray_workers,
+            gpus_a_worker=gpus_a_worker,
+            label="encode",
+            unit="video",
+            progress=progress,
+        )
+    _require_done(writer, mine)
+    if fingerprint:
+        _note(writer.path, options=fingerprint)
     if not writer.pack():
         print(f"{out}: waiting for the videos of other ranks", file=sys.stderr)
         return False
@@ -162,99 +103,233 @@ def encode(
     return True
 
 
-def _require_files(videos: annotations.Annotations) -> None:
+def _load(recipe: Recipe | Options, out: str | os.PathLike, ray_workers: int) -> Recipe:
+    if isinstance(recipe, Recipe):
+        return recipe
+    # With workers only names and widths are needed here.
+    return (dataclasses.replace(recipe, device="cpu") if ray_workers else recipe).recipe(out)
+
+
+def _require_done(writer: store.Writer, video_ids: Sequence[str]) -> None:
+    failed = [video_id for video_id in video_ids if not writer.has(video_id)]
+    if failed:
+        raise UserError(
+            f"{writer.path}: expected all videos encoded, found {len(failed)} that couldn't be "
+            f"captioned: {', '.join(failed)}; run the same command again"
+        )
+
+
+def _is_made_by(path: pathlib.Path, fingerprint: str, videos: annotations.Annotations) -> bool:
+    """Whether there is a finished store of these options and videos."""
+    if not (path / _MADE_BY).exists() or (path / "parts").exists():
+        return False
+    kept = annotations.load(path / "videos.json")
+    noted = annotations.read_json(path / _MADE_BY)
+    return noted.get("options") == fingerprint and dict(kept.videos) == dict(videos.videos)
+
+
+def _note(path: pathlib.Path, **noted: Any) -> None:
+    """Adds to encoding.json; values that are lists to those that are there."""
+    made_by = path / _MADE_BY
+    content = annotations.read_json(made_by) if made_by.exists() else {}
+    for key, value in noted.items():
+        if isinstance(value, list):
+            value = sorted({*content.get(key, ()), *value})
+        content[key] = value
+    written = (json.dumps(content, indent=1, sort_keys=True) + "\n").encode()
+    if not made_by.exists() or made_by.read_bytes() != written:
+        store.write_atomically(made_by, written)
+
+
+def _require_files(videos: annotations.Annotations) -> annotations.Annotations:
     missing = [v.file for v in videos.videos.values() if not videos.resolve(v).exists()]
     if missing:
         raise UserError(
             f"{videos.path}: expected {len(videos.videos)} files, found {len(missing)} of them "
             f"missing, {missing[0]!r} first; fetch them or remove their entries"
         )
+    return videos
 
 
-def _descriptions(prompts_path: str | os.PathLike | None) -> dict[str, dict[str, Any]]:
-    """{description, twin, seed} by video id."""
+def _descriptions(prompts_path: str | os.PathLike | None) -> dict[str, Any]:
+    """The records of generated videos, by video id."""
     if prompts_path is None:
         return {}
     from generation import prompts
 
-    return {
-        record.id: {"description": record.description, "twin": record.twin, "seed": record.seed}
-        for record in prompts.load(prompts_path)
-    }
+    return {record.id: record for record in prompts.load(prompts_path)}
 
 
-def _encode_into(
-    writer: store.Writer,
-    video: annotations.VideoAnnotation,
-    recipe: Recipe,
-    made_from: Mapping[str, Any],
+def _require_descriptions(
+    videos: annotations.Annotations, prompts_path: str | os.PathLike | None
 ) -> None:
-    """One video from file to part, or to quarantine."""
-    from generation import filter as video_filter
-    from generation import video_io
-
-    path = writer.videos.resolve(video)
-    try:
-        decoded = video_io.read(path)
-    except UserError as error:
-        # As the list names it: a store doesn't depend on where its videos lay.
-        writer.quarantine(video.id, str(error).replace(str(path), video.file))
-        return
-    fps = decoded.fps or video.fps
-    if not fps:
+    """For text rows that are of the phrases that videos were generated from."""
+    missing = sorted(set(videos.videos) - set(_descriptions(prompts_path)))
+    if missing:
         raise UserError(
-            f"{writer.videos.path}: video {video.id!r}: expected fps, found it neither in "
-            f"{video.file} nor here; add it to the entry"
+            f"--prompts: expected a description of each video for --captioner={store.STAND_IN}, "
+            f"found {prompts_path or 'no file'} without {missing[0]!r}; give the prompts.jsonl "
+            "that the videos were generated from"
         )
-    frames_FxHxWx3, rate = _resample(decoded.frames_TxHxWx3, fps, recipe.fps_policy)
-    spans_Tx2 = annotations.snippet_spans(
-        len(frames_FxHxWx3), recipe.snippet_frames, recipe.snippet_stride
-    )
-    text_TxE = None
-    if recipe.captioner is not None:
-        captions = recipe.captioner.captions(frames_FxHxWx3, spans_Tx2, rate)
-        text_TxE = recipe.text_embedder(captions)
-    statistics = video_filter.pixel_statistics(
-        decoded.frames_TxHxWx3, fps, declared_frames=decoded.declared_frames
-    )
-    row = store.Row(
-        id=video.id,
-        num_snippets=len(spans_Tx2),
-        num_frames=len(decoded.frames_TxHxWx3),
-        fps=fps,
-        source=recipe.source,
-        declared_frames=decoded.declared_frames,
-        decoded_frames=len(decoded.frames_TxHxWx3),
-        pixel_statistics=statistics,
-        **made_from,
-    )
-    writer.add(row, recipe.encoder.encode_video(frames_FxHxWx3, spans_Tx2, rate), text_TxE)
-
-
-def _resample(
-    frames_FxHxWx3: np.ndarray, fps: float, policy: float | str
-) -> tuple[np.ndarray, float]:
-    """(frames, frames per second) as the fps policy wants them."""
-    if policy == "native":
-        return frames_FxHxWx3, fps
-    chosen = annotations.resampled_frames(len(frames_FxHxWx3), fps, float(policy))
-    return frames_FxHxWx3[chosen], float(policy)
 
 
 def _write_bank(path: pathlib.Path, recipe: Recipe) -> None:
     """bank.npy [K, E] and bank.json beside the manifest, for training to find."""
-    prompts = text_bank.prompt_bank(recipe.bank)
+    if recipe.captioner is None:
+        return
+    vocabulary = recipe.captioner.vocabulary
+    prompts = text_bank.prompt_bank(recipe.bank, vocabulary)
     bank_KxE = recipe.text_embedder([prompt.phrase for prompt in prompts])
-    text_bank.save_bank(path, recipe.bank, prompts, recipe.text_embedder.id, bank_KxE)
+    text_bank.save_bank(
+        path, recipe.bank, prompts, recipe.text_embedder.id, bank_KxE, vocabulary=vocabulary
+    )
+
+
+def _start(
+    source: Recipe | Options,
+    videos_path: str | os.PathLike,
+    out: str | os.PathLike,
+    prompts_path: str | os.PathLike | None,
+) -> ranks.Work:
+    """The work of one process, on ids of videos."""
+    import cv2
+
+    # Processes are the parallelism; their threads would only get in each other's way.
+    cv2.setNumThreads(1)
+    recipe = source.recipe(out) if isinstance(source, Options) else source
+    videos = annotations.load(videos_path)
+    writer = store.Writer(out, recipe.manifest(), videos)
+    made_from = _descriptions(prompts_path)
+
+    def work(ids: Sequence[str]) -> Iterator[None]:
+        todo = [videos.videos[str(name)] for name in ids if not writer.has(str(name))]
+        yield from [None] * (len(ids) - len(todo))
+        if todo:
+            yield from _encode_videos(writer, todo, recipe, made_from)
+
+    return work
+
+
+def _encode_videos(
+    writer: store.Writer,
+    videos: Sequence[annotations.VideoAnnotation],
+    recipe: Recipe,
+    made_from: Mapping[str, Any],
+) -> Iterator[None]:
+    """Videos from files to parts, or to quarantine; yields after each."""
+    from generation import decode
+
+    if hasattr(recipe.encoder, "dtype"):
+        _note(writer.path, computed_in=[recipe.encoder.dtype])
+    messages = decode.Source(writer.videos, recipe).messages(videos)
+    alive = decode.VIDEOS_ALIVE if recipe.whole_video else decode.CHUNKS_ALIVE
+    rows = None
+    with contextlib.closing(decode.ahead(messages, alive)) as coming:
+        for message in coming:
+            if isinstance(message, decode.Unreadable):
+                writer.quarantine(message.video.id, message.reason)
+                yield
+                continue
+            # Another plan for the same video makes a new start.
+            if rows is None or rows.plan is not message.plan:
+                rows = _Rows(recipe, message.plan)
+            if isinstance(message, decode.Chunk):
+                rows.add(message)
+            else:
+                rows.finish(writer, message, made_from.get(message.plan.video.id))
+                yield
+            del message  # Its frames are free before the next ones come.
+
+
+class _Rows:
+    """The rows of one video, as its chunks come in.
+
+    Args:
+      recipe: how to encode.
+      plan: of the video, see decode.Plan.
+    """
+
+    def __init__(self, recipe: Recipe, plan: Any):
+        self.plan, self._recipe = plan, recipe
+        self._visual: list[np.ndarray] = []
+        self._captions: list[str] = []
+        self._failed = False
+
+    def add(self, chunk: Any) -> None:
+        """The next decode.Chunk."""
+        if self._failed:
+            return
+        if chunk.pictures:
+            self._caption(self._recipe.captioner.caption_snippets, chunk.pictures)
+        if not self._recipe.encoder.whole_video:
+            self._visual.append(self._recipe.encoder.encode_snippets(chunk.prepared))
+
+    def finish(self, writer: store.Writer, ending: Any, record: Any) -> None:
+        """Writes the part; a video that couldn't be captioned gets none, and is to be done again.
+
+        Args:
+          writer: of the store.
+          ending: the decode.Ending.
+          record: the prompts.Description that the video was generated from, or None.
+        """
+        recipe, plan = self._recipe, self.plan
+        whole = ending.frames_FxHxWx3, plan.spans_Tx2, plan.rate
+        if recipe.describes:
+            self._captions = [record.phrase] * len(plan.spans_Tx2)
+        elif recipe.captioner is not None and recipe.captioner.whole_video:
+            self._caption(recipe.captioner.captions, *whole)
+        if self._failed:
+            return
+        text_TxE = None if recipe.captioner is None else recipe.text_embedder(self._captions)
+        consistency = None
+        if recipe.encoder.whole_video:
+            visual_TxNxD = recipe.encoder.encode_video(*whole)
+        else:
+            visual_TxNxD = np.concatenate(self._visual)
+            consistency = {"consistency": round(recipe.encoder.consistency(ending.probes), 6)}
+        for fault in ending.faults:
+            _warn(plan.video.id, fault)
+        made_from = {}
+        if record is not None:
+            made_from = {key: getattr(record, key) for key in ("description", "twin", "seed")}
+        row = store.Row(
+            id=plan.video.id,
+            num_snippets=len(plan.spans_Tx2),
+            num_frames=plan.num_frames,
+            fps=plan.fps,
+            source=recipe.source,
+            declared_frames=ending.declared_frames,
+            decoded_frames=plan.num_frames,
+            pixel_statistics=ending.pixel_statistics,
+            feature_statistics=consistency,
+            **made_from,
+        )
+        writer.add(row, visual_TxNxD, text_TxE)
+
+    def _caption(self, caption: Any, *arguments: Any) -> None:
+        from generation import chat
+
+        try:
+            self._captions += caption(*arguments)
+        except Exception as error:
+            # A request that failed for good is this video's misfortune; a wrong key is everybody's.
+            if not isinstance(error, chat.Failed) and not isinstance(error.__cause__, chat.Failed):
+                raise
+            self._failed = True
+            _warn(self.plan.video.id, f"not encoded: {error}")
+
+
+def _warn(video_id: str, fault: str) -> None:
+    tqdm.tqdm.write(f"warning: {video_id}: {fault}", file=sys.stderr)
 
 
 def _tell(finished: store.Store) -> None:
     """Names every video that isn't what its container or videos.json promised."""
     for video_id, reason in finished.quarantined.items():
-        print(f"warning: {video_id}: not encoded: {reason}", file=sys.stderr)
+        _warn(video_id, f"not encoded: {reason}")
     for row in finished.rows.values():
         for fault in _broken_promises(row, finished.videos.videos[row.id]):
-            print(f"warning: {row.id}: {fault}", file=sys.stderr)
+            _warn(row.id, fault)
     if not finished.rows:
         raise UserError(
             f"{finished.path}: expected at least one readable video, found none among "
@@ -276,56 +351,30 @@ def _broken_promises(row: store.Row, video: annotations.VideoAnnotation) -> list
     return faults
 
 
-def make_captioner(name: str, text_encoder: str) -> tuple[Captioner | None, TextEmbedder | None]:
-    """The captioner and text embedder of these names; (None, None) for "none"."""
-    if name == "none":
-        return None, None
-    from generation.captions import MotionCaptioner
+def _gpus_a_worker(chosen: Options) -> float:
+    if _GPUS_A_WORKER.value is not None or not _RAY_WORKERS.value or not chosen.needs_torch:
+        return _GPUS_A_WORKER.value or 0
+    import torch
 
-    if name not in CAPTIONERS or text_encoder not in TEXT_ENCODERS:
-        raise UserError(
-            f"--captioner, --text_encoder: expected {', '.join(CAPTIONERS)} and "
-            f"{', '.join(TEXT_ENCODERS)}, found {name!r} and {text_encoder!r}"
-        )
-    return MotionCaptioner(), text_bank.HashedTextEmbedder()
-
-
-def parse_fps_policy(text: str) -> float | str:
-    """ "native", or a positive number of frames per second; raises UserError."""
-    if text == "native":
-        return text
-    try:
-        rate = float(text)
-    except ValueError:
-        rate = 0.0
-    if not 0 < rate < float("inf"):
-        raise UserError(f"--fps_policy: expected native or frames per second, found {text!r}")
-    return rate
+    return float(torch.cuda.is_available())
 
 
 def main(_) -> None:
+    from generation import encode  # Not __main__'s: Ray sends its work by its name.
+
     if not _VIDEOS.value or not _OUT.value:
         raise UserError("--videos, --out: expected a videos.json and a folder, found none of one")
-    import cv2
-
-    from generation import encoders
-
-    # Ranks are the parallelism; their threads would only get in each other's way.
-    cv2.setNumThreads(1)
-    captioner, text_embedder = make_captioner(_CAPTIONER.value, _TEXT_ENCODER.value)
-    recipe = Recipe(
-        encoder=encoders.make_encoder(
-            _ENCODER.value, pooling=_POOLING.value, weights=_WEIGHTS.value
-        ),
-        snippet_frames=_SNIPPET_FRAMES.value,
-        snippet_stride=_SNIPPET_STRIDE.value or DEFAULT_STRIDES[_ENCODER.value],
-        fps_policy=parse_fps_policy(_FPS_POLICY.value),
-        dtype=_DTYPE.value,
-        captioner=captioner,
-        text_embedder=text_embedder,
-        source=_SOURCE.value,
+    # PyTorch's threads share the cores with the decoder: while they wait, they mustn't spin.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    chosen = options.from_flags(Options)
+    finished = encode.encode(
+        _VIDEOS.value,
+        _OUT.value,
+        chosen,
+        prompts_path=_PROMPTS.value or None,
+        ray_workers=_RAY_WORKERS.value,
+        gpus_a_worker=_gpus_a_worker(chosen),
     )
-    finished = encode(_VIDEOS.value, _OUT.value, recipe, prompts_path=_PROMPTS.value)
     summary = {"out": _OUT.value, "finished": finished}
     print(json.dumps(summary | (store.Store(_OUT.value).summary() if finished else {})))
 
@@ -333,19 +382,10 @@ def main(_) -> None:
 if __name__ == "__main__":
     _VIDEOS = flags.DEFINE_string("videos", None, "The videos.json to encode.")
     _OUT = flags.DEFINE_string("out", None, "Folder of the store.")
-    _ENCODER = flags.DEFINE_enum("encoder", "motion", list(DEFAULT_STRIDES), "Visual encoder.")
-    _WEIGHTS = flags.DEFINE_string("weights", "", "Of clip-l14: another checkpoint or its folder.")
-    _POOLING = flags.DEFINE_enum("pooling", "mean", ["mean", "middle"], "Frames to a snippet.")
-    _SNIPPET_FRAMES = flags.DEFINE_integer("snippet_frames", 16, "Frames a snippet.", 1)
-    _SNIPPET_STRIDE = flags.DEFINE_integer(
-        "snippet_stride", None, f"Frames from one start to the next; {DEFAULT_STRIDES}.", 1
-    )
-    _FPS_POLICY = flags.DEFINE_string(
-        "fps_policy", "native", "native, or frames per second that videos are resampled to."
-    )
-    _DTYPE = flags.DEFINE_enum("dtype", "float32", store.DTYPES, "Of the rows.")
-    _CAPTIONER = flags.DEFINE_enum("captioner", "rules", CAPTIONERS, "Text rows; none without.")
-    _TEXT_ENCODER = flags.DEFINE_enum("text_encoder", "hashed", TEXT_ENCODERS, "Embeds captions.")
-    _SOURCE = flags.DEFINE_enum("source", "real", store.SOURCES, "Where the videos come from.")
     _PROMPTS = flags.DEFINE_string("prompts", None, "prompts.jsonl of generated videos.")
+    options.define_flags(Options)
+    _RAY_WORKERS = flags.DEFINE_integer("ray_workers", 0, "Ray's processes; 0: none.", 0)
+    _GPUS_A_WORKER = flags.DEFINE_float(
+        "gpus_a_worker", None, "GPUs that Ray gives each; 1 where there is one here unless told.", 0
+    )
     run_command(main, usage=__doc__)

@@ -1,8 +1,9 @@
 """Visual encoders: frames of a video -> one feature row a snippet and crop.
 
 `motion` needs no weights: optical flow and image gradients on a grid (OpenCV). `clip-l14` is
-CLIP's vision tower (transformers), loaded by name or from a folder. An encoder has an id, dim,
-crops and manifest for the store, and encode_video(frames, spans, fps).
+CLIP's vision tower (clip_encoder.py). An encoder has an id, dim, crops and manifest for the store.
+One with `whole_video` wants all frames of a video, `encode_video(frames, spans, fps)`; one without,
+some frames of each snippet, `frames_of(start, end)`, `prepare(frame)`, `encode_snippets(snippets)`.
 """
 
 import functools
@@ -21,27 +22,32 @@ SNIPPET_STRIDE = 4
 ENCODERS = ("motion", "clip-l14")
 
 
-def make_encoder(name: str, *, pooling: str = "mean", weights: str = "") -> Any:
+def make_encoder(name: str, *, pooling: str = "mean", crops: str = "", **settings: Any) -> Any:
     """The encoder of this name.
 
     Args:
       name: one of ENCODERS.
       pooling: "mean" over a snippet's frames, or its "middle" frame (CLIP only).
-      weights: for CLIP, another checkpoint's name or folder.
+      crops: for CLIP "centre", "ten" or "whole"; centre unless told. Motion has the whole frame.
+      **settings: for CLIP, see ClipEncoder; those that are None or "" are its own.
 
     Raises:
-      UserError: an unknown name, or a pooling that the encoder doesn't have.
+      UserError: an unknown name, or something that the encoder doesn't have.
     """
-    if name == "motion":
-        if pooling != "mean":
-            raise UserError(
-                f"--pooling: expected mean for the motion encoder, found {pooling!r}; motion is "
-                "between frames"
-            )
-        return MotionEncoder()
     if name == "clip-l14":
-        return ClipEncoder(weights or "openai/clip-vit-large-patch14", pooling=pooling)
-    raise UserError(f"--encoder: expected one of {', '.join(ENCODERS)}, found {name!r}")
+        from generation.clip_encoder import ClipEncoder
+
+        given = {key: value for key, value in settings.items() if value not in (None, "")}
+        return ClipEncoder(pooling=pooling, crops=crops or "centre", **given)
+    if name != "motion":
+        raise UserError(f"--encoder: expected one of {', '.join(ENCODERS)}, found {name!r}")
+    for flag, value, only in (("pooling", pooling, "mean"), ("crops", crops or "whole", "whole")):
+        if value != only:
+            raise UserError(
+                f"--{flag}: expected {only} for the motion encoder, found {value!r}; motion is "
+                "between whole frames"
+            )
+    return MotionEncoder()
 
 
 class MotionEncoder:
@@ -65,6 +71,7 @@ class MotionEncoder:
     """
 
     id = "motion-v1"
+    whole_video = True
     grid = (4, 6)
     working_width = 240
     num_statistics = 8
@@ -223,73 +230,3 @@ def _cell_index(shape: tuple[int, int], grid: tuple[int, int]) -> np.ndarray:
     rows = np.arange(shape[0]) * grid[0] // shape[0]
     columns = np.arange(shape[1]) * grid[1] // shape[1]
     return rows[:, None] * grid[1] + columns
-
-
-class ClipEncoder:
-    """CLIP's vision tower: `image_embeds` of the whole frame's centre crop, not normalised.
-
-    Args:
-      weights: a checkpoint's name or folder, as transformers' from_pretrained takes it.
-      pooling: the snippet's "middle" frame, or the "mean" over its frames.
-      batch_size: frames through the model at once.
-
-    Raises:
-      UserError: the weights can't be loaded.
-
-    Attributes:
-      id, dim, crops, manifest: for the store.
-    """
-
-    def __init__(self, weights: str, *, pooling: str = "middle", batch_size: int = 32):
-        import torch
-        from transformers import CLIPImageProcessorPil, CLIPVisionModelWithProjection
-
-        try:
-            self._processor = CLIPImageProcessorPil.from_pretrained(weights)
-            self._model = CLIPVisionModelWithProjection.from_pretrained(
-                weights, dtype=torch.float32
-            )
-        except (OSError, ValueError) as error:
-            raise UserError(
-                f"{weights}: expected a CLIP checkpoint, found {str(error).splitlines()[0]}; give "
-                "the folder of a downloaded one"
-            ) from error
-        self._device = "cuda" if torch.cuda.is_available() else "cpu"
-        self._model.to(self._device).eval()
-        self._pooling, self._batch_size = pooling, batch_size
-        self.id = "clip-" + self._model.config.name_or_path.rstrip("/").rsplit("/", 1)[-1]
-        self.dim = self._model.config.projection_dim
-        self.crops = {"count": 1, "order": "centre"}
-        self.manifest = {
-            "id": self.id,
-            "weights": weights.rstrip("/").rsplit("/", 1)[-1],
-            "pooling": pooling,
-            "normalised": False,
-            "standardise": False,
-        }
-
-    def encode_video(
-        self, frames_FxHxWx3: np.ndarray, spans_Tx2: np.ndarray, fps: float
-    ) -> np.ndarray:
-        """float32 [T, 1, dim]; see MotionEncoder.encode_video."""
-        del fps
-        if self._pooling == "middle":
-            chosen = [[(start + end - 1) // 2] for start, end in spans_Tx2]
-        else:
-            chosen = [list(range(start, end)) for start, end in spans_Tx2]
-        used = sorted(set().union(*chosen))
-        embedded = dict(zip(used, self._embed(frames_FxHxWx3[used]), strict=True))
-        feat_TxD = [np.mean([embedded[frame] for frame in frames], axis=0) for frames in chosen]
-        return np.float32(feat_TxD)[:, None]
-
-    def _embed(self, frames_FxHxWx3: np.ndarray) -> np.ndarray:
-        import torch
-        from PIL import Image
-
-        rows = []
-        for start in range(0, len(frames_FxHxWx3), self._batch_size):
-            images = [Image.fromarray(f) for f in frames_FxHxWx3[start : start + self._batch_size]]
-            pixels = self._processor(images=images, return_tensors="pt")["pixel_values"]
-            with torch.inference_mode():
-                rows.append(self._model(pixel_values=pixels.to(self._device)).image_embeds.cpu())
-        return torch.cat(rows).float().numpy()

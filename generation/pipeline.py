@@ -1,84 +1,115 @@
 """Every stage left of training, in order, from one flagfile.
 
     python -m generation.pipeline --flagfile=configs/demo.flags --out=DIR
+    python -m generation.pipeline --flagfile=configs/generate_ucf_crime.flags \\
+        --videos=UCF_Crimes/videos.json --out=DIR
 
-footage -> descriptions -> generated videos -> stores of both -> the filter's decisions. The footage
-is the built-in world's stand-in for real cameras, or --videos=videos.json of one's own; the
-generated videos are the world's too, or --backend=diffusers with any text-to-video --model.
-Killed anywhere, the same command goes on and ends with the same stores and decisions. Prints one
-JSON object of paths; the stages are named on standard error.
+footage -> descriptions -> generated videos -> stores of both -> the filter's decisions. Without
+--videos the footage is the built-in world's stand-in for real cameras; by default descriptions come
+from the grammar and generated videos from the world: --writer=chat, --backend=diffusers and
+--encoder=clip-l14 take the real models. Killed anywhere, the same command goes on and ends with the
+same stores and decisions. Prints one JSON object of paths; the stages are named on standard error.
 """
 
 import dataclasses
+import gc
 import json
-import os
 import pathlib
 import sys
 from typing import Any
 
+from generation import chat_options, diffusers_backend, ranks, recipe
+from generation import filter as video_filter
 from gvvad_jax import options
 from gvvad_jax.annotations import read_json
 from gvvad_jax.options import check, option
-from gvvad_jax.store import Store, UserError, run_command, write_atomically
+from gvvad_jax.store import STAND_IN, UserError, run_command, write_atomically
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What the pipeline makes; each field is a flag of the same name."""
+    """What the pipeline makes; each field is a flag, beside those of the stages."""
 
-    out: str = option("", "folder to write; the same command resumes it")
+    out: str = option("", "folder to write; the same command resumes it", free=True)
     videos: str = option("", "videos.json of real videos; the world's footage without it")
     train_pairs: int = option(26, "world: pairs of footage to train on", low=1)
     test_pairs: int = option(16, "world: pairs of footage to test on", low=1)
     generated_pairs: int = option(36, "pairs of generated videos", low=1)
+    writer: str = option("grammar", "who writes descriptions", choices=("grammar", "chat"))
+    clip_tokenizer: str = option("", "chat: folder of a CLIP tokenizer that measures phrases")
+    allow_missing: int = option(
+        0, "chat: pairs, and diffusers: clips, that may fail for good", low=0, free=True
+    )
     backend: str = option("world", "who generates", choices=("world", "diffusers"))
     domain_gap: float = option(1.0, "world: 0 is footage, larger is further", low=0)
     defect_share: float = option(0.3, "world: share of generated clips that are broken", low=0)
-    model: str = option("THUDM/CogVideoX-2b", "diffusers: Hub id or folder")
-    model_dtype: str = option(
-        "float16", "diffusers: of the weights", choices=("float16", "bfloat16", "float32")
+    synthetic_captioner: str = option(
+        "", "of generated videos, where it isn't --captioner: description", choices=("", STAND_IN)
     )
-    model_steps: int | None = option(None, "diffusers: denoising steps", low=1)
-    encoder: str = option("motion", "visual encoder", choices=("motion", "clip-l14"))
-    snippet_frames: int = option(16, "frames a snippet", low=1)
-    snippet_stride: int | None = option(None, "frames between starts; the encoder's own", low=1)
-    fps_policy: str = option("native", "native, or frames per second to resample to")
-    captioner: str = option("rules", "text rows, or none", choices=("rules", "none"))
-    preset: str = option("strict", "of the filter", choices=("none", "light", "strict"))
-    random_drops: int = option(4, "draws that drop as many at random: the control", low=1)
+    random_drops: int = option(
+        4, "draws that drop as many at random: the control", low=0, free=True
+    )
     data_seed: int = option(0, "of everything random here", low=0)
+    ray_workers: int = option(0, "Ray's processes for videos and stores; 0: none", low=0, free=True)
+    gpus_a_worker: float = option(0.0, "GPUs that Ray gives each", low=0, free=True)
 
     def __post_init__(self):
         check(self)
 
 
-def run(plan: Plan) -> dict[str, Any]:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Settings:
+    """The plan and what the stages are told."""
+
+    plan: Plan = dataclasses.field(default_factory=Plan)
+    chat: chat_options.Options = dataclasses.field(default_factory=chat_options.Options)
+    diffusers: diffusers_backend.Options = dataclasses.field(
+        default_factory=diffusers_backend.Options
+    )
+    rows: recipe.Options = dataclasses.field(default_factory=recipe.Options)
+    filter: video_filter.Options = dataclasses.field(default_factory=video_filter.Options)
+
+
+_SECTIONS = {field.name: field.default_factory for field in dataclasses.fields(Settings)}
+
+
+def define_flags() -> None:
+    """Defines a flag for each field of each of the settings."""
+    options.define_flags(*_SECTIONS.values())
+
+
+def from_flags() -> Settings:
+    """The parsed flags; raises UserError on a value out of range."""
+    return Settings(**{name: options.from_flags(cls) for name, cls in _SECTIONS.items()})
+
+
+def run(settings: Settings) -> dict[str, Any]:
     """Runs or resumes every stage.
 
     Args:
-      plan: what to make.
+      settings: what to make.
 
     Returns:
       Paths, as strings: real_videos, prompts, generated_videos, real_store, synthetic_store,
       decisions, random_decisions (one a draw); and `filter`, the counts of kept and dropped clips.
 
     Raises:
-      UserError: a folder begun with other settings, a fault of the videos, or ranks: a rank would
-        have to wait for the others between stages; run the stages' own commands there.
+      UserError: a folder begun with other settings, a fault of the videos, descriptions or clips
+        that failed for good, or ranks: a rank would have to wait for the others between stages;
+        run the stages' own commands there, or --ray_workers.
     """
-    from generation import encode, prompts
-    from generation import filter as video_filter
     from generation import videos as generated
 
-    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
-        raise UserError(
-            "WORLD_SIZE: expected one rank, found more; share the work of each stage with "
-            "generation.videos and generation.encode instead"
-        )
-    out = pathlib.Path(plan.out)
+    plan = settings.plan
     if not plan.out:
         raise UserError("--out: expected a folder to write, found none; give one")
-    _claim(out, plan)
+    if ranks.rank_and_size()[1] > 1:
+        raise UserError(
+            "WORLD_SIZE: expected one rank, found more; share the work of each stage with "
+            "generation.videos and generation.encode instead, or give --ray_workers"
+        )
+    out = pathlib.Path(plan.out)
+    _claim(out, settings)
 
     _tell("footage")
     real_videos = pathlib.Path(plan.videos)
@@ -87,40 +118,27 @@ def run(plan: Plan) -> dict[str, Any]:
             out / "footage", plan.train_pairs, plan.test_pairs, plan.data_seed
         )
     _tell("descriptions")
-    # Another stream than the footage's, so that no generated place is one of its places.
-    descriptions = prompts.write_grammar(plan.generated_pairs, plan.data_seed + 1)
-    prompts.save(out / "prompts.jsonl", descriptions)
+    _describe(settings, out / "prompts.jsonl")
     _tell("generated videos")
-    generated_videos = _generate(plan, out, descriptions)
+    generated_videos = _generate(settings, out)
     _tell("stores")
-    recipe = _recipe(plan)
-    encode.encode(real_videos, out / "real", recipe)
-    recipe = dataclasses.replace(recipe, source="synthetic")
-    encode.encode(generated_videos, out / "synthetic", recipe, prompts_path=out / "prompts.jsonl")
+    _encode(settings, out, real_videos, generated_videos)
     _tell("filter")
-    decisions, labels = video_filter.judge(
-        Store(out / "synthetic"), Store(out / "real"), plan.preset
-    )
-    video_filter.save(out / "decisions.jsonl", decisions)
-    random_paths = [out / f"random-{draw}.jsonl" for draw in range(plan.random_drops)]
-    for draw, path in enumerate(random_paths):
-        at_random = video_filter.random_drop(decisions, labels, plan.data_seed + draw)
-        video_filter.save(path, at_random)
     return {
         "real_videos": str(real_videos),
         "prompts": str(out / "prompts.jsonl"),
         "generated_videos": str(generated_videos),
         "real_store": str(out / "real"),
         "synthetic_store": str(out / "synthetic"),
-        "decisions": str(out / "decisions.jsonl"),
-        "random_decisions": [str(path) for path in random_paths],
-        "filter": video_filter.summary(decisions, labels),
+        **_decide(settings, out),
     }
 
 
-def _claim(out: pathlib.Path, plan: Plan) -> None:
-    """Writes the plan into its folder, or checks that the folder is this plan's."""
-    ours = {k: v for k, v in dataclasses.asdict(plan).items() if k != "out"}
+def _claim(out: pathlib.Path, settings: Settings) -> None:
+    """Writes the settings into their folder, or checks that the folder is these settings'."""
+    ours = {}
+    for section in dataclasses.fields(settings):
+        ours |= options.settled(getattr(settings, section.name))
     path = out / "plan.json"
     if path.exists():
         theirs = read_json(path)
@@ -139,12 +157,42 @@ def _claim(out: pathlib.Path, plan: Plan) -> None:
 
 
 def _tell(stage: str) -> None:
+    # What the stage before had on a GPU is nobody's any more.
+    gc.collect()
+    if "torch" in sys.modules:
+        sys.modules["torch"].cuda.empty_cache()
     print(f"pipeline: {stage}", file=sys.stderr, flush=True)
 
 
-def _generate(plan: Plan, out: pathlib.Path, descriptions) -> pathlib.Path:
-    from generation import videos
+def _describe(settings: Settings, path: pathlib.Path) -> None:
+    from generation import prompts
 
+    plan = settings.plan
+    # Another stream than the footage's, so that no generated place is one of its places.
+    pairs, seed = plan.generated_pairs, plan.data_seed + 1
+    if plan.writer == "grammar":
+        prompts.save(path, prompts.write_grammar(pairs, seed))
+        return
+    written = prompts.write_by_chat(
+        path,
+        pairs,
+        seed,
+        settings.chat,
+        clip_tokenizer=plan.clip_tokenizer,
+        allow_missing=plan.allow_missing,
+    )
+    print(f"pipeline: usage {json.dumps(written['usage'])}", file=sys.stderr)
+    if not written["complete"]:
+        raise UserError(
+            f"{path}: expected all {pairs} pairs, found {len(written['missing'])} missing; the "
+            "same command asks for them again, --allow_missing does without them"
+        )
+
+
+def _generate(settings: Settings, out: pathlib.Path) -> pathlib.Path:
+    from generation import prompts, videos
+
+    plan = settings.plan
     if plan.backend == "world":
         backend = videos.WorldBackend(
             "generated",
@@ -153,33 +201,68 @@ def _generate(plan: Plan, out: pathlib.Path, descriptions) -> pathlib.Path:
             defect_share=plan.defect_share,
         )
     else:
-        backend = videos.DiffusersBackend(
-            plan.model, dtype=plan.model_dtype, steps=plan.model_steps, seed=plan.data_seed + 1
+        backend = settings.diffusers.backend(plan.data_seed + 1)
+    listed = videos.generate(
+        prompts.load(out / "prompts.jsonl"),
+        backend,
+        out / "generated",
+        ray_workers=plan.ray_workers,
+        gpus_a_worker=plan.gpus_a_worker,
+    )
+    errors = read_json(out / "generated" / "errors.json")
+    if len(errors) > plan.allow_missing:
+        name, error = next(iter(errors.items()))
+        raise UserError(
+            f"{out / 'generated'}: expected all clips, found {len(errors)} that failed, {name!r} "
+            f"with {error}; the same command tries again, --allow_missing does without them"
         )
-    return videos.generate(descriptions, backend, out / "generated")
+    return listed
 
 
-def _recipe(plan: Plan) -> Any:
-    import cv2
+def _encode(
+    settings: Settings,
+    out: pathlib.Path,
+    real_videos: pathlib.Path,
+    generated_videos: pathlib.Path,
+) -> None:
+    from generation import encode
 
-    from generation import encode, encoders
-
-    cv2.setNumThreads(1)
-    captioner, text_embedder = encode.make_captioner(plan.captioner, "hashed")
-    return encode.Recipe(
-        encoder=encoders.make_encoder(plan.encoder),
-        snippet_frames=plan.snippet_frames,
-        snippet_stride=plan.snippet_stride or encode.DEFAULT_STRIDES[plan.encoder],
-        fps_policy=encode.parse_fps_policy(plan.fps_policy),
-        captioner=captioner,
-        text_embedder=text_embedder,
+    plan, rows = settings.plan, settings.rows
+    workers = {"ray_workers": plan.ray_workers, "gpus_a_worker": plan.gpus_a_worker}
+    if not rows.cache:
+        rows = dataclasses.replace(rows, cache=str(out / "captions.answers"))
+    encode.encode(real_videos, out / "real", dataclasses.replace(rows, source="real"), **workers)
+    rows = dataclasses.replace(
+        rows, source="synthetic", captioner=plan.synthetic_captioner or rows.captioner
+    )
+    encode.encode(
+        generated_videos, out / "synthetic", rows, prompts_path=out / "prompts.jsonl", **workers
     )
 
 
+def _decide(settings: Settings, out: pathlib.Path) -> dict[str, Any]:
+    evidence = video_filter.evidence_of(
+        out / "synthetic", out / "real", out / "prompts.jsonl", settings.rows.weights
+    )
+    decisions = video_filter.decide(evidence, settings.filter)
+    video_filter.save(out / "decisions.jsonl", decisions, evidence, settings.filter)
+    random_paths = [out / f"random-{draw}.jsonl" for draw in range(settings.plan.random_drops)]
+    for draw, path in enumerate(random_paths):
+        at_random = video_filter.random_drop(
+            decisions, evidence.labels, settings.plan.data_seed + draw
+        )
+        video_filter.save(path, at_random)
+    return {
+        "decisions": str(out / "decisions.jsonl"),
+        "random_decisions": [str(path) for path in random_paths],
+        "filter": video_filter.summary(decisions, evidence.labels, evidence),
+    }
+
+
 def main(_) -> None:
-    print(json.dumps(run(options.from_flags(Plan))))
+    print(json.dumps(run(from_flags())))
 
 
 if __name__ == "__main__":
-    options.define_flags(Plan)
+    define_flags()
     run_command(main, usage=__doc__)

@@ -17,7 +17,9 @@ from gvvad_jax.options import option
 from gvvad_jax.store import UserError
 
 # A flag of everything that loads a model.
-DEVICE = option("", "of the models: cuda, cpu ...; this rank's GPU where there is one unless told")
+DEVICE = option(
+    "", "of the models: cuda, cpu ...; this rank's GPU where there is one unless told", free=True
+)
 Item = TypeVar("Item")
 # Makes items one after another, yielding after each; does nothing for one that is there already.
 Work = Callable[[Sequence[Item]], Iterator[Any]]
@@ -98,11 +100,19 @@ def _each_under_ray(make_work, items, ray_workers, gpus_a_worker, label, unit, p
             f"--ray_workers: expected Ray to be installed, found {error}; pip install '.[ray]'"
         ) from error
 
+    threads = os.environ.get("OMP_NUM_THREADS")
+
     class Actor:
         """The same work, an item a call; a user's mistake comes back as a row."""
 
         def __init__(self):
             self.work = None
+            # Ray gives an actor a thread. Sums over as many threads as in a process of its own are
+            # what makes the last bits the same as there; PyTorch isn't imported yet.
+            if threads is None:
+                os.environ.pop("OMP_NUM_THREADS", None)
+            else:
+                os.environ["OMP_NUM_THREADS"] = threads
 
         def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
             try:

@@ -1,77 +1,21 @@
-"""Text embeddings without weights, and the bank of anomaly prompts that LAP compares with.
+"""Banks of anomaly prompts, which LAP compares captions with.
 
-`HashedTextEmbedder` turns sentences into vectors by hashed n-grams, so a caption lies close to the
-prompts whose words it shares. The bank's phrases say what a class looks like in the words that the
-captioner (captions.py) uses for the same sights.
+The phrases are in bank_phrases.py, in two vocabularies; a bank is embedded by the encoder of the
+captions and lies beside a store's manifest as bank.json and bank.npy.
 """
 
 import dataclasses
 import io
-import itertools
 import json
 import os
 import pathlib
-import re
-import zlib
 from collections.abc import Sequence
 
 import numpy as np
 
-from gvvad_jax.store import UserError, write_atomically
-
-
-class HashedTextEmbedder:
-    """Sentences to vectors by hashed word and character n-grams; no weights, no vocabulary.
-
-    Cosines are high where sentences share words, word pairs or parts of words. The hash is CRC-32,
-    the same everywhere and always.
-
-    Args:
-      dim: of the vectors; two n-grams in general fall on different places.
-    """
-
-    id = "hashed-ngrams-v1"
-    normalised = True
-
-    def __init__(self, dim: int = 256):
-        self.dim = dim
-
-    def __call__(self, texts: Sequence[str]) -> np.ndarray:
-        """float32 [len(texts), dim], each of length 1 (0 for a text without letters or digits)."""
-        distinct = {text: self._embed(text) for text in dict.fromkeys(texts)}
-        rows = [distinct[text] for text in texts]
-        return np.stack(rows) if rows else np.zeros((0, self.dim), np.float32)
-
-    def _embed(self, text: str) -> np.ndarray:
-        vector_E = np.zeros(self.dim, np.float64)
-        for ngram, weight in _ngrams(text):
-            digest = zlib.crc32(ngram.encode())
-            # The lowest bit gives the sign, so that collisions cancel rather than add up.
-            vector_E[(digest >> 1) % self.dim] += weight if digest & 1 else -weight
-        length = np.linalg.norm(vector_E)
-        return (vector_E / length if length else vector_E).astype(np.float32)
-
-
-# fmt: off
-_STOP_WORDS = frozenset((
-    "a", "an", "and", "are", "as", "at", "by", "from", "in", "is", "it", "its", "of", "on", "or",
-    "the", "then", "to", "with",
-))
-# fmt: on
-_WORD_WEIGHT, _CHARACTER_WEIGHT = 1.0, 0.25
-
-
-def _ngrams(text: str) -> list[tuple[str, float]]:
-    """(n-gram, weight): words, pairs of words, and runs of 3 to 5 characters within words."""
-    words = [word for word in re.findall(r"[a-z0-9]+", text.lower()) if word not in _STOP_WORDS]
-    ngrams = [(f"1 {word}", _WORD_WEIGHT) for word in words]
-    ngrams += [(f"2 {a} {b}", _WORD_WEIGHT) for a, b in itertools.pairwise(words)]
-    for word in words:
-        padded = f"<{word}>"
-        for size in (3, 4, 5):
-            runs = range(len(padded) - size + 1)
-            ngrams += [(f"c {padded[i : i + size]}", _CHARACTER_WEIGHT) for i in runs]
-    return ngrams
+from generation.bank_phrases import PHRASES
+from gvvad_jax.annotations import read_json
+from gvvad_jax.store import UserError, read_manifest, write_atomically
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,70 +27,24 @@ class Prompt:
 
 
 BANK_VERSION = 1
-# Our own words: LAP's phrases aren't published. What is seen comes in the captioner's vocabulary.
-_BANKS = {
-    "ucf_crime": {
-        "Abuse": (
-            "hitting a helpless victim, erratic motion to and fro close together in one spot",
-            "dragging and kicking someone, violent erratic motion to and fro",
-        ),
-        "Arrest": (
-            "officers wrestling with a suspect, violent erratic motion close together in one spot",
-            "a suspect tackled after a chase, erratic motion to and fro in part of the scene",
-        ),
-        "Arson": (
-            "setting a place on fire, bright orange flames flickering",
-            "flames flickering and smoke rising, erratic motion to and fro in part of the scene",
-        ),
-        "Assault": (
-            "attacking someone with violent blows, violent erratic motion close together",
-            "beating a person, erratic motion to and fro close together in one spot",
-        ),
-        "Burglary": (
-            "breaking in by force, erratic motion to and fro in one spot",
-            "ransacking a place and running away, erratic motion to and fro, scattering outwards",
-        ),
-        "Explosion": (
-            "an explosion, a sudden bright flash, bright orange flames flickering",
-            "a blast with smoke and debris scattering outwards, violent erratic motion",
-        ),
-        "Fighting": (
-            "people fighting, violent erratic motion to and fro close together in one spot",
-            "several people-sized regions brawling, erratic motion to and fro close together",
-        ),
-        "RoadAccidents": (
-            "vehicle-shaped regions moving very fast and colliding, violent erratic motion",
-            "a crash, debris scattering outwards, erratic motion to and fro in one spot",
-        ),
-        "Robbery": (
-            "robbers struggling with a clerk, violent erratic motion close together in one spot",
-            "snatching a bag by force, erratic motion to and fro, scattering outwards",
-        ),
-        "Shooting": (
-            "gun shots, a sudden bright flash, people scattering outwards",
-            "people fleeing from shots, a sudden bright flash, erratic motion to and fro",
-        ),
-        "Shoplifting": (
-            "stuffing goods into a bag with quick hands, erratic motion to and fro in one spot",
-            "grabbing goods from a shelf, erratic motion to and fro close together",
-        ),
-        "Stealing": (
-            "tearing something loose, erratic motion to and fro in one spot",
-            "snatching something and fleeing, violent erratic motion to and fro",
-        ),
-        "Vandalism": (
-            "smashing things with heavy swings, violent erratic motion to and fro in one spot",
-            "wrecking a machine, debris scattering outwards, erratic motion to and fro",
-        ),
-    }
-}
+BANKS = tuple(PHRASES)
+VOCABULARIES = ("motion", "plain")
 
 
-def prompt_bank(name: str) -> list[Prompt]:
-    """The anomaly prompts of this name, two a class; raises UserError for an unknown one."""
-    if name not in _BANKS:
-        raise UserError(f"expected a prompt bank of {', '.join(_BANKS)}, found {name!r}")
-    return [Prompt(cls, phrase) for cls, phrases in _BANKS[name].items() for phrase in phrases]
+def prompt_bank(name: str, vocabulary: str) -> list[Prompt]:
+    """The anomaly prompts of this name, two a class.
+
+    Args:
+      name: one of BANKS.
+      vocabulary: one of VOCABULARIES; a captioner's attribute of that name says which is its.
+
+    Raises:
+      UserError: an unknown name.
+    """
+    if name not in PHRASES:
+        raise UserError(f"--bank: expected a prompt bank of {', '.join(BANKS)}, found {name!r}")
+    classes = PHRASES[name][vocabulary]
+    return [Prompt(cls, phrase) for cls, phrases in classes.items() for phrase in phrases]
 
 
 def save_bank(
@@ -155,10 +53,13 @@ def save_bank(
     prompts: Sequence[Prompt],
     encoder_id: str,
     bank_KxE: np.ndarray,
+    *,
+    vocabulary: str,
 ) -> None:
     """Writes bank.json (what the rows are) and bank.npy (the rows) into a store's folder."""
     content = {
         "bank": name,
+        "vocabulary": vocabulary,
         "version": BANK_VERSION,
         "encoder": encoder_id,
         "prompts": [{"class": prompt.cls, "phrase": prompt.phrase} for prompt in prompts],
@@ -168,3 +69,73 @@ def save_bank(
     buffer = io.BytesIO()
     np.save(buffer, bank_KxE.astype(np.float32), allow_pickle=False)
     write_atomically(folder / "bank.npy", buffer.getvalue())
+
+
+@dataclasses.dataclass(frozen=True)
+class SavedBank:
+    """A store's bank as `save_bank` wrote it.
+
+    Attributes:
+      name, vocabulary, version: of the phrases.
+      encoder: id of the text encoder that the rows are of.
+      prompts: K of them.
+      bank_KxE: their rows.
+    """
+
+    name: str
+    vocabulary: str
+    version: int
+    encoder: str
+    prompts: tuple[Prompt, ...]
+    bank_KxE: np.ndarray
+
+
+def load_bank(folder: str | os.PathLike) -> SavedBank:
+    """Reads a store's bank.
+
+    Raises:
+      UserError: a file is missing or broken, a row without its phrase, or another text encoder's
+        rows than the store's (see `require_same_encoder`).
+    """
+    require_same_encoder(folder)
+    folder = pathlib.Path(folder)
+    content = read_json(folder / "bank.json")
+    path = folder / "bank.npy"
+    try:
+        prompts = tuple(Prompt(entry["class"], entry["phrase"]) for entry in content["prompts"])
+        name, vocabulary, version = (content[key] for key in ("bank", "vocabulary", "version"))
+    except (KeyError, TypeError) as error:
+        raise UserError(
+            f"{folder / 'bank.json'}: expected a prompt bank, found no {error}; encode again"
+        ) from error
+    try:
+        bank_KxE = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        # numpy's own message advises to load the file unsafely: not passed on.
+        found = getattr(error, "strerror", None) or "another kind of file"
+        raise UserError(f"{path}: expected the bank's rows, found {found}; encode again") from error
+    if bank_KxE.ndim != 2 or len(bank_KxE) != len(prompts):
+        raise UserError(
+            f"{path}: expected a row for each of {len(prompts)} phrases, found "
+            f"{list(bank_KxE.shape)}; encode again"
+        )
+    return SavedBank(name, vocabulary, version, content["encoder"], prompts, bank_KxE)
+
+
+def require_same_encoder(folder: str | os.PathLike) -> None:
+    """Refuses a store whose prompt bank and text rows are of different text encoders.
+
+    Cosines between vectors of different encoders mean nothing, and nothing else would tell.
+
+    Raises:
+      UserError: the two ids differ, or one is missing.
+    """
+    folder = pathlib.Path(folder)
+    content = read_json(folder / "bank.json")
+    bank = content.get("encoder") if isinstance(content, dict) else None
+    rows = (read_manifest(folder).text or {}).get("encoder")
+    if bank is None or bank != rows:
+        raise UserError(
+            f"{folder / 'bank.json'}: expected the store's text encoder {rows!r}, found {bank!r}; "
+            "embed the bank with it: encode again"
+        )

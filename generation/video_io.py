@@ -1,12 +1,17 @@
 """Reading and writing of video files with PyAV.
 
-Frames are RGB, uint8, [H, W, 3]. Reading is honest about damage: a file cut short decodes to fewer
-frames than its container declares, without any error from the decoder, so both counts are returned
-and the caller decides. Writing is reproducible bit for bit: x264 runs on one thread, because its
-threaded rate control isn't deterministic, and without its macroblock tree, which depends on memory
-that was never written (small clips then differ from run to run, even in decoded pixels).
+Frames are RGB, uint8, [H, W, 3], and upright: rotation in the metadata is applied in quarter turns.
+Reading is honest about damage: a file cut short decodes to fewer frames than its container
+declares, without any error from the decoder, so both counts are returned and the caller decides.
+On several threads a decoder loses frames around damage, and what it invents for lost parts of a
+picture differs from run to run: damaged files are decoded again on one. Frames are taken to be
+evenly spaced; how far their time stamps are off from that is returned too.
+Writing is reproducible bit for bit: x264 runs on one thread, because its threaded rate control
+isn't deterministic, and without its macroblock tree, which depends on memory that was never written
+(small clips then differ from run to run, even in decoded pixels).
 """
 
+import collections
 import dataclasses
 import fractions
 import os
@@ -17,6 +22,11 @@ import av
 import numpy as np
 
 from gvvad_jax.store import UserError
+
+
+class UnreadableError(UserError):
+    """A file or folder of which nothing can be decoded."""
+
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp")
 
@@ -45,14 +55,104 @@ class Video:
     Attributes:
       frames_TxHxWx3: RGB uint8.
       fps: frames per second, None where the container doesn't say.
-      declared_frames: what the container promised; differs from `len(frames)` on damage.
-      damaged_packets: packets that raised while decoding.
+      declared_frames: what the container promised, its packets where it doesn't say; differs from
+        `len(frames)` on damage.
+      damaged: packets that raised, and frames with parts that the decoder invented.
+      uneven_seconds: how far time stamps are off from frames evenly spaced at `fps`, at most.
     """
 
     frames_TxHxWx3: np.ndarray
     fps: float | None
     declared_frames: int
-    damaged_packets: int
+    damaged: int
+    uneven_seconds: float = 0.0
+
+
+class Reader:
+    """A video file, or a folder of frames in name order, of which chosen frames are decoded.
+
+    Opening it goes through the packets without decoding them, which says how many frames a sound
+    file has. `frames` may run more than once.
+
+    Args:
+      path: a file, or a folder of images.
+
+    Attributes:
+      fps, declared_frames, uneven_seconds: see Video.
+      num_frames: that the packets hold; 0 for a file without any.
+      height, width: of a frame as it is stored.
+      decoded_frames, damaged: of the last `frames` that came to its end; see Video.
+
+    Raises:
+      UnreadableError: it isn't a video, or a folder without a readable image.
+    """
+
+    def __init__(self, path: str | os.PathLike):
+        self.path = pathlib.Path(path)
+        self._images = _images(self.path) if self.path.is_dir() else None
+        self.decoded_frames = self.damaged = 0
+        if self._images is not None:
+            first = next(filter(None, map(_decode_image, self._images)), None)
+            self.num_frames = self.declared_frames = len(self._images)
+            if first is None:
+                raise nothing_decoded(self.path, self.num_frames)
+            self.fps, self.uneven_seconds = None, 0.0
+            self.height, self.width = first.height, first.width
+            return
+        with _open(self.path) as container:
+            stream = container.streams.video[0]
+            info = _stream_info(stream)
+            packets = _Packets(container, stream)
+            collections.deque(packets, maxlen=0)
+            self.uneven_seconds = packets.uneven_seconds()
+        self.fps, self.height, self.width = info.fps, info.height, info.width
+        self.num_frames = packets.count
+        self.declared_frames = info.declared_frames or self.num_frames
+
+    def frames(
+        self, wanted: Iterable[int], *, threads: bool = True
+    ) -> Iterator[tuple[int, np.ndarray]]:
+        """The wanted frames, in order; the others are decoded but not converted.
+
+        Args:
+          wanted: indices, rising; those that don't exist don't come.
+          threads: decode on several.
+
+        Yields:
+          (index, frame [H, W, 3]). When this has come to its end, `decoded_frames` and `damaged`
+          are known. From then on a folder is without the images that can't be read.
+        """
+        if self._images is not None:
+            yield from self._wanted_images(wanted)
+            return
+        wanted, count, size = iter(wanted), 0, None
+        upcoming = next(wanted, None)
+        with _open(self.path) as container:
+            stream = container.streams.video[0]
+            stream.thread_type = "AUTO" if threads else "NONE"
+            packets = _Packets(container, stream)
+            for frame in packets.decoded():
+                size = size or (frame.width, frame.height)
+                if count == upcoming:
+                    yield count, _rgb(frame, size)
+                    upcoming = next(wanted, None)
+                count += 1
+        self.decoded_frames, self.damaged = count, packets.damaged
+
+    def _wanted_images(self, wanted: Iterable[int]) -> Iterator[tuple[int, np.ndarray]]:
+        size, self.damaged = None, 0
+        for index in wanted:
+            if index < len(self._images):
+                frame = _decode_image(self._images[index])
+                if frame is None:
+                    self.damaged += 1
+                    continue
+                size = size or (frame.width, frame.height)
+                yield index, _rgb(frame, size)
+        if self.damaged:
+            sound = [path for path in self._images if _decode_image(path) is not None]
+            self.damaged, self._images = len(self._images) - len(sound), sound
+        self.decoded_frames = len(self._images)
 
 
 def _stream_info(stream: av.VideoStream) -> VideoInfo:
@@ -61,7 +161,7 @@ def _stream_info(stream: av.VideoStream) -> VideoInfo:
 
 
 def probe(path: str | os.PathLike) -> VideoInfo:
-    """Reads the header of a video file. Raises UserError when it isn't a video."""
+    """Reads the header of a video file. Raises UnreadableError when it isn't a video."""
     with _open(path) as container:
         return _stream_info(container.streams.video[0])
 
@@ -70,13 +170,16 @@ def _open(path: str | os.PathLike):
     try:
         container = av.open(str(path))
     except (av.FFmpegError, OSError) as error:
-        raise UserError(
+        raise UnreadableError(
             f"{path}: expected a video file, found something PyAV can't open ({error}); "
             "re-download or remove it"
         ) from error
-    if not container.streams.video:
+    if not container.streams.video or container.streams.video[0].codec_context is None:
         container.close()
-        raise UserError(f"{path}: expected a video stream, found none; remove it from the list")
+        raise UnreadableError(
+            f"{path}: expected a video stream, found none that can be decoded; remove it from "
+            "the list"
+        )
     return container
 
 
@@ -92,56 +195,133 @@ def read(path: str | os.PathLike) -> Video:
       The video; `frames_TxHxWx3` has at least one frame.
 
     Raises:
-      UserError: when no frame at all can be decoded.
+      UnreadableError: when no frame at all can be decoded.
     """
     path = pathlib.Path(path)
     if path.is_dir():
         return _read_folder(path)
-    frames, damaged = [], 0
+    video, packets = _read_file(path, threads=True)
+    if video.damaged or len(video.frames_TxHxWx3) != packets:
+        video, _ = _read_file(path, threads=False)
+    if not len(video.frames_TxHxWx3):
+        raise nothing_decoded(path, video.declared_frames)
+    return video
+
+
+def _read_file(path: pathlib.Path, threads: bool) -> tuple[Video, int]:
+    """(what could be decoded, number of packets)."""
+    frames, size = [], None
     with _open(path) as container:
         stream = container.streams.video[0]
-        stream.thread_type = "AUTO"
+        stream.thread_type = "AUTO" if threads else "NONE"
         info = _stream_info(stream)
-        for packet in _packets(container, stream):
+        packets = _Packets(container, stream)
+        for frame in packets.decoded():
+            size = size or (frame.width, frame.height)
+            frames.append(_rgb(frame, size))
+    frames_TxHxWx3 = np.stack(frames) if frames else np.zeros((0, 0, 0, 3), np.uint8)
+    declared, uneven = info.declared_frames or packets.count, packets.uneven_seconds()
+    return Video(frames_TxHxWx3, info.fps, declared, packets.damaged, uneven), packets.count
+
+
+def nothing_decoded(path: str | os.PathLike, declared_frames: int) -> UnreadableError:
+    """What is to be told of a file without a single readable frame."""
+    return UnreadableError(
+        f"{path}: expected {declared_frames or 'some'} frames, decoded none; "
+        "the file is damaged: re-encode or remove it"
+    )
+
+
+def _rgb(frame: av.VideoFrame, size: tuple[int, int]) -> np.ndarray:
+    """A frame upright and in RGB; a stream that changes its size is brought to the first one."""
+    if (frame.width, frame.height) != size:
+        frame = frame.reformat(*size, format="rgb24")
+    image_HxWx3 = frame.to_ndarray(format="rgb24")
+    turns = round(frame.rotation / 90) % 4
+    return np.ascontiguousarray(np.rot90(image_HxWx3, turns)) if turns else image_HxWx3
+
+
+class _Packets:
+    """A stream's packets until the end, or until the container itself breaks off.
+
+    Attributes:
+      count: of the packets that hold a frame to be shown, so far.
+      damaged: packets that can't be read or decoded and frames that aren't whole, so far.
+    """
+
+    def __init__(self, container, stream):
+        self._container, self._stream = container, stream
+        self.count = self.damaged = 0
+        self._times: list[int | None] = []
+
+    def __iter__(self) -> Iterator[av.Packet]:
+        packets = self._container.demux(self._stream)
+        while True:
             try:
-                decoded = packet.decode()
+                packet = next(packets)
+            except StopIteration:
+                return
             except av.FFmpegError:
-                damaged += 1
-                continue
-            frames.extend(frame.to_ndarray(format="rgb24") for frame in decoded)
-    if not frames:
-        raise UserError(
-            f"{path}: expected {info.declared_frames or 'some'} frames, decoded none; "
-            "the file is damaged: re-encode or remove it"
-        )
-    return Video(np.stack(frames), info.fps, info.declared_frames, damaged)
+                self.damaged += 1
+                return
+            # The last packet of a whole file is empty: it flushes the decoder.
+            if packet.size and not packet.is_discard:
+                self.count += 1
+                self._times.append(packet.pts)
+            yield packet
 
+    def decoded(self) -> Iterator[av.VideoFrame]:
+        packet = None
+        for packet in self:
+            yield from self._decoded(packet)
+        if packet is not None and packet.size:
+            # The container broke off: the decoder still holds frames.
+            yield from self._decoded(None)
 
-def _packets(container, stream) -> Iterator[av.Packet]:
-    """Packets until the end or until the container itself breaks off."""
-    packets = container.demux(stream)
-    while True:
+    def _decoded(self, packet: av.Packet | None) -> list[av.VideoFrame]:
         try:
-            packet = next(packets)
-        except StopIteration:
-            return
+            frames = self._stream.decode(packet)
         except av.FFmpegError:
-            return
-        yield packet
+            self.damaged += 1
+            return []
+        self.damaged += sum(bool(frame.is_corrupt) for frame in frames)
+        return frames
+
+    def uneven_seconds(self) -> float:
+        """See Video; 0 where there are no time stamps or no rate."""
+        rate = self._stream.average_rate
+        if not rate or len(self._times) < 2 or None in self._times:
+            return 0.0
+        times_F = np.sort(np.array(self._times, np.float64)) * float(self._stream.time_base)
+        even_F = np.arange(len(times_F)) / float(rate)
+        return float(np.abs(times_F - times_F[0] - even_F).max())
+
+
+def _images(folder: pathlib.Path) -> list[pathlib.Path]:
+    paths = sorted(p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES)
+    if not paths:
+        raise UnreadableError(
+            f"{folder}: expected a folder of frames ({', '.join(IMAGE_SUFFIXES)}), found none"
+        )
+    return paths
+
+
+def _decode_image(path: pathlib.Path) -> av.VideoFrame | None:
+    """None for a file that isn't a whole picture."""
+    try:
+        with _open(path) as container:
+            return next(container.decode(video=0), None)
+    except (UnreadableError, av.FFmpegError):
+        return None
 
 
 def _read_folder(folder: pathlib.Path) -> Video:
-    paths = sorted(p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES)
-    if not paths:
-        raise UserError(
-            f"{folder}: expected a folder of frames ({', '.join(IMAGE_SUFFIXES)}), found none"
-        )
-    frames = []
-    for path in paths:
-        with _open(path) as container:
-            frame = next(container.decode(video=0))
-            frames.append(frame.to_ndarray(format="rgb24"))
-    return Video(np.stack(frames), None, len(frames), 0)
+    paths = _images(folder)
+    found = [frame for frame in map(_decode_image, paths) if frame is not None]
+    if not found:
+        raise nothing_decoded(folder, len(paths))
+    frames = [_rgb(frame, (found[0].width, found[0].height)) for frame in found]
+    return Video(np.stack(frames), None, len(paths), len(paths) - len(found))
 
 
 def write(

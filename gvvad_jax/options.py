@@ -21,9 +21,23 @@ from absl import flags
 from gvvad_jax.command import UserError
 
 
-def option(default: Any, help: str, **checks: Any) -> Any:
-    """A field that becomes a flag. `checks`: choices, low, high (both inclusive)."""
-    return dataclasses.field(default=default, metadata={"help": help, **checks})
+def option(default: Any, help: str, *, free: bool = False, **checks: Any) -> Any:
+    """A field that becomes a flag.
+
+    Args:
+      default: of the flag.
+      help: of the flag.
+      free: work that was begun may go on with another value: it changes who does it and how fast,
+        or is decided anew each time, but not what is there already.
+      **checks: choices, low, high (both inclusive).
+    """
+    return dataclasses.field(default=default, metadata={"help": help, "free": free, **checks})
+
+
+def settled(options: Any) -> dict[str, Any]:
+    """The values that work that was begun can't go on without."""
+    fields = dataclasses.fields(options)
+    return {f.name: getattr(options, f.name) for f in fields if not f.metadata.get("free")}
 
 
 def check(options: Any) -> None:

@@ -25,6 +25,7 @@ class MeanColour:
 
     id = "mean-colour"
     dim = 3
+    whole_video = True
     manifest = {"id": id, "weights": "none", "pooling": "mean", "normalised": False}  # noqa: RUF012
     crops = {"count": 1, "order": "whole"}  # noqa: RUF012
 

@@ -1,4 +1,4 @@
-"""Encoders: what the features mean on videos made by hand, and CLIP from a tiny checkpoint."""
+"""Encoders: what motion's features mean on videos made by hand, and making one by its name."""
 
 import cv2
 import numpy as np
@@ -7,6 +7,7 @@ import pytest
 from generation import encoders
 from gvvad_jax import annotations
 from gvvad_jax.store import UserError
+from tests import tiny_clip
 
 RANKS, NUM_MOTION = 6, 6
 SPEED_P99, SPEED_MEAN, AS_ONE = 0, 1, 2
@@ -104,38 +105,26 @@ def test_unknown_encoder_and_pooling():
         encoders.make_encoder("i3d")
     with pytest.raises(UserError, match="--pooling"):
         encoders.make_encoder("motion", pooling="middle")
+    with pytest.raises(UserError, match="--crops"):
+        encoders.make_encoder("motion", crops="ten")
 
 
-@pytest.fixture(scope="module")
-def tiny_clip(tmp_path_factory):
-    import torch
-    from transformers import CLIPImageProcessorPil, CLIPVisionConfig, CLIPVisionModelWithProjection
-
-    torch.manual_seed(0)
-    folder = tmp_path_factory.mktemp("weights") / "tiny-clip"
-    config = CLIPVisionConfig(
-        hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2,
-        image_size=16, patch_size=8, projection_dim=6,
-    )  # fmt: skip
-    CLIPVisionModelWithProjection(config).save_pretrained(folder)
-    size = {"size": {"shortest_edge": 16}, "crop_size": {"height": 16, "width": 16}}
-    CLIPImageProcessorPil(**size).save_pretrained(folder)
-    return str(folder)
-
-
-def test_clip_pooling(tiny_clip):
-    frames, spans = moving(frames=5), np.array([[0, 4], [4, 5]])
-    single = np.stack([np.arange(5), np.arange(1, 6)], axis=1)
-    of_frame = encoders.make_encoder("clip-l14", pooling="middle", weights=tiny_clip)
-    assert of_frame.dim == 6 and not of_frame.manifest["normalised"]
-    rows = of_frame.encode_video(frames, single, 10.0)[:, 0]
-    middle = of_frame.encode_video(frames, spans, 10.0)
-    assert middle.shape == (2, 1, 6)
-    np.testing.assert_allclose(middle[:, 0], rows[[1, 4]], atol=1e-5)
-    of_mean = encoders.make_encoder("clip-l14", pooling="mean", weights=tiny_clip)
-    mean = of_mean.encode_video(frames, spans, 10.0)[:, 0]
-    np.testing.assert_allclose(mean, [rows[:4].mean(axis=0), rows[4]], atol=1e-5)
-    assert not np.allclose(mean[0], middle[0, 0], atol=1e-4)
+def test_clip_takes_its_settings(tmp_path):
+    folder = tiny_clip.save(tmp_path / "tiny-clip")
+    settings = {"weights": folder, "resize": None, "dtype": "", "device": None, "batch_size": 3}
+    encoder = encoders.make_encoder("clip-l14", pooling="middle", **settings)
+    assert not encoder.whole_video and encoder.crops == {"count": 1, "order": "centre"}
+    assert encoder.id == "clip-tiny-clip" and encoder.manifest == {
+        "id": "clip-tiny-clip",
+        "weights": "tiny-clip",
+        "pooling": "middle",
+        "normalised": False,
+        "standardise": False,
+    }
+    spans = np.array([[0, 4], [4, 5]])
+    assert encoder.encode_video(moving(frames=5), spans, 10.0).shape == (2, 1, 6)
+    ten = encoders.make_encoder("clip-l14", crops="ten", weights=folder)
+    assert ten.crops["count"] == 10 and ten.manifest["pooling"] == "mean"
 
 
 def test_clip_without_weights_says_so(tmp_path):

@@ -1,72 +1,146 @@
-"""Hashed text embeddings and the prompt bank."""
+"""The prompt banks, and what lies beside a store's manifest of them."""
 
+import collections
+import dataclasses
+import itertools
 import json
+import re
 import zlib
 
 import numpy as np
 import pytest
 
-from generation import text_bank
+from generation import motion_captions, text_bank
 from generation.prompts import CLASSES
+from generation.text_encoders import HashedTextEmbedder
+from gvvad_jax import store
 from gvvad_jax.store import UserError
+from tests.conftest import write_store
+
+ALL = [(name, v) for name in text_bank.BANKS for v in text_bank.VOCABULARIES]
+NUM_CLASSES = {"ucf_crime": 13, "xd_violence": 6, "shanghaitech": 10, "tad": 7}
 
 
-def test_a_word_lands_where_its_hash_says():
-    dim = 64
-    expected_E = np.zeros(dim)
-    ngrams = [("1 run", 1.0)]
-    ngrams += [(f"c {run}", 0.25) for run in ("<ru", "run", "un>", "<run", "run>", "<run>")]
-    for ngram, weight in ngrams:
-        digest = zlib.crc32(ngram.encode())
-        expected_E[(digest >> 1) % dim] += weight * (1 if digest & 1 else -1)
-    expected_E /= np.linalg.norm(expected_E)
-    found = text_bank.HashedTextEmbedder(dim)(["The run!"])
-    np.testing.assert_allclose(found, expected_E[None], atol=1e-7)
-    assert found.dtype == np.float32
+@pytest.mark.parametrize(("name", "vocabulary"), ALL)
+def test_a_bank_has_two_short_phrases_of_each_class(name, vocabulary):
+    bank = text_bank.prompt_bank(name, vocabulary)
+    counts = collections.Counter(prompt.cls for prompt in bank)
+    assert len(counts) == NUM_CLASSES[name] and set(counts.values()) == {2}
+    for prompt in bank:
+        words = prompt.phrase.split()
+        # CLIP takes 77 tokens; captions are about as long as these.
+        assert 5 <= len(words) <= 18 and len(prompt.phrase) < 100
+        assert re.fullmatch(r"[a-z',-]+( [a-z',-]+)*", prompt.phrase)
 
 
-def test_vectors_never_change():
-    # Stores of different days must agree: a change here needs a new id.
-    vector_E = text_bank.HashedTextEmbedder()(["fast erratic motion close together"])[0]
-    assert zlib.crc32(np.round(vector_E * 1000).astype(np.int16).tobytes()) == 1668134579
-    assert text_bank.HashedTextEmbedder.id == "hashed-ngrams-v1"
+def test_a_class_goes_by_its_datasets_name():
+    assert [p.cls for p in text_bank.prompt_bank("ucf_crime", "plain")[::2]] == list(CLASSES)
+    violence = {prompt.cls for prompt in text_bank.prompt_bank("xd_violence", "plain")}
+    assert violence == {"Abuse", "CarAccident", "Explosion", "Fighting", "Riot", "Shooting"}
+    for name in text_bank.BANKS:
+        plain, motion = (text_bank.prompt_bank(name, v) for v in text_bank.VOCABULARIES)
+        assert [p.cls for p in plain] == [p.cls for p in motion]
 
 
-def test_cosine_follows_shared_words():
-    embed = text_bank.HashedTextEmbedder()
-    texts = [
-        "people fighting, erratic motion to and fro",
-        "two people fighting with erratic motion",
-        "a fight between people",
-        "one small region moving slowly, calm",
-    ]
-    cosines = embed(texts) @ embed(texts)[0]
-    assert list(np.argsort(-cosines)) == [0, 1, 2, 3]
-    assert cosines[0] == pytest.approx(1.0) and cosines[1] > 0.6 and cosines[3] < 0.3
+def test_no_two_phrases_are_the_same():
+    phrases = [p.phrase for name, v in ALL for p in text_bank.prompt_bank(name, v)]
+    assert len(phrases) == len(set(phrases)) == 4 * sum(NUM_CLASSES.values())
+    # Nor the same but for small words.
+    embed = HashedTextEmbedder()
+    for name, vocabulary in ALL:
+        rows = embed([p.phrase for p in text_bank.prompt_bank(name, vocabulary)])
+        assert max(a @ b for a, b in itertools.combinations(rows, 2)) < 0.9
 
 
-def test_order_and_repetition_do_not_matter_to_a_row():
-    embed = text_bank.HashedTextEmbedder()
-    rows = embed(["a b", "motion", "motion", ""])
-    np.testing.assert_array_equal(rows[1], rows[2])
-    np.testing.assert_array_equal(rows[1], embed(["motion"])[0])
-    np.testing.assert_allclose(np.linalg.norm(rows, axis=1), [1, 1, 1, 0], atol=1e-6)
-    assert embed([]).shape == (0, embed.dim)
+def test_phrases_of_the_rule_based_captioner_never_change():
+    # docs/results.md depends on them: a change here needs another BANK_VERSION.
+    bank = text_bank.prompt_bank("ucf_crime", "motion")
+    content = "\n".join(f"{prompt.cls}: {prompt.phrase}" for prompt in bank)
+    assert zlib.crc32(content.encode()) == 637683320 and text_bank.BANK_VERSION == 1
 
 
-def test_bank_has_two_different_phrases_a_class():
-    bank = text_bank.prompt_bank("ucf_crime")
-    assert [prompt.cls for prompt in bank] == [name for name in CLASSES for _ in range(2)]
-    assert len({prompt.phrase for prompt in bank}) == 26
-    with pytest.raises(UserError, match="expected a prompt bank"):
-        text_bank.prompt_bank("shanghai")
+def test_motion_phrases_use_the_captioners_words_and_plain_ones_do_not():
+    scales = (motion_captions._PACES, motion_captions._AGITATION, motion_captions._SPREADS)
+    words = {word for scale in scales for _, text in scale for word in text.split()}
+    words |= {"region", "regions", "flash", "flames", "flickering", "outwards"}
+    for name in text_bank.BANKS:
+        for prompt in text_bank.prompt_bank(name, "motion"):
+            assert len(words & set(re.findall(r"[a-z]+", prompt.phrase))) >= 2, prompt
+        for prompt in text_bank.prompt_bank(name, "plain"):
+            assert not re.search(r"regions?\b|erratic|vehicle-shaped|outwards", prompt.phrase)
 
 
-def test_bank_is_saved_with_its_phrases(tmp_path):
-    embed, bank = text_bank.HashedTextEmbedder(), text_bank.prompt_bank("ucf_crime")
+def test_unknown_names():
+    with pytest.raises(UserError, match="--bank: expected a prompt bank of ucf_crime, xd_viol"):
+        text_bank.prompt_bank("shanghai", "plain")
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A store whose text rows are of the hashed embedder, with its bank."""
+    embed = HashedTextEmbedder()
+    path = write_store(tmp_path / "s", {"train": (1, 1)})
+    manifest = store.read_manifest(path)
+    text = {"encoder": embed.id, "dim": embed.dim, "normalised": True}
+    content = dataclasses.replace(manifest, text=text).to_json()
+    (path / "manifest.json").write_text(json.dumps(content))
+    bank = text_bank.prompt_bank("tad", "plain")
     rows = embed([prompt.phrase for prompt in bank])
-    text_bank.save_bank(tmp_path, "ucf_crime", bank, embed.id, rows)
-    np.testing.assert_array_equal(np.load(tmp_path / "bank.npy", allow_pickle=False), rows)
-    content = json.loads((tmp_path / "bank.json").read_text())
+    text_bank.save_bank(path, "tad", bank, embed.id, rows, vocabulary="plain")
+    return path
+
+
+def test_a_bank_is_saved_with_its_phrases_and_read_again(folder):
+    bank = text_bank.prompt_bank("tad", "plain")
+    rows = HashedTextEmbedder()([prompt.phrase for prompt in bank])
+    np.testing.assert_array_equal(np.load(folder / "bank.npy", allow_pickle=False), rows)
+    content = json.loads((folder / "bank.json").read_text())
     assert content["encoder"] == "hashed-ngrams-v1" and content["version"] == 1
+    assert (content["bank"], content["vocabulary"]) == ("tad", "plain")
     assert content["prompts"][0] == {"class": bank[0].cls, "phrase": bank[0].phrase}
+    saved = text_bank.load_bank(folder)
+    assert (saved.name, saved.vocabulary, saved.version) == ("tad", "plain", 1)
+    assert saved.encoder == "hashed-ngrams-v1" and list(saved.prompts) == bank
+    np.testing.assert_array_equal(saved.bank_KxE, rows)
+
+
+def _edit(path, **changes):
+    content = json.loads(path.read_text())
+    for key, value in changes.items():
+        content[key] = value
+    path.write_text(json.dumps({k: v for k, v in content.items() if v is not None}))
+
+
+def test_a_bank_of_another_encoder_is_refused(folder):
+    text_bank.require_same_encoder(folder)
+    _edit(folder / "bank.json", encoder="simcse:a:pooler")
+    for read in (text_bank.require_same_encoder, text_bank.load_bank):
+        with pytest.raises(UserError, match=r"bank.json: .* 'hashed-ngrams-v1', found 'simcse:a:p"):
+            read(folder)
+    _edit(folder / "bank.json", encoder=None)
+    with pytest.raises(UserError, match="found None; embed the bank with it"):
+        text_bank.require_same_encoder(folder)
+    _edit(folder / "bank.json", encoder="hashed-ngrams-v1")
+    _edit(folder / "manifest.json", text=None)
+    with pytest.raises(UserError, match="expected the store's text encoder None"):
+        text_bank.require_same_encoder(folder)
+
+
+def test_a_broken_bank_is_a_users_mistake(folder):
+    rows = np.load(folder / "bank.npy")
+    np.save(folder / "bank.npy", rows[:5])
+    with pytest.raises(UserError, match=r"a row for each of 14 phrases, found \[5, 256\]"):
+        text_bank.load_bank(folder)
+    np.save(folder / "bank.npy", np.array([{}], dtype=object))
+    with pytest.raises(UserError, match="expected the bank's rows, found another kind") as caught:
+        text_bank.load_bank(folder)
+    assert "allow_pickle" not in str(caught.value)  # No advice to load it unsafely.
+    (folder / "bank.npy").unlink()
+    with pytest.raises(UserError, match="found No such file"):
+        text_bank.load_bank(folder)
+    _edit(folder / "bank.json", prompts=[{"class": "A"}])
+    with pytest.raises(UserError, match="expected a prompt bank, found no 'phrase'"):
+        text_bank.load_bank(folder)
+    (folder / "bank.json").write_text("[]")
+    with pytest.raises(UserError, match="found None; embed"):
+        text_bank.load_bank(folder)

@@ -61,7 +61,7 @@ def test_only_wanted_frames_are_converted(clip, monkeypatch):
     assert len(list(video_io.Reader(clip).frames(range(5, 50, 16)))) == len(converted) == 3
 
 
-def _faststart(path, frames):
+def write_faststart(path, frames):
     """An .mp4 whose index comes first, so that it can be cut short and still be opened."""
     with av.open(str(path), "w", options={"movflags": "faststart"}) as container:
         stream = container.add_stream("libx264", rate=10)
@@ -73,7 +73,7 @@ def _faststart(path, frames):
 
 def test_a_file_cut_short_has_fewer_packets_than_it_declares(tmp_path):
     noisy = np.random.default_rng(0).integers(0, 255, (40, 64, 80, 3), dtype=np.uint8)
-    _faststart(tmp_path / "v.mp4", noisy)
+    write_faststart(tmp_path / "v.mp4", noisy)
     whole = (tmp_path / "v.mp4").read_bytes()
     (tmp_path / "v.mp4").write_bytes(whole[: len(whole) // 2])
     reader = video_io.Reader(tmp_path / "v.mp4")
@@ -123,17 +123,21 @@ def test_frames_come_upright(tmp_path):
         np.testing.assert_array_equal(streamed, frame)
 
 
-def test_uneven_time_stamps_are_told(tmp_path):
-    with av.open(str(tmp_path / "v.mp4"), "w") as container:
+def write_uneven(path):
+    """Ten frames at 10 a second, a pause of three seconds, ten more."""
+    with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=10)
         stream.height, stream.width, stream.pix_fmt = 64, 96, "yuv420p"
         stream.codec_context.time_base = fractions.Fraction(1, 10)
         for t, image in enumerate(moving(20)):
             frame = av.VideoFrame.from_ndarray(image, "rgb24")
-            # Ten frames at 10 a second, then a pause of three seconds.
             frame.pts, frame.time_base = t + 30 * (t >= 10), fractions.Fraction(1, 10)
             container.mux(stream.encode(frame))
         container.mux(stream.encode())
+
+
+def test_uneven_time_stamps_are_told(tmp_path):
+    write_uneven(tmp_path / "v.mp4")
     reader = video_io.Reader(tmp_path / "v.mp4")
     # 20 frames in 5 s: frame 9 at 0.9 s is 1.35 s ahead of 9 / 4, frame 10 at 4 s 1.5 s behind.
     assert reader.fps == pytest.approx(4, abs=0.1)

@@ -1,0 +1,314 @@
+"""What a store's rows are made with: options, which are plain values, and the models they name."""
+
+import dataclasses
+import functools
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+from generation import chat_options
+from generation.ranks import DEVICE
+from gvvad_jax import store
+from gvvad_jax.options import option, settled
+from gvvad_jax.store import UserError
+
+# Motion is cheap enough to look often; CLIP's is the published protocol, end to end.
+DEFAULT_STRIDES = {"motion": 4, "clip-l14": 16}
+_CAPTIONERS = ("rules", "git", "blip", "chat", store.STAND_IN, "none")
+
+
+class VisualEncoder(Protocol):
+    """Frames to features; see generation/encoders.py.
+
+    With `whole_video` it has `encode_video`; without, the other methods.
+    """
+
+    id: str
+    dim: int
+    manifest: Mapping[str, Any]  # {id, weights, pooling, normalised, standardise}
+    crops: Mapping[str, Any]  # {count, order}
+    whole_video: bool
+
+    def encode_video(
+        self, frames_FxHxWx3: np.ndarray, spans_Tx2: np.ndarray, fps: float
+    ) -> np.ndarray:
+        """float32 [T, crops, dim]."""
+        ...
+
+    def frames_of(self, start: int, end: int) -> Sequence[int]:
+        """Which frames of the snippet [start, end) it looks at, rising."""
+        ...
+
+    def prepare(self, frame_HxWx3: np.ndarray) -> Any:
+        """What it needs of such a frame; called where frames are decoded."""
+        ...
+
+    def prepare_whole(self, frame_HxWx3: np.ndarray) -> Any:
+        """What `consistency` needs of a frame; called where frames are decoded."""
+        ...
+
+    def encode_snippets(self, snippets: Sequence[Sequence[Any]]) -> np.ndarray:
+        """float32 [len(snippets), crops, dim] of each snippet's prepared frames."""
+        ...
+
+    def consistency(self, frames: Sequence[Any]) -> float:
+        """How much a video stays the same thing, of `prepare_whole`d frames."""
+        ...
+
+
+class Captioner(Protocol):
+    """Pixels to one sentence a snippet; nothing but pixels and their rate goes in.
+
+    With `whole_video` it has `captions`; without, the other methods. See generation/captions.py.
+    """
+
+    id: str
+    whole_video: bool
+    vocabulary: str  # that the prompt bank is to have
+
+    def captions(
+        self, frames_FxHxWx3: np.ndarray, spans_Tx2: np.ndarray, fps: float
+    ) -> list[str]: ...
+
+    def frames_of(self, start: int, end: int) -> Sequence[int]: ...
+
+    def caption_snippets(self, snippets: Sequence[np.ndarray]) -> list[str]: ...
+
+
+class Description:
+    """Stands for a captioner where the text is the phrase that a video was generated from."""
+
+    id = store.STAND_IN
+    whole_video = False
+    vocabulary = "plain"
+
+
+class TextEmbedder(Protocol):
+    """Sentences to vectors."""
+
+    id: str
+    dim: int
+    normalised: bool
+
+    def __call__(self, texts: Sequence[str]) -> np.ndarray:
+        """float32 [len(texts), dim]."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """Everything that a video's rows depend on, beside the video.
+
+    Attributes:
+      encoder: of the visual rows.
+      snippet_frames, snippet_stride: at the policy's rate.
+      fps_policy: "native", or the frames per second that videos are resampled to.
+      dtype: of the rows, float16 or float32.
+      captioner: of the text rows; None for a store without text.
+      text_embedder: of captions and prompt bank; needed where there is a captioner.
+      bank: name of the prompt bank that goes beside the manifest.
+      source: real or synthetic.
+    """
+
+    encoder: VisualEncoder
+    snippet_frames: int
+    snippet_stride: int
+    fps_policy: float | str = "native"
+    dtype: str = "float32"
+    captioner: Captioner | Description | None = None
+    text_embedder: TextEmbedder | None = None
+    bank: str = "ucf_crime"
+    source: str = "real"
+
+    @property
+    def describes(self) -> bool:
+        """Whether the text rows are of the phrases that the videos were generated from."""
+        return isinstance(self.captioner, Description)
+
+    @property
+    def captioner_of_snippets(self) -> Captioner | None:
+        """The captioner, where it works snippet by snippet."""
+        if self.captioner is None or self.describes or self.captioner.whole_video:
+            return None
+        return self.captioner
+
+    @property
+    def whole_video(self) -> bool:
+        """Whether somebody wants all frames of a video at once."""
+        captions_whole = self.captioner is not None and self.captioner.whole_video
+        return self.encoder.whole_video or captions_whole
+
+    def manifest(self) -> store.Manifest:
+        text = None
+        if self.captioner is not None:
+            text = {
+                "encoder": self.text_embedder.id,
+                "dim": self.text_embedder.dim,
+                "normalised": self.text_embedder.normalised,
+                "captioner": self.captioner.id,
+            }
+        return store.Manifest(
+            encoder=dict(self.encoder.manifest),
+            dim=self.encoder.dim,
+            crops=dict(self.encoder.crops),
+            snippet={
+                "frames": self.snippet_frames,
+                "stride": self.snippet_stride,
+                "pooling": self.encoder.manifest["pooling"],
+            },
+            fps_policy=self.fps_policy,
+            dtype=self.dtype,
+            text=text,
+        )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Options(chat_options.Options):
+    """A recipe in plain values: it can go to other processes, which load the models themselves."""
+
+    encoder: str = option("motion", "visual encoder", choices=tuple(DEFAULT_STRIDES))
+    weights: str = option("", "clip-l14: another CLIP checkpoint's name, or its folder")
+    pooling: str = option("mean", "frames to a snippet", choices=("mean", "middle"))
+    crops: str = option("", "clip-l14: centre, ten or whole; centre unless told")
+    resize: int | None = option(None, "crops=ten: short side that they are cut from; 256", low=1)
+    snippet_frames: int = option(16, "frames a snippet", low=1)
+    snippet_stride: int | None = option(
+        None, f"frames from one start to the next; {DEFAULT_STRIDES} unless told", low=1
+    )
+    fps_policy: str = option("native", "native, or frames per second to resample to")
+    dtype: str = option("float32", "of the rows", choices=store.DTYPES)
+    source: str = option("real", "where the videos come from", choices=store.SOURCES)
+    captioner: str = option(
+        "rules", "text rows; rules takes whole videos into memory", choices=_CAPTIONERS
+    )
+    caption_weights: str = option("", "git, blip: another checkpoint's name, or its folder")
+    text_encoder: str = option("hashed", "embeds captions: hashed, simcse, clip-l14, transformer")
+    text_weights: str = option("", "another checkpoint's name, or its folder")
+    bank: str = option("ucf_crime", "anomaly prompts: ucf_crime, xd_violence, shanghaitech, tad")
+    compute_dtype: str = option(
+        "",
+        "clip-l14 computes in float32, float16 or bfloat16; float16 on a GPU unless told",
+        free=True,
+    )
+    crops_at_once: int = option(64, "clip-l14: crops through the model at once", low=1, free=True)
+    device: str = DEVICE
+
+    def __post_init__(self):
+        super().__post_init__()
+        parse_fps_policy(self.fps_policy)
+
+    @property
+    def stride(self) -> int:
+        return self.snippet_stride or DEFAULT_STRIDES[self.encoder]
+
+    def recipe(self, out: str | os.PathLike = "store") -> Recipe:
+        """Loads the models, all but CLIP's weights, which are read when they are needed.
+
+        Args:
+          out: the store's folder; beside it lie a chat server's answers unless `cache` is told.
+
+        Raises:
+          UserError: a name or combination that doesn't exist, weights that can't be loaded.
+        """
+        from generation import encoders
+
+        device = self.device or (this_ranks_device() if self.needs_torch else None)
+        # Batches of a day are nothing to caption a chunk of a video with.
+        chat = self.server_settings(out) | {"batch": False} if self.captioner == "chat" else None
+        clip = {
+            "weights": self.weights,
+            "resize": self.resize,
+            "dtype": self.compute_dtype,
+            "batch_size": self.crops_at_once,
+            "device": device,
+        }
+        encoder = encoders.make_encoder(
+            self.encoder, pooling=self.pooling, crops=self.crops, **clip
+        )
+        captioner, text_embedder = make_captioner(
+            self.captioner,
+            self.text_encoder,
+            caption_weights=self.caption_weights,
+            text_weights=self.text_weights,
+            device=device,
+            chat=chat,
+        )
+        return Recipe(
+            encoder=encoder,
+            snippet_frames=self.snippet_frames,
+            snippet_stride=self.stride,
+            fps_policy=parse_fps_policy(self.fps_policy),
+            dtype=self.dtype,
+            captioner=captioner,
+            text_embedder=text_embedder,
+            bank=self.bank,
+            source=self.source,
+        )
+
+    def fingerprint(self) -> str:
+        """A hash of what shapes a row, without loading anything."""
+        values = settled(self)
+        for key in ("weights", "caption_weights", "text_weights"):
+            # A store doesn't depend on where weights lay.
+            values[key] = values[key].rstrip("/").rsplit("/", 1)[-1]
+        values["snippet_stride"] = self.stride
+        return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+    @property
+    def needs_torch(self) -> bool:
+        embeds = self.captioner != "none" and self.text_encoder != "hashed"
+        return self.encoder != "motion" or self.captioner in ("git", "blip") or embeds
+
+
+@functools.cache
+def this_ranks_device() -> str:
+    """The GPU that this process is to take of its machine's, by LOCAL_RANK; else the CPU."""
+    import torch
+
+    gpus = torch.cuda.device_count()
+    return f"cuda:{int(os.environ.get('LOCAL_RANK', 0)) % gpus}" if gpus else "cpu"
+
+
+def make_captioner(
+    name: str, text_encoder: str, *, text_weights: str = "", caption_weights: str = "", **settings
+) -> tuple[Captioner | Description | None, TextEmbedder | None]:
+    """The captioner and text embedder of these names; (None, None) for "none".
+
+    Args:
+      name: one of captions.CAPTIONERS, or "description".
+      text_encoder: one of text_encoders.TEXT_ENCODERS.
+      text_weights, caption_weights: other checkpoints' names or folders.
+      **settings: device, of both; chat, see captions.make_captioner.
+
+    Raises:
+      UserError: an unknown name, weights that can't be loaded.
+    """
+    if name == "none":
+        return None, None
+    from generation import captions, text_encoders
+
+    if name == store.STAND_IN:
+        captioner = Description()
+    else:
+        captioner = captions.make_captioner(name, weights=caption_weights, **settings)
+    device = settings.get("device")
+    return captioner, text_encoders.make_text_encoder(
+        text_encoder, weights=text_weights, device=device
+    )
+
+
+def parse_fps_policy(text: str) -> float | str:
+    """ "native", or a positive number of frames per second; raises UserError."""
+    if text == "native":
+        return text
+    try:
+        rate = float(text)
+    except ValueError:
+        rate = 0.0
+    if not 0 < rate < float("inf"):
+        raise UserError(f"--fps_policy: expected native or frames per second, found {text!r}")
+    return rate

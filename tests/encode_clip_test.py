@@ -1,0 +1,341 @@
+"""Encoding with CLIP, video by video and chunk by chunk: rows, text, damage, kill, ranks."""
+
+import dataclasses
+import json
+import os
+import pathlib
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pydantic
+import pytest
+import torch
+
+from generation import (
+    captions,
+    chat,
+    decode,
+    encode,
+    pixels,
+    prompts,
+    recipe,
+    text_bank,
+    text_encoders,
+    video_io,
+)
+from generation.clip_encoder import ClipEncoder
+from gvvad_jax import annotations, store
+from gvvad_jax.store import UserError
+from tests import tiny_clip
+from tests.chat_server import ChatServer
+from tests.tiny_transformers import save_bert, save_git
+from tests.video_io_test import moving, write_damaged
+
+EMBEDDER = text_encoders.HashedTextEmbedder()
+# Half of a hundred frames by the policy, and a last snippet that is short.
+SNIPPET = {"snippet_frames": 8, "snippet_stride": 8}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread():
+    """As in the commands here: sums of other numbers of threads differ in the last bits."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    return tiny_clip.save(tmp_path_factory.mktemp("weights") / "tiny-clip")
+
+
+def _list(folder, names, **fields):
+    entry = {"label": 0, "split": "train"} | fields
+    videos = {name: entry | {"file": f"{name}.mp4"} for name in names}
+    (folder / "videos.json").write_text(json.dumps({"videos": videos}))
+    return folder / "videos.json"
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory):
+    """Four small videos and their list."""
+    folder = tmp_path_factory.mktemp("clips")
+    for number, name in enumerate("abcd"):
+        video_io.write(folder / f"{name}.mp4", moving(36 + 7 * number, seed=number), fps=10)
+    _list(folder, "abcd")
+    return folder
+
+
+def _options(weights, **changes):
+    fields = {"encoder": "clip-l14", "weights": weights, "captioner": "none"} | SNIPPET
+    return encode.Options(**(fields | changes))
+
+
+def _encode(videos, out, made, **settings):
+    assert encode.encode(videos, out, made, progress=False, **settings)
+    opened = store.Store(out)
+    assert opened.faults() == []
+    return opened
+
+
+def _files(path):
+    return {p.name: p.read_bytes() for p in pathlib.Path(path).iterdir() if p.name != ".lock"}
+
+
+@pytest.mark.parametrize("fps_policy", ["native", "6"])
+def test_rows_are_those_of_whole_videos(clips, weights, tmp_path, monkeypatch, fps_policy):
+    monkeypatch.setattr(decode, "CHUNK_FRAMES", 20)
+    made = _options(weights, crops="ten", pooling="mean", fps_policy=fps_policy, dtype="float16")
+    opened = _encode(clips / "videos.json", tmp_path / "s", made)
+    assert opened.manifest.crops["count"] == 10 and opened.manifest.crops["resize"] == 18
+    encoder = ClipEncoder(weights, crops="ten", pooling="mean")
+    for name in "abcd":
+        row, frames = opened.rows[name], video_io.read(clips / f"{name}.mp4").frames_TxHxWx3
+        assert row.num_frames == row.decoded_frames == row.declared_frames == len(frames)
+        assert row.pixel_statistics == pixels.pixel_statistics(frames, 10.0, len(frames))
+        looked = [encoder.prepare_whole(frames[i]) for i in pixels.wanted_frames(len(frames), 10.0)]
+        expected = pytest.approx(encoder.consistency(looked), abs=1e-5)
+        assert row.feature_statistics == {"consistency": expected}
+        if fps_policy != "native":
+            frames = frames[annotations.resampled_frames(len(frames), 10.0, 6.0)]
+        spans = annotations.snippet_spans(len(frames), 8, 8)
+        expected_TxNxD = encoder.encode_video(frames, spans, 10.0)
+        np.testing.assert_allclose(opened.visual(name), expected_TxNxD, atol=2e-3)
+
+
+def test_stores_computed_in_other_numbers_agree(clips, weights, tmp_path):
+    full = _encode(clips / "videos.json", tmp_path / "full", _options(weights))
+    half = _options(weights, compute_dtype="bfloat16", source="synthetic")
+    half = _encode(clips / "videos.json", tmp_path / "half", half)
+    store.require_agreement([full, half])
+    for name, dtype in (("full", "float32"), ("half", "bfloat16")):
+        noted = json.loads((tmp_path / name / "encoding.json").read_text())
+        assert noted["computed_in"] == [dtype]
+    assert not np.array_equal(full.visual("a"), half.visual("a"))
+    # Going on in other numbers makes no other store; what was done is noted.
+    _encode(_list(clips, "abc"), tmp_path / "mixed", _options(weights))
+    mixed = _options(weights, compute_dtype="bfloat16")
+    mixed = _encode(_list(clips, "abcd"), tmp_path / "mixed", mixed)
+    noted = json.loads((tmp_path / "mixed" / "encoding.json").read_text())
+    assert noted["computed_in"] == ["bfloat16", "float32"]
+    np.testing.assert_array_equal(mixed.visual("a"), full.visual("a"))
+    np.testing.assert_array_equal(mixed.visual("d"), half.visual("d"))
+
+
+def test_a_finished_store_is_recognised_without_its_models(clips, weights, tmp_path):
+    folder = tmp_path / "tiny-clip"
+    shutil.copytree(weights, folder)
+    made = _options(str(folder), pooling="middle")
+    _encode(clips / "videos.json", tmp_path / "s", made)
+    before = _files(tmp_path / "s")
+    (folder / "model.safetensors").unlink()
+    # By the configuration alone ...
+    assert encode.encode(clips / "videos.json", tmp_path / "s", made.recipe(), progress=False)
+    shutil.rmtree(folder)
+    # ... and by the options alone, wherever the weights lay, whatever they were computed with.
+    moved = dataclasses.replace(made, weights="elsewhere/tiny-clip", device="cuda")
+    assert encode.encode(clips / "videos.json", tmp_path / "s", moved, progress=False)
+    assert _files(tmp_path / "s") == before
+    for other in ({"pooling": "mean"}, {"snippet_stride": 4}, {"captioner": "description"}):
+        with pytest.raises(UserError, match="expected a CLIP checkpoint"):
+            encode.encode(clips / "videos.json", tmp_path / "s", dataclasses.replace(made, **other))
+
+
+def test_damaged_videos_are_encoded_as_far_as_they_go(
+    clips, weights, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr(decode, "CHUNK_FRAMES", 2)
+    for name in "ab":
+        shutil.copy(clips / f"{name}.mp4", tmp_path / f"{name}.mp4")
+    write_damaged(clips / "d.mp4", tmp_path / "bad.mp4")
+    (tmp_path / "rubbish.mp4").write_bytes(b"no video at all" * 100)
+    (tmp_path / "folder.mp4").mkdir()
+    videos = _list(tmp_path, ["a", "bad", "rubbish", "b", "folder"])
+    opened = _encode(videos, tmp_path / "s", _options(weights, pooling="middle"))
+    assert sorted(opened.rows) == ["a", "b", "bad"]
+    assert sorted(opened.quarantined) == ["folder", "rubbish"]
+    decoded = video_io.read(tmp_path / "bad.mp4")
+    row = opened.rows["bad"]
+    assert (row.declared_frames, row.decoded_frames) == (57, len(decoded.frames_TxHxWx3))
+    spans = annotations.snippet_spans(row.num_frames, 8, 8)
+    expected = ClipEncoder(weights).encode_video(decoded.frames_TxHxWx3, spans, 10.0)
+    np.testing.assert_allclose(opened.visual("bad"), expected, atol=1e-5)
+    told = capsys.readouterr().err
+    assert f"bad: {decoded.damaged} packets or frames are damaged" in told
+    assert "rubbish: not encoded: rubbish.mp4: expected a video file" in told
+    again = _encode(videos, tmp_path / "again", _options(weights, pooling="middle"))
+    np.testing.assert_array_equal(again.visual("bad"), opened.visual("bad"))
+
+
+def test_descriptions_stand_in_for_captions(clips, weights, tmp_path):
+    records = prompts.write_grammar(1, 0)
+    for record in records:
+        shutil.copy(clips / "a.mp4", tmp_path / f"{record.id}.mp4")
+    videos = _list(tmp_path, [record.id for record in records])
+    prompts.save(tmp_path / "prompts.jsonl", records)
+    made = _options(weights, captioner="description", source="synthetic", bank="xd_violence")
+    given = {"prompts_path": tmp_path / "prompts.jsonl"}
+    opened = _encode(videos, tmp_path / "s", made, **given)
+    for record in records:
+        row = opened.rows[record.id]
+        assert (row.description, row.twin, row.seed) == (
+            record.description,
+            record.twin,
+            record.seed,
+        )
+        expected = np.repeat(EMBEDDER([record.phrase]), row.num_snippets, axis=0)
+        np.testing.assert_array_equal(opened.text(record.id), expected)
+    assert opened.manifest.text["captioner"] == store.STAND_IN
+    bank = text_bank.load_bank(tmp_path / "s")
+    assert (bank.name, bank.vocabulary) == ("xd_violence", "plain")
+    prompts.save(tmp_path / "fewer.jsonl", records[:1])
+    for wrong in ({}, {"prompts_path": tmp_path / "fewer.jsonl"}):
+        with pytest.raises(UserError, match="--prompts: expected a description of each video"):
+            encode.encode(videos, tmp_path / "t", made, **wrong)
+    other = dataclasses.replace(made, captioner="rules")
+    with pytest.raises(UserError, match="of the same making, found text"):
+        encode.encode(videos, tmp_path / "s", other, **given)
+
+
+def test_captions_and_their_embeddings_by_pretrained_models(clips, weights, tmp_path, monkeypatch):
+    monkeypatch.setattr(captions._PretrainedCaptioner, "max_new_tokens", 5)
+    monkeypatch.setattr(decode, "CHUNK_BYTES", 20 * 64 * 96 * 3)
+    git, bert = save_git(tmp_path / "tiny-git"), save_bert(tmp_path / "tiny-bert")
+    made = _options(
+        weights, captioner="git", caption_weights=str(git), text_encoder="simcse",
+        text_weights=str(bert),
+    )  # fmt: skip
+    videos = _list(clips, "ab")
+    opened = _encode(videos, tmp_path / "s", made)
+    captioner = captions.make_captioner("git", weights=str(git))
+    embed = text_encoders.make_text_encoder("simcse", weights=str(bert))
+    assert opened.manifest.text == {
+        "encoder": embed.id, "dim": 16, "normalised": False, "captioner": captioner.id
+    }  # fmt: skip
+    for name in "ab":
+        frames = video_io.read(clips / f"{name}.mp4").frames_TxHxWx3
+        spans = annotations.snippet_spans(len(frames), 8, 8).tolist()
+        asked = [frames[captioner.frames_of(start, end)] for start, end in spans]
+        said = captioner.caption_snippets(asked)
+        assert len(set(said)) > 1
+        np.testing.assert_allclose(opened.text(name), embed(said), atol=1e-5)
+    assert text_bank.load_bank(tmp_path / "s").encoder == embed.id
+    # Rows of another text encoder would mean nothing to this bank.
+    other = dataclasses.replace(made, text_encoder="transformer")
+    with pytest.raises(UserError, match="of the same making, found text"):
+        encode.encode(videos, tmp_path / "s", other)
+
+
+class _Seen(pydantic.BaseModel):
+    caption: str
+
+
+class ByServer:
+    """Captions by a chat server, which is told a snippet's mean colour."""
+
+    id, whole_video, vocabulary = "by-server", False, "plain"
+
+    def __init__(self, url):
+        self._server = chat.Server(model="m", base_url=url, attempts=1)
+
+    def frames_of(self, start, end):
+        return [start, end - 1]
+
+    def caption_snippets(self, snippets):
+        told = [str(snippet.mean(axis=(0, 1, 2)).round(2).tolist()) for snippet in snippets]
+        messages = [[{"role": "user", "content": text}] for text in told]
+        return [self._server.ask(m, _Seen, name="a snippet").caption for m in messages]
+
+
+def test_a_video_whose_caption_fails_is_done_later(clips, weights, tmp_path, capsys):
+    videos = _list(clips, "abcd")
+    with ChatServer(lambda body: {"caption": body["messages"][0]["content"]}) as server:
+        made = _options(weights).recipe()
+        made = dataclasses.replace(made, captioner=ByServer(server.url), text_embedder=EMBEDDER)
+        frames = video_io.read(clips / "b.mp4").frames_TxHxWx3
+        colour = str(frames[[8, 15]].mean(axis=(0, 1, 2)).round(2).tolist())
+        server.fail(colour, "500")
+        with pytest.raises(UserError, match=r"found 1 that couldn't be captioned: b; run the same"):
+            encode.encode(videos, tmp_path / "s", made, progress=False)
+        assert "b: not encoded: a snippet: HTTP 500" in capsys.readouterr().err
+        asked = len(server.asked)
+        opened = _encode(videos, tmp_path / "s", made)
+        # The other three were done.
+        assert len(server.asked) - asked == opened.rows["b"].num_snippets
+    np.testing.assert_array_equal(opened.text("b")[1:2], EMBEDDER([colour]))
+    # What would fail for every video is no misfortune of one.
+    wrong = dataclasses.replace(made, captioner=ByServer("http://127.0.0.1:9/v1"))
+    with pytest.raises(UserError, match="expected an OpenAI-compatible server"):
+        encode.encode(videos, tmp_path / "t", wrong, progress=False)
+
+
+def _command(videos, weights, out):
+    return [
+        *(sys.executable, "-m", "generation.encode", f"--videos={videos}", f"--out={out}"),
+        *("--encoder=clip-l14", f"--weights={weights}", "--crops=ten", "--pooling=middle"),
+        *("--captioner=none", "--snippet_frames=8", "--snippet_stride=8"),
+    ]
+
+
+def test_killed_and_by_ranks_the_rows_are_the_same(weights, tmp_path, monkeypatch):
+    for number in range(3):
+        video_io.write(tmp_path / f"{number}.mp4", moving(10 + 5 * number, seed=number), fps=10)
+    names = [f"v{number:02d}" for number in range(16)]
+    for number, name in enumerate(names):
+        shutil.copy(tmp_path / f"{number % 3}.mp4", tmp_path / f"{name}.mp4")
+    videos = _list(tmp_path, names)
+    made = _options(weights, crops="ten", pooling="middle")
+    assert encode.encode(videos, tmp_path / "whole", made, progress=False)
+    expected = _files(tmp_path / "whole")
+
+    process = subprocess.Popen(
+        _command(videos, weights, tmp_path / "killed"),
+        stderr=subprocess.DEVNULL,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+    deadline = time.monotonic() + 120
+    while len(list((tmp_path / "killed").glob("parts/*.json"))) < 2:
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    done = len(list((tmp_path / "killed").glob("parts/*.json")))
+    assert 2 <= done < 16, "it was to be killed midway"
+    assert encode.encode(videos, tmp_path / "killed", made, progress=False)
+    assert _files(tmp_path / "killed") == expected
+
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    for rank in ("2", "0", "1"):
+        monkeypatch.setenv("RANK", rank)
+        finished = encode.encode(videos, tmp_path / "ranks", made, progress=False)
+        assert finished == (rank == "1")
+    assert _files(tmp_path / "ranks") == expected
+
+
+def test_options_name_what_exists(weights):
+    choices = {field.name: field.metadata for field in dataclasses.fields(recipe.Options)}
+    assert set(choices["captioner"]["choices"]) == {*captions.CAPTIONERS, store.STAND_IN}
+    for name in text_encoders.TEXT_ENCODERS:
+        assert name in choices["text_encoder"]["help"]
+    for name in text_bank.BANKS:
+        assert name in choices["bank"]["help"]
+    assert encode.Options().stride == 4 and _options(weights, snippet_stride=None).stride == 16
+    for wrong, message in (
+        ({"captioner": "oracle"}, "--captioner: expected one of rules"),
+        ({"fps_policy": "fast"}, "--fps_policy"),
+        ({"crops": "five"}, "--crops"),
+        ({"compute_dtype": "int8"}, "--compute_dtype"),
+        ({"encoder": "motion", "pooling": "middle"}, "--pooling"),
+        ({"encoder": "motion", "crops": "ten"}, "--crops"),
+        ({"captioner": "rules", "text_encoder": "word2vec"}, "--text_encoder: expected one of"),
+        ({"captioner": "chat"}, "--chat_model"),
+    ):
+        with pytest.raises(UserError, match=message):
+            _options(weights, **wrong).recipe()
+    with pytest.raises(AssertionError, match="can't go to workers"):
+        encode.encode("videos.json", "s", encode.Options().recipe(), ray_workers=2)

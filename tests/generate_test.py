@@ -1,0 +1,152 @@
+"""The whole way with the real libraries: a server, CogVideoX, CLIP, GIT and SimCSE, all tiny.
+
+One flagfile, killed at every stage, ends with the rows of an uninterrupted run; so do Ray's
+workers.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from generation import videos
+from gvvad_jax import store
+from tests import tiny_pipelines, tiny_transformers
+from tests.chat_server import ChatServer
+
+pytestmark = pytest.mark.slow
+
+FLAGS = """
+--writer=chat
+--chat_model=any
+--generated_pairs=2
+--backend=diffusers
+--model_dtype=float32
+--device=cpu
+--num_frames=9
+--height=16
+--width=16
+--denoising_steps=2
+--encoder=clip-l14
+--crops=ten
+--resize=18
+--pooling=middle
+--snippet_frames=4
+--snippet_stride=4
+--dtype=float16
+--captioner=git
+--text_encoder=simcse
+--preset=strict
+--random_drops=1
+"""
+
+
+@pytest.fixture(scope="module")
+def flagfile(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("models")
+    weights = {
+        "model": tiny_pipelines.save_cogvideox(folder / "cogvideox"),
+        "weights": tiny_transformers.save_clip(folder / "tiny-clip"),
+        "caption_weights": tiny_transformers.save_git(folder / "tiny-git"),
+        "text_weights": tiny_transformers.save_bert(folder / "tiny-bert"),
+        "videos": videos.render_footage(folder / "footage", 1, 1, seed=0, progress=False),
+    }
+    lines = "".join(f"--{name}={value}\n" for name, value in weights.items())
+    path = folder / "generate.flags"
+    path.write_text(FLAGS + lines)
+    return path
+
+
+def command(flagfile, server, out, *more):
+    return [
+        *(sys.executable, "-m", "generation.pipeline", f"--flagfile={flagfile}"),
+        *(f"--base_url={server.url}", f"--out={out}", *more),
+    ]
+
+
+def outcome(out):
+    """What must not depend on kills or workers."""
+    stores = [store.Store(out / name) for name in ("real", "synthetic")]
+    rows = [{i: row.sha256 for i, row in opened.rows.items()} for opened in stores]
+    texts = [(out / name).read_text() for name in ("prompts.jsonl", "decisions.jsonl")]
+    return rows, [opened.digest() for opened in stores], texts
+
+
+@pytest.fixture(scope="module")
+def server():
+    with ChatServer() as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def whole(flagfile, server, tmp_path_factory):
+    out = tmp_path_factory.mktemp("generate") / "whole"
+    done = subprocess.run(command(flagfile, server, out), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return out, json.loads(done.stdout), done.stderr
+
+
+def test_from_descriptions_to_decisions(whole):
+    out, told, progress = whole
+    real, synthetic = store.Store(out / "real"), store.Store(out / "synthetic")
+    store.require_agreement([real, synthetic])
+    assert (len(real.rows), len(synthetic.rows)) == (4, 4)
+    manifest = synthetic.manifest
+    assert manifest.crops["count"] == 10 and manifest.dtype == "float16"
+    assert manifest.text["captioner"].startswith("git:")
+    assert manifest.text["encoder"].startswith("simcse:")
+    assert np.load(out / "synthetic" / "bank.npy").shape == (26, manifest.text["dim"])
+    for line in (out / "decisions.jsonl").read_text().splitlines():
+        scores = json.loads(line)["scores"]
+        # Every stage judged: pixels, and of features those that only CLIP has too.
+        assert {"motion", "consistency", "text_similarity", "pair_margin", "realism"} <= set(scores)
+    assert told["filter"]["kept"] + told["filter"]["dropped"] == 4
+    assert '"requests": 2' in progress
+
+
+def test_a_second_run_asks_nothing_and_loads_nothing(whole, flagfile, server):
+    out, told, _ = whole
+    asked, before = len(server.asked), outcome(out)
+    done = subprocess.run(command(flagfile, server, out), capture_output=True, text=True)
+    assert done.returncode == 0 and json.loads(done.stdout) == told
+    assert len(server.asked) == asked and outcome(out) == before
+
+
+def test_killed_at_every_stage_it_ends_with_the_same_rows(whole, flagfile, server, tmp_path):
+    out = tmp_path / "broken"
+    signs = (
+        "prompts.answers/*/*.json",
+        "generated/prepared/*",
+        "generated/clips/*.json",
+        "real/parts/*.npy",
+        "synthetic/parts/*.npy",
+    )
+    for sign in signs:
+        process = subprocess.Popen(
+            command(flagfile, server, out), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        while not list(out.glob(sign)):
+            assert process.poll() is None, f"finished before {sign} was seen"
+            time.sleep(0.002)
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+        assert not (out / "decisions.jsonl").exists()
+    done = subprocess.run(command(flagfile, server, out), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert outcome(out) == outcome(whole[0])
+
+
+def test_rays_workers_make_the_same(whole, flagfile, server, tmp_path):
+    pytest.importorskip("ray")
+    # The answers are there: another run, not another writer.
+    more = ("--ray_workers=2", f"--cache={whole[0] / 'prompts.answers'}")
+    done = subprocess.run(
+        command(flagfile, server, tmp_path / "ray", *more), capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert outcome(tmp_path / "ray") == outcome(whole[0])
