@@ -331,7 +331,7 @@ class ChatCaptioner(_SnippetCaptioner):
                     f"--captioner=chat: expected a caption of each of {len(requests)} snippets, "
                     f"found {len(failed)} without, first {failed[0]}; run the same command again, "
                     "or take another model or captioner"
-                )
+                ) from failed[0]
             captions += [answer.value.caption for answer in answers]
         return captions
 

@@ -69,18 +69,30 @@ class Settings:
     rows: recipe.Options = dataclasses.field(default_factory=recipe.Options)
     filter: video_filter.Options = dataclasses.field(default_factory=video_filter.Options)
 
+    @property
+    def chosen(self) -> dict[str, Any]:
+        """What isn't as it is by default, by flag; without --out."""
+        given = [getattr(self, name) for name in SECTIONS]
+        return {
+            field.name: getattr(section, field.name)
+            for section in given
+            for field in dataclasses.fields(section)
+            if getattr(section, field.name) != field.default and field.name != "out"
+        }
 
-_SECTIONS = {field.name: field.default_factory for field in dataclasses.fields(Settings)}
+
+# By name of the settings' field.
+SECTIONS = {field.name: field.default_factory for field in dataclasses.fields(Settings)}
 
 
 def define_flags() -> None:
     """Defines a flag for each field of each of the settings."""
-    options.define_flags(*_SECTIONS.values())
+    options.define_flags(*SECTIONS.values())
 
 
 def from_flags() -> Settings:
     """The parsed flags; raises UserError on a value out of range."""
-    return Settings(**{name: options.from_flags(cls) for name, cls in _SECTIONS.items()})
+    return Settings(**{name: options.from_flags(cls) for name, cls in SECTIONS.items()})
 
 
 def run(settings: Settings) -> dict[str, Any]:

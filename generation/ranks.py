@@ -6,6 +6,7 @@ machines of its cluster. Either way an item is made whole by one process and wri
 that any of them may die and the same command goes on; the folder must be one that all of them see.
 """
 
+import functools
 import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -42,6 +43,15 @@ def rank_and_size() -> tuple[int, int]:
             f"{given[1]!r}; the launcher sets them, unset both for one process"
         )
     return rank, size
+
+
+@functools.cache
+def this_ranks_device() -> str:
+    """The GPU that this process is to take of its machine's, by LOCAL_RANK; else the CPU."""
+    import torch
+
+    gpus = torch.cuda.device_count()
+    return f"cuda:{int(os.environ.get('LOCAL_RANK', 0)) % gpus}" if gpus else "cpu"
 
 
 def share(items: Sequence[Item]) -> Sequence[Item]:

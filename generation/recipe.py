@@ -1,7 +1,6 @@
 """What a store's rows are made with: options, which are plain values, and the models they name."""
 
 import dataclasses
-import functools
 import hashlib
 import json
 import os
@@ -10,7 +9,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from generation import chat_options
+from generation import chat_options, ranks
 from generation.ranks import DEVICE
 from gvvad_jax import store
 from gvvad_jax.options import option, settled
@@ -216,7 +215,7 @@ class Options(chat_options.Options):
         """
         from generation import encoders
 
-        device = self.device or (this_ranks_device() if self.needs_torch else None)
+        device = self.device or (ranks.this_ranks_device() if self.needs_torch else None)
         # Batches of a day are nothing to caption a chunk of a video with.
         chat = self.server_settings(out) | {"batch": False} if self.captioner == "chat" else None
         clip = {
@@ -262,15 +261,6 @@ class Options(chat_options.Options):
     def needs_torch(self) -> bool:
         embeds = self.captioner != "none" and self.text_encoder != "hashed"
         return self.encoder != "motion" or self.captioner in ("git", "blip") or embeds
-
-
-@functools.cache
-def this_ranks_device() -> str:
-    """The GPU that this process is to take of its machine's, by LOCAL_RANK; else the CPU."""
-    import torch
-
-    gpus = torch.cuda.device_count()
-    return f"cuda:{int(os.environ.get('LOCAL_RANK', 0)) % gpus}" if gpus else "cpu"
 
 
 def make_captioner(

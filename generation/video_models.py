@@ -4,10 +4,10 @@ import dataclasses
 import gc
 import importlib.util
 import inspect
-import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from generation import ranks
 from gvvad_jax.store import UserError
 
 OFFLOADS = ("none", "model", "sequential")
@@ -201,10 +201,7 @@ def pick_device(device: str | None, offload: str) -> str:
     """
     import torch
 
-    if device is None:
-        rank = int(os.environ.get("LOCAL_RANK", 0))
-        gpus = torch.cuda.device_count()
-        device = f"cuda:{rank % gpus}" if gpus else "cpu"
+    device = device or ranks.this_ranks_device()
     if offload != "none" and torch.device(device).type == "cpu":
         raise UserError(
             f"--offload={offload}: expected a GPU to take the weights from, found the CPU alone; "

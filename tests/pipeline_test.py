@@ -1,4 +1,3 @@
-import dataclasses
 import json
 import os
 import pathlib
@@ -9,6 +8,7 @@ import time
 
 import pytest
 
+from generation import filter as video_filter
 from generation import pipeline
 from gvvad_jax import store
 from gvvad_jax.command import UserError
@@ -89,13 +89,15 @@ def test_mistakes_are_told(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="--train_pairs: expected at least 1, found 0"):
         pipeline.Plan(out=str(tmp_path), train_pairs=0)
     with pytest.raises(UserError, match="--preset: expected one of none, light, strict"):
-        pipeline.Plan(out=str(tmp_path), preset="harsh")
-    plan = pipeline.Plan(out=str(tmp_path / "p"), videos=str(tmp_path / "none.json"))
+        video_filter.Options(preset="harsh")
+    plan = pipeline.Plan(
+        out=str(tmp_path / "p"), videos=str(tmp_path / "none.json"), generated_pairs=1
+    )
     with pytest.raises(UserError, match=r"none\.json"):
-        pipeline.run(dataclasses.replace(plan, generated_pairs=1))
+        pipeline.run(pipeline.Settings(plan=plan))
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(UserError, match="WORLD_SIZE"):
-        pipeline.run(plan)
+        pipeline.run(pipeline.Settings(plan=plan))
 
 
 def test_the_demos_flags_are_the_pipelines_too():

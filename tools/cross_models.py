@@ -55,11 +55,13 @@ def run(plan: Plan) -> dict[str, Any]:
     from generation import pipeline
 
     made = pipeline.run(
-        pipeline.Plan(
-            out=str(plan.out / "world"),
-            train_pairs=plan.train_pairs,
-            test_pairs=plan.test_pairs,
-            generated_pairs=plan.generated_pairs,
+        pipeline.Settings(
+            plan=pipeline.Plan(
+                out=str(plan.out / "world"),
+                train_pairs=plan.train_pairs,
+                test_pairs=plan.test_pairs,
+                generated_pairs=plan.generated_pairs,
+            )
         )
     )
     stores = {"world": made["real_store"]}
@@ -108,18 +110,10 @@ def _run_config(
 
 def _encode(plan: Plan, name: str) -> pathlib.Path:
     """The real video with the recipe of the world's stores."""
-    from generation import encode, encoders
+    from generation import encode
 
-    captioner, text_embedder = encode.make_captioner("rules", "hashed")
-    recipe = encode.Recipe(
-        encoder=encoders.make_encoder("motion"),
-        snippet_frames=16,
-        snippet_stride=encode.DEFAULT_STRIDES["motion"],
-        captioner=captioner,
-        text_embedder=text_embedder,
-    )
     path = plan.out / name
-    encode.encode(plan.videos, path, recipe)
+    encode.encode(plan.videos, path, encode.Options())
     return path
 
 

@@ -59,7 +59,7 @@ class Plan:
       seeds: runs of each arm; run n of every arm has seed n, so that arms pair up.
     """
 
-    data: pipeline.Plan
+    data: pipeline.Settings
     train: config_lib.TrainConfig
     seeds: int
 
@@ -77,7 +77,7 @@ def run(plan: Plan) -> dict[str, Any]:
     """
     from tools import report
 
-    out = pathlib.Path(plan.data.out)
+    out = pathlib.Path(plan.data.plan.out)
     paths = pipeline.run(plan.data)
     annotated = annotations.load(paths["real_videos"])
     test = annotated.in_split("test")
@@ -105,10 +105,10 @@ def run(plan: Plan) -> dict[str, Any]:
         "filter": paths["filter"],
         "caught": _caught(out),
         "data": _counts(paths),
-        "rendered": not plan.data.videos,
+        "rendered": not plan.data.plan.videos,
         "seeds": plan.seeds,
         "flags": options.to_flagfile(plan.train),
-        "plan": {k: v for k, v in dataclasses.asdict(plan.data).items() if k != "out"},
+        "plan": plan.data.chosen,
         "provenance": provenance | {"decisions": _hash(paths["decisions"])},
     }
     store.write_atomically(out / "demo.json", (json.dumps(found, indent=1) + "\n").encode())
@@ -129,7 +129,9 @@ def _run_config(
         synthetic_store=paths["synthetic_store"] if arm.keep else "",
         synthetic_keep=keep.get(arm.keep or "", ""),
         lambda_value=arm.lambda_value,
-        workdir=str(pathlib.Path(plan.data.out) / "runs" / f"{number}-{arm.keep or 'real'}-{seed}"),
+        workdir=str(
+            pathlib.Path(plan.data.plan.out) / "runs" / f"{number}-{arm.keep or 'real'}-{seed}"
+        ),
         seed=seed,
     )
 
@@ -273,7 +275,7 @@ def table(found: Mapping[str, Any]) -> str:
 
 def main(_) -> None:
     plan = Plan(
-        data=options.from_flags(pipeline.Plan),
+        data=pipeline.from_flags(),
         train=options.from_flags(config_lib.TrainConfig),
         seeds=flags.FLAGS.seeds,
     )
@@ -281,10 +283,10 @@ def main(_) -> None:
     print(table(found))
     if found["rendered"]:
         print("The footage is RENDERED by the built-in world: no number here is about real video.")
-    print(pathlib.Path(plan.data.out) / "demo.html")
+    print(pathlib.Path(plan.data.plan.out) / "demo.html")
 
 
 if __name__ == "__main__":
-    options.define_flags(pipeline.Plan, config_lib.TrainConfig)
+    options.define_flags(*pipeline.SECTIONS.values(), config_lib.TrainConfig)
     flags.DEFINE_integer("seeds", 4, "Runs of each arm.", 1)
     run_command(main, usage=__doc__)

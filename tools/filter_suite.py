@@ -256,9 +256,7 @@ def world_suite(
         real = {name: [row[name] for row in rows] for name in rows[0]}
         (folder / "broken").mkdir()
         found = planted_defects(folder, real, pairs, seed, kinds or list(planted.DEFECTS))
-        found["broken_share"] = broken_share(
-            folder / "broken", folder / "real", max(pairs, 2), seed
-        )
+        found["broken_share"] = broken_share(folder / "broken", folder / "real", 2 * pairs, seed)
     return {"seed": seed, "pairs": pairs, "real_videos": len(rows)} | found
 
 

@@ -123,17 +123,12 @@ def _runs(annotated: annotations.Annotations, plan: Plan):
 
 
 def _encode(plan: Plan) -> pathlib.Path:
-    from generation import encode, encoders
+    from generation import encode
 
-    captioner, text_embedder = encode.make_captioner(
-        "rules" if plan.train.uses_text else "none", "hashed"
-    )
-    recipe = encode.Recipe(
-        encoder=encoders.MotionEncoder(),
+    recipe = encode.Options(
         snippet_frames=plan.snippet_frames,
         snippet_stride=plan.snippet_stride,
-        captioner=captioner,
-        text_embedder=text_embedder,
+        captioner="rules" if plan.train.uses_text else "none",
     )
     path = plan.out / "store"
     encode.encode(plan.videos, path, recipe)
