@@ -224,14 +224,6 @@ def _dropped(
     return dropped
 
 
-def judge(
-    judged: store.Store, reference_store: store.Store | None, options: Options | str = "strict"
-) -> tuple[list[Decision], dict[str, int]]:
-    """`gather` and `decide` without descriptions: decisions, and labels by id."""
-    evidence = gather(judged, reference_store)
-    return decide(evidence, options), dict(evidence.labels)
-
-
 def random_drop(
     decisions: Sequence[Decision], labels: Mapping[str, int], seed: int
 ) -> list[Decision]:

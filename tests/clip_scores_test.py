@@ -219,8 +219,9 @@ def test_what_some_clips_lack_is_counted(tmp_path, text, directions):
     assert "--prompts" in silent.not_judged["text_similarity"]
 
 
-def test_the_command_drops_what_shows_its_twins_text(tmp_path, weights, directions):
-    """With a CLIP store, descriptions and weights; decided anew without any of them."""
+def test_what_shows_its_twins_text_is_dropped_and_decided_anew_without_any_model(
+    tmp_path, weights, directions
+):
     from generation import filter_rules
 
     rows = {clip: directions[clip] for clip in ("a-1", "a-0")}
@@ -243,21 +244,20 @@ def test_the_command_drops_what_shows_its_twins_text(tmp_path, weights, directio
             for clip, phrase in PHRASES.items()
         ],
     )  # fmt: skip
-    command = [sys.executable, "-m", "generation.filter", f"--store={tmp_path / 'syn'}"]
-    command += [f"--reference_store={tmp_path / 'real'}", f"--prompts={tmp_path / 'prompts.jsonl'}"]
-
-    def run(*more):
-        return subprocess.run([*command, *more], capture_output=True, text=True)
-
-    out = tmp_path / "decisions.jsonl"
-    done = run(f"--clip_weights={weights}", f"--out={out}")
-    assert done.returncode == 0, done.stderr
-    reasons = {d.id: d.reasons for d in video_filter.load(out)[0]}
+    paths = [tmp_path / name for name in ("syn", "real", "prompts.jsonl")]
+    evidence = video_filter.evidence_of(*paths, weights)
+    assert evidence.not_judged == {}
+    options = video_filter.Options()
+    decisions = video_filter.decide(evidence, options)
+    reasons = {d.id: d.reasons for d in decisions}
     assert "twin's text" in reasons["b-1"]
     assert not any("twin's text" in reasons[clip] for clip in ("a-1", "a-0", "b-0"))
+    with pytest.raises(UserError, match="clip-vit-large-patch14"):
+        video_filter.evidence_of(*paths)
+    out, again = tmp_path / "decisions.jsonl", tmp_path / "again.jsonl"
+    video_filter.save(out, decisions, evidence, options)
+    command = [sys.executable, "-m", "generation.filter", f"--scores={out}", f"--out={again}"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert again.read_text() == out.read_text()
     assert json.loads(done.stdout)["not_judged"] == {}
-    refused = run(f"--out={out}")
-    assert refused.returncode == 2 and "clip-vit-large-patch14" in refused.stderr
-    again = tmp_path / "again.jsonl"
-    command[3:] = [f"--scores={out}"]
-    assert run(f"--out={again}").returncode == 0 and again.read_text() == out.read_text()

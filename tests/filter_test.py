@@ -168,10 +168,10 @@ def test_defects_of_the_built_in_world_are_found(tmp_path):
         video_io.write(path, clip.frames_TxHxWx3, fps=clip.fps)
         return pixels.pixel_statistics(video_io.read(path).frames_TxHxWx3, clip.fps)
 
-    reference = [measured("footage", description) for description in descriptions[:3]]
+    reference = [measured("footage", description) for description in descriptions[:2]]
     clips = {
         f"{description.id}/{defect}": measured("generated", description, defect)
-        for description in descriptions[-2:]
+        for description in descriptions[-2:-1]
         for defect in (None, "frozen", "cut", "black", "static")
     }
     for preset in ("light", "strict"):
