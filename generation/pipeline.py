@@ -14,13 +14,14 @@ same stores and decisions. Prints one JSON object of paths; the stages are named
 import dataclasses
 import gc
 import json
+import os
 import pathlib
 import sys
 from typing import Any
 
 from generation import chat_options, diffusers_backend, ranks, recipe
 from generation import filter as video_filter
-from gvvad_jax import options
+from gvvad_jax import annotations, options
 from gvvad_jax.annotations import read_json
 from gvvad_jax.options import check, option
 from gvvad_jax.store import STAND_IN, UserError, run_command, write_atomically
@@ -51,7 +52,9 @@ class Plan:
     )
     data_seed: int = option(0, "of everything random here", low=0)
     ray_workers: int = option(0, "Ray's processes for videos and stores; 0: none", low=0, free=True)
-    gpus_a_worker: float = option(0.0, "GPUs that Ray gives each", low=0, free=True)
+    gpus_a_worker: float | None = option(
+        None, "GPUs that Ray gives each; 1 where this machine has one unless told", low=0, free=True
+    )
 
     def __post_init__(self):
         check(self)
@@ -121,21 +124,21 @@ def run(settings: Settings) -> dict[str, Any]:
             "generation.videos and generation.encode instead, or give --ray_workers"
         )
     out = pathlib.Path(plan.out)
-    _claim(out, settings)
+    _check(settings, out)
 
-    _tell("footage")
+    _begin("footage", settings, out)
     real_videos = pathlib.Path(plan.videos)
     if not plan.videos:
         real_videos = generated.render_footage(
             out / "footage", plan.train_pairs, plan.test_pairs, plan.data_seed
         )
-    _tell("descriptions")
+    _begin("descriptions", settings, out)
     _describe(settings, out / "prompts.jsonl")
-    _tell("generated videos")
+    _begin("generated videos", settings, out)
     generated_videos = _generate(settings, out)
-    _tell("stores")
+    _begin("stores", settings, out)
     _encode(settings, out, real_videos, generated_videos)
-    _tell("filter")
+    _begin("filter", settings, out)
     return {
         "real_videos": str(real_videos),
         "prompts": str(out / "prompts.jsonl"),
@@ -146,34 +149,75 @@ def run(settings: Settings) -> dict[str, Any]:
     }
 
 
-def _claim(out: pathlib.Path, settings: Settings) -> None:
-    """Writes the settings into their folder, or checks that the folder is these settings'."""
-    ours = {}
-    for section in dataclasses.fields(settings):
-        ours |= options.settled(getattr(settings, section.name))
-    path = out / "plan.json"
-    if path.exists():
-        theirs = read_json(path)
-        changed = [
-            f"--{key}={theirs.get(key)} there, {value} now"
-            for key, value in ours.items()
-            if theirs.get(key) != value
-        ]
-        if changed:
-            raise UserError(
-                f"{out}: expected the settings it was begun with, found {'; '.join(changed)}; "
-                "give another --out or remove the folder"
-            )
-    out.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, (json.dumps(ours, indent=1) + "\n").encode())
+def _check(settings: Settings, out: pathlib.Path) -> None:
+    """Finds what would only come out late: after money and days were spent on other stages."""
+    plan, rows = settings.plan, settings.rows
+    if plan.synthetic_captioner and rows.captioner == "none":
+        raise UserError(
+            "--synthetic_captioner: expected text in both stores, found --captioner=none; give "
+            "one, or leave both out"
+        )
+    if plan.writer == "chat":
+        from generation import chat
+
+        chat.Server(**settings.chat.server_settings(out / "prompts"))
+    if plan.backend == "diffusers":
+        settings.diffusers.backend()
+    if plan.videos:
+        annotations.load(plan.videos)
+    if not (out / "synthetic" / "manifest.json").exists():
+        rows.recipe(out / "captions")
 
 
-def _tell(stage: str) -> None:
+def _settled(stage: str, settings: Settings) -> dict[str, Any]:
+    """What a stage that was begun can't go on without."""
+    plan = options.settled(settings.plan)
+    plan["videos"] = plan["videos"] and os.path.abspath(plan["videos"])
+    names = {
+        "footage": ("videos", *(() if plan["videos"] else ("train_pairs", "test_pairs"))),
+        "descriptions": ("generated_pairs", "writer"),
+        "generated videos": ("backend",),
+        "stores": ("synthetic_captioner",),
+    }
+    values = {name: plan[name] for name in ("data_seed", *names.get(stage, ()))}
+    if stage == "descriptions" and settings.plan.writer == "chat":
+        values |= options.settled(settings.chat) | {"clip_tokenizer": plan["clip_tokenizer"]}
+    if stage == "generated videos":
+        world = {name: plan[name] for name in ("domain_gap", "defect_share")}
+        values |= options.settled(settings.diffusers)
+        values |= world if settings.plan.backend == "world" else {}
+    if stage == "stores":
+        rows = options.settled(dataclasses.replace(settings.rows, source="real"))
+        # What it is told of a server is about captions only where a server gives them.
+        asked = options.settled(settings.chat) if settings.rows.captioner != "chat" else {}
+        values |= {name: value for name, value in rows.items() if name not in asked}
+    return values
+
+
+def _begin(stage: str, settings: Settings, out: pathlib.Path) -> None:
+    """Names a stage, and holds the folder to what the stage was begun with."""
+    ours, path = _settled(stage, settings), out / "plan.json"
+    begun = read_json(path) if path.exists() else {}
+    if not isinstance(begun, dict) or not all(isinstance(v, dict) for v in begun.values()):
+        raise UserError(f"{path}: expected settings by stage, found otherwise; remove the folder")
+    theirs = begun.get(stage, ours)
+    changed = [
+        f"--{key}={theirs.get(key)} there, {value} now"
+        for key, value in ours.items()
+        if theirs.get(key) != value
+    ]
+    if changed:
+        raise UserError(
+            f"{out}: expected the settings that its {stage} were begun with, found "
+            f"{'; '.join(changed)}; give another --out or remove the folder"
+        )
     # What the stage before had on a GPU is nobody's any more.
     gc.collect()
     if "torch" in sys.modules:
         sys.modules["torch"].cuda.empty_cache()
     print(f"pipeline: {stage}", file=sys.stderr, flush=True)
+    out.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, (json.dumps(begun | {stage: ours}, indent=1) + "\n").encode())
 
 
 def _describe(settings: Settings, path: pathlib.Path) -> None:
@@ -184,6 +228,10 @@ def _describe(settings: Settings, path: pathlib.Path) -> None:
     pairs, seed = plan.generated_pairs, plan.data_seed + 1
     if plan.writer == "grammar":
         prompts.save(path, prompts.write_grammar(pairs, seed))
+        return
+    if path.exists():
+        # Complete. Asking again for what was allowed to be missing could change what was made of
+        # the others.
         return
     written = prompts.write_by_chat(
         path,
@@ -201,25 +249,34 @@ def _describe(settings: Settings, path: pathlib.Path) -> None:
         )
 
 
+def _gpus_a_worker(plan: Plan) -> float:
+    if plan.gpus_a_worker is not None or not plan.ray_workers:
+        return plan.gpus_a_worker or 0.0
+    return float(ranks.this_ranks_device() != "cpu")
+
+
 def _generate(settings: Settings, out: pathlib.Path) -> pathlib.Path:
     from generation import prompts, videos
 
-    plan = settings.plan
+    plan, clip = settings.plan, settings.diffusers
     if plan.backend == "world":
         backend = videos.WorldBackend(
             "generated",
             seed=plan.data_seed + 1,
             domain_gap=plan.domain_gap,
             defect_share=plan.defect_share,
+            num_frames=clip.num_frames,
+            fps=clip.fps,
+            size=(clip.height, clip.width) if clip.height and clip.width else None,
         )
     else:
-        backend = settings.diffusers.backend(plan.data_seed + 1)
+        backend = clip.backend(plan.data_seed + 1)
     listed = videos.generate(
         prompts.load(out / "prompts.jsonl"),
         backend,
         out / "generated",
         ray_workers=plan.ray_workers,
-        gpus_a_worker=plan.gpus_a_worker,
+        gpus_a_worker=_gpus_a_worker(plan),
     )
     errors = read_json(out / "generated" / "errors.json")
     if len(errors) > plan.allow_missing:
@@ -240,7 +297,7 @@ def _encode(
     from generation import encode
 
     plan, rows = settings.plan, settings.rows
-    workers = {"ray_workers": plan.ray_workers, "gpus_a_worker": plan.gpus_a_worker}
+    workers = {"ray_workers": plan.ray_workers, "gpus_a_worker": _gpus_a_worker(plan)}
     if not rows.cache:
         rows = dataclasses.replace(rows, cache=str(out / "captions.answers"))
     encode.encode(real_videos, out / "real", dataclasses.replace(rows, source="real"), **workers)

@@ -338,6 +338,11 @@ def print_coverage(descriptions: Sequence[Description]) -> None:
         print(f"{element}:", file=sys.stderr)
         for name, count in named.items():
             print(f"  {count:5d}  {name}", file=sys.stderr)
+    combined = collections.Counter((d.cls, d.viewpoint, d.location) for d in descriptions)
+    print("combinations of viewpoint and location, and pairs of each:", file=sys.stderr)
+    for cls in sorted({cls for cls, _, _ in combined}):
+        pairs = [count // 2 for (of, _, _), count in combined.items() if of == cls]
+        print(f"  {len(pairs):5d}  {cls}: {min(pairs)} to {max(pairs)}", file=sys.stderr)
 
 
 def main(_) -> None:

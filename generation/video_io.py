@@ -16,6 +16,7 @@ import dataclasses
 import fractions
 import os
 import pathlib
+import secrets
 from collections.abc import Iterable, Iterator
 
 import av
@@ -345,7 +346,7 @@ def write(
       UserError: no frames, or odd sizes (yuv420p can't hold them).
     """
     path = pathlib.Path(path)
-    partial = path.with_name(f".{path.stem}.{os.getpid()}.partial.mp4")
+    partial = path.with_name(f".{path.stem}.{secrets.token_hex(4)}.partial.mp4")
     rate = fractions.Fraction(fps).limit_denominator(1001)
     try:
         with av.open(str(partial), "w") as container:

@@ -42,6 +42,15 @@ def run_command(
     try:
         arguments = _parse(argv, positional)
         main(arguments)
+    except (FileExistsError, NotADirectoryError, IsADirectoryError, PermissionError) as error:
+        if not error.filename:
+            raise
+        print(
+            f"error: {error.filename}: expected a place that can be written, found otherwise "
+            f"({error.strerror}); give another --out",
+            file=sys.stderr,
+        )
+        sys.exit(2)
     except UserError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)

@@ -17,6 +17,7 @@ import json
 import operator
 import os
 import pathlib
+import secrets
 import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -152,12 +153,16 @@ def rows_hash(visual_TxNxD: np.ndarray, text_TxE: np.ndarray | None) -> str:
 def write_atomically(path: str | os.PathLike, content: bytes) -> None:
     """Writes a file whole or not at all: temporary name, flush, rename."""
     path = pathlib.Path(path)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    with open(partial, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
+    # Not by process ids: those of two pods that share a folder may be the same.
+    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
+    try:
+        with open(partial, "xb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def _npy(array: np.ndarray) -> bytes:
@@ -357,7 +362,7 @@ class Writer:
 
 def _write_rows(path: pathlib.Path, parts: Iterator[np.ndarray], num_rows: int) -> None:
     """Concatenates arrays into one .npy without holding them all in memory."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
     out, start = None, 0
     for part in parts:
         if out is None:

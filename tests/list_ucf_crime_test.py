@@ -55,10 +55,24 @@ def test_what_is_missing_is_named(root):
     (root / FILES[0]).unlink()
     with pytest.raises(UserError, match=r"1 missing, 'Abuse001_x264.mp4'"):
         list_ucf_crime.list_videos(root)
-    (root / FILES[0]).write_bytes(b"")
-    (root / "Abuse001_x264.mp4").write_bytes(b"")
-    with pytest.raises(UserError, match="one file of this name"):
+
+
+def test_of_copies_the_listed_one_is_taken(root):
+    """The archive repeats some normal videos in a folder of its own, and some lists."""
+    copy = root / "Events" / "Normal_Videos001_x264.mp4"
+    copy.parent.mkdir()
+    copy.write_bytes(b"")
+    (root / "Events" / "Anomaly_Train.txt").write_text("")
+    listed = list_ucf_crime.list_videos(root)["videos"]["Normal_Videos001_x264"]
+    assert listed["file"] in (FILES[2], "Events/Normal_Videos001_x264.mp4")
+    copy.write_bytes(b"another video")
+    with pytest.raises(UserError, match="of another size"):
         list_ucf_crime.list_videos(root)
+    named = root / "Training_Normal_Videos_Anomaly" / copy.name
+    named.parent.mkdir()
+    named.write_bytes(b"the listed one")
+    listed = list_ucf_crime.list_videos(root)["videos"]["Normal_Videos001_x264"]
+    assert listed["file"] == "Training_Normal_Videos_Anomaly/Normal_Videos001_x264.mp4"
 
 
 @pytest.mark.parametrize(

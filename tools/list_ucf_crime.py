@@ -46,18 +46,13 @@ def list_videos(root: str | os.PathLike) -> dict[str, Any]:
     for split, name in _SPLITS.items():
         for line in _lines(_one(root, name)):
             file = pathlib.PurePosixPath(line).name
-            if len(found[file]) > 1:
-                raise UserError(
-                    f"{found[file][0]}: expected one file of this name under {root}, found also "
-                    f"{found[file][1]}; remove one"
-                )
             if not found[file]:
                 missing.append(file)
                 continue
             folder = pathlib.PurePosixPath(line).parent.name
             cls = "Normal" if "Normal" in folder else folder
             entry = {
-                "file": found[file][0].relative_to(root).as_posix(),
+                "file": _meant(found[file], folder).relative_to(root).as_posix(),
                 "label": int(cls != "Normal"),
                 "class": cls,
                 "split": split,
@@ -78,9 +73,25 @@ def list_videos(root: str | os.PathLike) -> dict[str, Any]:
     return {"videos": videos}
 
 
+def _meant(paths: list[pathlib.Path], folder: str) -> pathlib.Path:
+    """Of files with one name (the archive's event recognition part repeats some), the listed one.
+
+    The one in the folder that the list names, else any of copies of the same size.
+    """
+    named = [path for path in paths if path.parent.name == folder]
+    paths = named or paths
+    if len({path.stat().st_size for path in paths}) > 1:
+        raise UserError(
+            f"{paths[0]}: expected files of one name to be the same, found {paths[1]} of another "
+            "size; remove the wrong one"
+        )
+    return paths[0]
+
+
 def _one(root: pathlib.Path, pattern: str) -> pathlib.Path:
-    paths = sorted(root.rglob(pattern))
-    if len(paths) != 1:
+    # There may be copies, and empty ones.
+    paths = [path for path in sorted(root.rglob(pattern)) if path.stat().st_size]
+    if len({path.read_bytes() for path in paths}) != 1:
         raise UserError(
             f"{root}: expected one {pattern} under it, found {len(paths)}; the data set's page has "
             "it beside the videos"
@@ -89,8 +100,11 @@ def _one(root: pathlib.Path, pattern: str) -> pathlib.Path:
 
 
 def _lines(path: pathlib.Path) -> list[str]:
-    lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
-    return [line for line in lines if line]
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: expected text, found something else ({error})") from error
+    return [line.strip() for line in text.splitlines() if line.strip()]
 
 
 def _intervals(path: pathlib.Path) -> dict[str, list[list[int]]]:
