@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import os
 import pathlib
@@ -98,6 +99,46 @@ def test_mistakes_are_told(tmp_path, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(UserError, match="WORLD_SIZE"):
         pipeline.run(pipeline.Settings(plan=plan))
+
+
+@pytest.mark.parametrize(
+    ("section", "options", "told"),
+    [
+        ("rows", {"crops": "ten"}, "--crops"),
+        ("rows", {"text_encoder": "word2vec"}, "--text_encoder"),
+        ("rows", {"encoder": "clip-l14", "weights": "/none"}, "/none"),
+        ("diffusers", {"generator": "cogvideox-9b"}, "--generator"),
+        ("chat", {"chat_model": ""}, "--chat_model"),
+        ("plan", {"synthetic_captioner": "description"}, "--synthetic_captioner"),
+    ],
+)
+def test_mistakes_of_late_stages_are_told_before_anything_is_made(tmp_path, section, options, told):
+    settings = pipeline.Settings(
+        plan=pipeline.Plan(
+            out=str(tmp_path / "p"),
+            writer="chat" if section == "chat" else "grammar",
+            backend="diffusers" if section == "diffusers" else "world",
+        )
+    )
+    if section == "plan":
+        settings = dataclasses.replace(settings, rows=pipeline.recipe.Options(captioner="none"))
+    wrong = dataclasses.replace(getattr(settings, section), **options)
+    with pytest.raises(UserError, match=told):
+        pipeline.run(dataclasses.replace(settings, **{section: wrong}))
+    assert not (tmp_path / "p").exists()
+
+
+def test_a_stage_that_was_not_begun_takes_other_settings(tmp_path):
+    settings = pipeline.Settings()
+    pipeline._begin("footage", settings, tmp_path)
+    other = dataclasses.replace(settings, rows=pipeline.recipe.Options(snippet_frames=8))
+    pipeline._begin("stores", other, tmp_path)
+    with pytest.raises(UserError, match="--snippet_frames=8 there, 16 now"):
+        pipeline._begin("stores", settings, tmp_path)
+    # Which GPU, how many at once and how much to ask of a clip may change.
+    free = pipeline.recipe.Options(snippet_frames=8, device="cuda:1", crops_at_once=9)
+    strict = pipeline.video_filter.Options(preset="light")
+    pipeline._begin("stores", dataclasses.replace(other, rows=free, filter=strict), tmp_path)
 
 
 def test_the_demos_flags_are_the_pipelines_too():
