@@ -252,6 +252,8 @@ class _Packets:
 
     def __init__(self, container, stream):
         self._container, self._stream = container, stream
+        # Now: once the container is closed, a stream's own numbers are freed memory.
+        self._rate, self._time_base = stream.average_rate, stream.time_base
         self.count = self.damaged = 0
         self._times: list[int | None] = []
 
@@ -290,11 +292,11 @@ class _Packets:
 
     def uneven_seconds(self) -> float:
         """See Video; 0 where there are no time stamps or no rate."""
-        rate = self._stream.average_rate
-        if not rate or len(self._times) < 2 or None in self._times:
+        known = self._rate and self._time_base and None not in self._times
+        if not known or len(self._times) < 2:
             return 0.0
-        times_F = np.sort(np.array(self._times, np.float64)) * float(self._stream.time_base)
-        even_F = np.arange(len(times_F)) / float(rate)
+        times_F = np.sort(np.array(self._times, np.float64)) * float(self._time_base)
+        even_F = np.arange(len(times_F)) / float(self._rate)
         return float(np.abs(times_F - times_F[0] - even_F).max())
 
 
