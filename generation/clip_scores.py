@@ -26,7 +26,7 @@ NEIGHBOURS = 5
 # Snippets of a real video, evenly spread, that stand for it: thousands of videos fit in memory.
 SNIPPETS = 16
 # Pairs of clips at least so similar are stored, so that a bound above it can be chosen later.
-NEAR = 0.9
+NEAR = 0.97
 _CHUNK = 512
 
 TextEncoder = Callable[[Sequence[str]], np.ndarray]
@@ -139,7 +139,9 @@ def _rows(opened: store.Store, video: str) -> np.ndarray:
     if opened.rows[video].source == "real" and len(visual_TxNxD) > SNIPPETS:
         spread = np.linspace(0, len(visual_TxNxD) - 1, SNIPPETS).round().astype(int)
         visual_TxNxD = visual_TxNxD[spread]
-    return visual_TxNxD.astype(np.float32).mean(axis=1)
+    visual_TxNxD = visual_TxNxD.astype(np.float32)
+    # CLIP's space is one of directions: a longer vector says no more than a shorter one.
+    return (_unit(visual_TxNxD) if is_clip(opened.manifest) else visual_TxNxD).mean(axis=1)
 
 
 def _unit(rows_xD: np.ndarray) -> np.ndarray:

@@ -123,7 +123,8 @@ def load(path: str | os.PathLike) -> tuple[list[Decision], Evidence]:
             ) from error
         decisions.append(dataclasses.replace(decision, reasons=tuple(decision.reasons)))
     beside = annotations.read_json(thresholds_path(path))
-    if not isinstance(beside, dict) or not {"real", "not_judged"} <= beside.keys():
+    real = beside.get("real") if isinstance(beside, dict) else None
+    if not isinstance(real, dict) or not isinstance(beside.get("not_judged"), dict):
         raise UserError(
             f"{thresholds_path(path)}: expected what the filter decided by, found something else; "
             "make it with python -m generation.filter"

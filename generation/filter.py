@@ -16,6 +16,7 @@ import collections
 import dataclasses
 import json
 import os
+import pathlib
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -210,7 +211,7 @@ def _dropped(
         reasons = place.reasons
         if rate is not None and not place.hopeless:
             reasons = ()
-        if options.preset == "strict" and any(
+        if (options.preset == "strict" or rate is not None) and any(
             other in kept and cosine >= filter_rules.DUPLICATE
             for other, cosine in near.get(place.id, {}).items()
         ):
@@ -276,6 +277,7 @@ def main(_) -> None:
             "decisions; give --out and one of the two others"
         )
     options = from_flags(Options)
+    pathlib.Path(_OUT.value).resolve().parent.mkdir(parents=True, exist_ok=True)
     if _SCORES.value:
         _, evidence = load(_SCORES.value)
     else:

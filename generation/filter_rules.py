@@ -203,7 +203,8 @@ def _feature_rules(real, clips) -> list[Rule]:
         found.append(Rule("off text", "features", bounds, max(spread, 1e-3)))
     if len(clips.get("pair_margin", ())):
         _, spread = _middle_and_spread(clips["pair_margin"])
-        bounds = {"pair_margin": (0.0, _INF)}
+        # Where CLIP can't tell twins apart, margins lie around 0, half of them below.
+        bounds = {"pair_margin": (-spread, _INF)}
         found.append(Rule("twin's text", "features", bounds, max(spread, 1e-3)))
     elif len(clips.get("twin_similarity", ())):
         # Which of the two is right, nothing here can tell.

@@ -68,8 +68,8 @@ def write(path, rows, *, source="synthetic", consistency=0.9, made=None, splits=
     writer = store.Writer(path, made, annotations.from_json({"videos": entries}, "videos.json"))
     for name, feat_TxD in rows.items():
         feat_TxD = np.atleast_2d(np.asarray(feat_TxD, np.float32))
-        apart = np.float32(0.1)
-        visual_TxNxD = np.stack([feat_TxD + apart, feat_TxD - apart], axis=1)
+        # Crops of other lengths, which don't count.
+        visual_TxNxD = np.stack([2 * feat_TxD, feat_TxD / 2], axis=1)
         row = store.Row(
             id=name,
             num_snippets=len(feat_TxD),
@@ -121,6 +121,20 @@ def test_similarity_and_margin_by_hand(tmp_path, text, directions):
         assert found.clips[clip]["consistency"] == 0.9
     assert found.clips["a-1"]["twin_similarity"] == pytest.approx(a, abs=1e-5)
     assert set(found.not_judged) == {"consistency", "realism"}
+
+
+def test_a_crop_counts_by_its_direction_alone(tmp_path):
+    made = manifest()
+    videos = annotations.from_json(
+        {"videos": {"a-0": {"file": "a.mp4", "label": 0, "split": "train"}}}, "videos.json"
+    )
+    writer = store.Writer(tmp_path, made, videos)
+    frames = {"num_frames": 49, "fps": 8.0, "declared_frames": 49, "decoded_frames": 49}
+    visual_TxNxD = np.float32([[[9, 0, 0, 0, 0, 0], [0, 1, 0, 0, 0, 0]]])
+    writer.add(store.Row(id="a-0", num_snippets=1, source="synthetic", **frames), visual_TxNxD)
+    writer.pack()
+    mean_TxD = clip_scores._rows(store.Store(tmp_path), "a-0")
+    np.testing.assert_allclose(mean_TxD, [[0.5, 0.5, 0, 0, 0, 0]])
 
 
 def test_realism_by_hand_leaves_a_real_video_itself_out(tmp_path):
