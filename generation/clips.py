@@ -42,12 +42,24 @@ class Backend(Protocol):
     settings: Mapping[str, Any]
     batch_size: int
 
-    def prepare(self, descriptions: Sequence[Description], folder: pathlib.Path) -> None:
+    def prepare(
+        self,
+        descriptions: Sequence[Description],
+        folder: pathlib.Path,
+        begun: Mapping[str, Any] | None = None,
+    ) -> Mapping[str, Any]:
         """Comes before the first clip.
 
         Args:
           descriptions: what clips will be asked of.
           folder: for files that are needed until all clips are there; all ranks share it.
+          begun: what this returned when the first of the clips were made.
+
+        Returns:
+          What tells the loaded weights from any others; empty where there are none.
+
+        Raises:
+          UserError: the clips were begun with other weights.
         """
 
     def __call__(self, descriptions: Sequence[Description]) -> list[Clip | Exception]:

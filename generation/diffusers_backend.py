@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import tqdm
 
-from generation import prompt_embeddings, video_models
+from generation import model_identity, prompt_embeddings, video_models
 from generation.clips import Clip
 from generation.first_frames import FirstFrames
 from generation.prompts import Description
@@ -113,7 +113,7 @@ class DiffusersBackend:
         self._first_frames = FirstFrames(first_frames, seed) if first_frames else None
         self._offload, self._tiling, self._slicing = offload, vae_tiling, vae_slicing
         self.batch_size = batch_size
-        self._pipeline = self._embeddings = None
+        self._pipeline = self._embeddings = self._loaded = None
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -129,22 +129,36 @@ class DiffusersBackend:
             "vae_tiling": self._tiling,
         }
 
-    def prepare(self, descriptions: Sequence[Description], folder: str | os.PathLike) -> None:
+    def prepare(
+        self,
+        descriptions: Sequence[Description],
+        folder: str | os.PathLike,
+        begun: Mapping[str, Any] | None = None,
+    ) -> Mapping[str, Any]:
         """Loads the model, if it isn't yet, and embeds the prompts that aren't yet.
 
         Args:
           descriptions: that clips will be asked of.
           folder: for the embeddings; shared by all ranks.
+          begun: what this returned when the first of the clips were made.
+
+        Returns:
+          See `model_identity.identify`.
 
         Raises:
-          UserError: the model can't be loaded, or can't do what the settings ask of it.
+          UserError: the model can't be loaded, can't do what the settings ask of it, or isn't the
+            one that the clips were begun with.
         """
-        making = {key: self._weights[key] for key in ("model", "revision", "dtype")}
+        if self._pipeline is None:
+            names = self._weights["model"], self._weights["revision"]
+            self._loaded = model_identity.identify(*names, begun)
+        model_identity.check(begun, self._loaded)
+        making = self._loaded | {"dtype": self._weights["dtype"]}
         files = prompt_embeddings.EmbeddingFiles(folder, making | {"arguments": self._arguments})
         texts = list(dict.fromkeys(description.description for description in descriptions))
         missing = [text for text in texts if not files.has(text)]
         if self._pipeline is not None and (not missing or not self._embeddings):
-            return
+            return self._loaded
         unguided = self._call.get("guidance_scale", 2) <= 1
         complete = not missing and (unguided or files.has(self._negative_prompt, negative=True))
         self._embeddings = files
@@ -158,16 +172,22 @@ class DiffusersBackend:
         # frames one by one too: a list of them is for Wan the frames of one clip.
         alone = self._device.startswith("cpu") or self._first_frames
         self._largest_batch = 1 if alone else self.batch_size
+        return self._loaded
 
     def _load(self, text_encoders: bool) -> None:
         self._pipeline = None  # An older one goes first.
         self._device = video_models.pick_device(self._device, self._offload)
-        pipeline = video_models.load(**self._weights, text_encoders=text_encoders)
+        pipeline = video_models.load(
+            # A Hub id's branch may move while ranks load: all load the same commit.
+            **self._weights | {"revision": self._loaded["commit"] or self._weights["revision"]},
+            text_encoders=text_encoders,
+        )
         if self._first_frames:
             pipeline = video_models.from_images(pipeline)
         self._known = inspect.signature(pipeline.__call__).parameters
         self._check_arguments(type(pipeline).__name__)
-        self._expected_frames = self._check_frames(pipeline)
+        self._expected_frames = video_models.check_frames(pipeline, self._num_frames)
+        video_models.check_size(pipeline, self._call)
         video_models.set_up_vae(pipeline, tiling=self._tiling, slicing=self._slicing)
         self._pipeline = pipeline
 
@@ -184,17 +204,6 @@ class DiffusersBackend:
                 f"--pipeline_arguments: expected arguments of {name}, found {', '.join(unknown)}; "
                 f"it takes {', '.join(self._known)}"
             )
-
-    def _check_frames(self, pipeline: Any) -> int | None:
-        """Frames that every clip must have, None where nobody says how many."""
-        step, frames = video_models.frame_step(pipeline), self._num_frames
-        if step and frames and frames % step != 1:
-            lower = frames - (frames - 1) % step
-            raise UserError(
-                f"--num_frames: expected {step}N+1 for {type(pipeline).__name__}, found {frames}; "
-                f"give {lower} or {lower + step}"
-            )
-        return frames or (video_models.default_frames(pipeline) if step else None)
 
     def _embed(self, texts: Sequence[str]) -> None:
         """Puts texts' embeddings into files and drops the text encoder, where a pipeline can."""
@@ -288,7 +297,7 @@ class DiffusersBackend:
         frames_TxHxWx3 = np.round(frames_TxHxWx3 * 255).clip(0, 255).astype(np.uint8)
         if frames_TxHxWx3.max() < BLACK_LEVEL:
             return ValueError("a black clip; try another --model_dtype")
-        facts = {"model": self._weights["model"], "noise_seed": self._noise_seed(description)}
+        facts = dict(self._loaded, noise_seed=self._noise_seed(description))
         if self._first_frames:
             video_id, place = self._first_frames.draw(description)
             facts["first_frame"] = {"video": video_id, "place": place}

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import av
 
+from generation import model_identity
 from generation.prompts import Description
 from generation.video_io import IMAGE_SUFFIXES
 from generation.world_scenes import stream
@@ -21,6 +22,8 @@ from gvvad_jax.store import UserError
 
 if TYPE_CHECKING:
     import PIL.Image
+
+_ENDS = 1 << 16  # bytes of a video's file
 
 
 class FirstFrames:
@@ -31,10 +34,10 @@ class FirstFrames:
       seed: of the whole set, beside each description's own.
 
     Attributes:
-      digest: hash of the ids that are drawn from; the draw depends on nothing else.
+      digest: hash of the ids that are drawn from, and of the size and ends of their files.
 
     Raises:
-      UserError: no videos.json, or no normal training video in it.
+      UserError: no videos.json, no normal training video in it, or a file of theirs is missing.
     """
 
     def __init__(self, path: str | os.PathLike, seed: int):
@@ -47,8 +50,8 @@ class FirstFrames:
                 f"--first_frames: {path}: expected normal videos in split train, found none; "
                 "give the videos.json of the real videos"
             )
-        ids = json.dumps([video.id for video in self._videos])
-        self.digest = hashlib.sha256(ids.encode()).hexdigest()
+        files = [[v.id, *_contents(self._annotated.resolve(v))] for v in self._videos]
+        self.digest = hashlib.sha256(json.dumps(files).encode()).hexdigest()
 
     def draw(self, description: Description) -> tuple[str, float]:
         """Id of the video, and the place in it, from 0 (its start) to 1 (its end)."""
@@ -71,9 +74,26 @@ class FirstFrames:
         return PIL.ImageOps.fit(image, (width, height), PIL.Image.Resampling.LANCZOS)
 
 
+def _images(folder: pathlib.Path) -> list[pathlib.Path]:
+    return sorted(p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES)
+
+
+def _contents(path: pathlib.Path) -> list[str]:
+    """What tells a video from another without decoding it; of a folder of images, their sizes."""
+    try:
+        if path.is_dir():
+            return [f"{image.name} {image.stat().st_size}" for image in _images(path)]
+        return [model_identity.ends(path, _ENDS)]
+    except OSError as error:
+        raise UserError(
+            f"{path}: expected a video to take first frames from, found none ({error.strerror}); "
+            "correct videos.json"
+        ) from error
+
+
 def _frame_at(path: pathlib.Path, place: float) -> "PIL.Image.Image":
     if path.is_dir():
-        images = sorted(p for p in path.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES)
+        images = _images(path)
         path, place = (images[int(place * len(images))] if images else path), 0.0
     try:
         with av.open(str(path)) as container:

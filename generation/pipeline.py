@@ -267,7 +267,7 @@ def _generate(settings: Settings, out: pathlib.Path) -> pathlib.Path:
             defect_share=plan.defect_share,
             num_frames=clip.num_frames,
             fps=clip.fps,
-            size=(clip.height, clip.width) if clip.height and clip.width else None,
+            size=videos.frame_size(clip.height, clip.width),
         )
     else:
         backend = clip.backend(plan.data_seed + 1)

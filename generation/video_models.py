@@ -1,10 +1,11 @@
 """Presets of published text-to-video models, and loading any of them with diffusers."""
 
+import contextlib
 import dataclasses
 import gc
 import importlib.util
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from generation import ranks
@@ -90,6 +91,21 @@ def find_preset(name: str | None, model: str | None) -> Preset | None:
     return PRESETS[name]
 
 
+@contextlib.contextmanager
+def explained(model: str) -> Iterator[None]:
+    """What goes wrong in loading the model becomes a UserError."""
+    try:
+        yield
+    except (OSError, ValueError, ImportError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        # The libraries' own advice on that isn't passed on.
+        reason = "code that isn't run" if "remote_code" in str(error) else reason[:200]
+        raise UserError(
+            f"--model: expected a diffusers pipeline, found {model!r} ({reason}); give a Hub id "
+            "that can be reached or a local folder"
+        ) from error
+
+
 def load(
     model: str,
     *,
@@ -117,19 +133,11 @@ def load(
     import torch
 
     dtypes = {"default": getattr(torch, dtype), "vae": getattr(torch, vae_dtype)}
-    try:
+    with explained(model):
         if not text_encoders:
             index = diffusers.DiffusionPipeline.load_config(model, revision=revision)
             options |= dict.fromkeys(text_encoder_names(index))
         pipeline = diffusers.DiffusionPipeline.from_pretrained(model, dtype=dtypes, **options)
-    except (OSError, ValueError, ImportError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        # The libraries' own advice on that isn't passed on.
-        reason = "code that isn't run" if "remote_code" in str(error) else reason[:200]
-        raise UserError(
-            f"--model: expected a diffusers pipeline, found {model!r} ({reason}); give a Hub id "
-            "that can be reached or a local folder"
-        ) from error
     if not set(FRAME_ARGUMENTS) & set(inspect.signature(pipeline.__call__).parameters):
         raise UserError(
             f"--model: expected a pipeline that makes videos, found {type(pipeline).__name__} in "
@@ -275,6 +283,68 @@ def clip_size(pipeline: Any, call: Mapping[str, Any]) -> tuple[int, int]:
     if not all(sizes):
         raise UserError("--height, --width: expected the size of a clip, found none; give both")
     return tuple(sizes)
+
+
+def check_frames(pipeline: Any, frames: int | None) -> int | None:
+    """Frames that every clip must have, None where nobody says how many.
+
+    Raises:
+      UserError: the pipeline can't make so many.
+    """
+    step = frame_step(pipeline)
+    if step and frames and frames % step != 1:
+        lower = frames - (frames - 1) % step
+        raise UserError(
+            f"--num_frames: expected {step}N+1 for {type(pipeline).__name__}, found {frames}; "
+            f"give {lower} or {lower + step}"
+        )
+    return frames or (default_frames(pipeline) if step else None)
+
+
+def check_size(pipeline: Any, call: Mapping[str, Any]) -> None:
+    """Raises UserError where the pipeline can't make clips of the size that the call asks for."""
+    step = size_step(pipeline)
+    for name in ("height", "width"):
+        asked = call.get(name)
+        if step and asked and asked % step:
+            lower = asked - asked % step
+            raise UserError(
+                f"--{name}: expected a multiple of {step} for {type(pipeline).__name__}, found "
+                f"{asked}; give {f'{lower} or ' if lower else ''}{lower + step}"
+            )
+    if not hasattr(pipeline, "check_inputs") or not {"height", "width"} & set(call):
+        return
+    import PIL.Image
+
+    height, width = clip_size(pipeline, call)
+    known = inspect.signature(pipeline.check_inputs).parameters
+    given = {name: None for name, known_as in known.items() if known_as.default is known_as.empty}
+    given |= {"prompt": "", "image": PIL.Image.new("RGB", (width, height))}
+    given |= {"height": height, "width": width}
+    try:
+        pipeline.check_inputs(**{name: given[name] for name in given if name in known})
+    except Exception as error:  # It may miss what isn't given here; that isn't about the size.
+        if isinstance(error, ValueError) and "height" in str(error):
+            raise UserError(
+                f"--height, --width: expected a size that {type(pipeline).__name__} can make, "
+                f"found {height} and {width} ({str(error).splitlines()[0]}); correct them"
+            ) from error
+
+
+def size_step(pipeline: Any) -> int | None:
+    """What height and width must be multiples of; None where it isn't known.
+
+    A pixel of a latent by the transformer's patch. A pipeline whose own default doesn't fit that
+    follows some other rule.
+    """
+    scale = getattr(pipeline, "vae_scale_factor_spatial", None)
+    scale = scale or getattr(pipeline, "vae_spatial_compression_ratio", None)
+    if not scale:
+        return None
+    patch = _config(pipeline, "transformer").get("patch_size") or 1
+    step = scale * (patch[-1] if isinstance(patch, Sequence) else patch)
+    defaults = [default(pipeline, name) or 0 for name in ("height", "width")]
+    return None if any(size % step for size in defaults) else step
 
 
 def frame_step(pipeline: Any) -> int | None:

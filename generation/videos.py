@@ -13,24 +13,22 @@ image-to-video model.
 """
 
 import dataclasses
+import fcntl
 import functools
-import hashlib
 import json
 import os
 import pathlib
-import shutil
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from absl import flags
 
-from generation import prompts, ranks, video_io, world
+from generation import clip_records, model_identity, prompts, ranks, world
 from generation.clips import Backend, Clip
 from generation.prompts import Description
 from gvvad_jax import options
 from gvvad_jax.annotations import read_json
-from gvvad_jax.store import UserError, run_command, write_atomically
+from gvvad_jax.store import UserError, run_command
 
 
 class WorldBackend:
@@ -72,8 +70,13 @@ class WorldBackend:
             "defect_share": self.defect_share,
         }
 
-    def prepare(self, descriptions: Sequence[Description], folder: pathlib.Path) -> None:
-        pass
+    def prepare(
+        self,
+        descriptions: Sequence[Description],
+        folder: pathlib.Path,
+        begun: Mapping[str, Any] | None = None,
+    ) -> Mapping[str, Any]:
+        return {}
 
     def __call__(self, descriptions: Sequence[Description]) -> list[Clip | Exception]:
         return [self._render(description) for description in descriptions]
@@ -110,8 +113,8 @@ def generate(
       descriptions: with different ids.
       backend: makes the clips.
       out: folder; gets videos/, videos.json, clips/ (a record a clip, by which to resume),
-        errors.json, prepared/ (the backend's, until all clips are there) and, from the world,
-        world_truth.json, which only checks may read.
+        errors.json, prepared/ (the backend's, until all clips are there), model.json (which
+        weights made them) and, from the world, world_truth.json, which only checks may read.
       split: for videos.json, one for all or by id.
       progress: a bar on standard error.
       ray_workers, gpus_a_worker: see `ranks.each`.
@@ -120,13 +123,16 @@ def generate(
       The path of videos.json. It exists once every rank has made its share.
 
     Raises:
-      UserError: `out` holds clips made with other settings, or no clip could be made at all.
+      UserError: `out` holds clips made with other settings or other weights, or no clip could be
+        made at all.
     """
     out = pathlib.Path(out)
     for folder in ("videos", "clips"):
         (out / folder).mkdir(parents=True, exist_ok=True)
     # Refuses other settings before anything is made.
-    made = {d.id for d in descriptions if _is_done(out, d, backend)}
+    made = {d.id for d in descriptions if clip_records.is_done(out, d, backend)}
+    if len(made) < len(descriptions):
+        clip_records.begin(out, descriptions)
     # Ranks share all clips, or their shares would depend on who comes first. Ray is asked for what
     # is left; its workers get one item at a time, so there an item is a batch.
     size = backend.batch_size if ray_workers else 1
@@ -140,7 +146,7 @@ def generate(
         unit="clip" if size == 1 else f"batch of {size}",
         progress=progress,
     )
-    _finish(out, descriptions, split)
+    clip_records.finish(out, descriptions, split)
     return out / "videos.json"
 
 
@@ -153,7 +159,7 @@ def _start(
 
     def unmade(ids: Sequence[str]) -> list[Description]:
         wanted = [described[str(name)] for name in ids]
-        return [description for description in wanted if not _is_done(out, description, backend)]
+        return [one for one in wanted if not clip_records.is_done(out, one, backend)]
 
     def work(items: Sequence[Sequence[str]]) -> Iterator[None]:
         nonlocal prepared
@@ -161,116 +167,48 @@ def _start(
             # Which items a worker of Ray will get isn't known here: it prepares for all.
             mine = [name for ids in items for name in ids]
             coming = unmade(list(described) if under_ray else mine)
-            if coming:
-                backend.prepare(coming, out / "prepared")
+            if coming and under_ray:
+                _prepare_in_turn(backend, coming, out)
+            elif coming:
+                _prepare(backend, coming, out)
             prepared = bool(coming)
         batch, finished = [], 0
         for ids in items:
             batch += unmade(ids)
             finished += 1
             if not batch or len(batch) >= backend.batch_size:
-                _make(out, batch, backend)
+                clip_records.make(out, batch, backend)
                 yield from [None] * finished
                 batch, finished = [], 0
-        _make(out, batch, backend)
+        clip_records.make(out, batch, backend)
         yield from [None] * finished
 
     return work
 
 
-def _fingerprint(description: Description, backend: Backend) -> str:
-    content = json.dumps([description.to_json(), dict(backend.settings)], sort_keys=True)
-    return hashlib.sha256(content.encode()).hexdigest()
+def _prepare(backend: Backend, coming: Sequence[Description], out: pathlib.Path) -> None:
+    """Has the backend load, and keeps to the weights that the first clips were made with."""
+    path = out / "model.json"
+    begun = read_json(path) if path.exists() else None
+    loaded = backend.prepare(coming, out / "prepared", begun)
+    if loaded and not path.exists():
+        clip_records.write_json(path, dict(loaded))
+    elif loaded:
+        model_identity.check(read_json(path), loaded)  # Another rank's, by now.
 
 
-def _is_done(out: pathlib.Path, description: Description, backend: Backend) -> bool:
-    record_path = out / "clips" / f"{description.id}.json"
-    if not record_path.exists():
-        return False
-    record = read_json(record_path)
-    if record["fingerprint"] != _fingerprint(description, backend):
-        raise UserError(
-            f"{out}: expected {description.id!r} to be made with these settings, found another "
-            "making; give another --out or remove the folder"
-        )
-    return record["error"] is None and (out / "videos" / f"{description.id}.mp4").exists()
-
-
-def _make(out: pathlib.Path, batch: Sequence[Description], backend: Backend) -> None:
-    if not batch:
-        return
-    try:
-        outcomes = backend(batch)
-    except Exception as error:  # whatever a model throws, the other clips go on
-        outcomes = [error] * len(batch)
-    for description, outcome in zip(batch, outcomes, strict=True):
-        _record(out, description, outcome, _fingerprint(description, backend))
-
-
-def _record(
-    out: pathlib.Path, description: Description, outcome: Clip | Exception, fingerprint: str
-) -> None:
-    """One clip and its record; the record comes last, so that a clip without one is made again."""
-    record = {
-        "fingerprint": fingerprint,
-        "error": None,
-        "label": description.label,
-        "class": description.cls if description.label else "Normal",
-        "seed": description.seed,
-    }
-    try:
-        if isinstance(outcome, Exception):
-            raise outcome
-        path = out / "videos" / f"{description.id}.mp4"
-        video_io.write(path, outcome.frames_TxHxWx3, fps=outcome.fps, crf=outcome.crf)
-        record |= {
-            "num_frames": len(outcome.frames_TxHxWx3),
-            "fps": outcome.fps,
-            "abnormal_frames": outcome.abnormal_frames,
-            "truth": dict(outcome.truth),
-            "made": dict(outcome.facts),
-        }
-    except Exception as error:
-        record["error"] = f"{type(error).__name__}: {error}"
-        print(f"{description.id}: {record['error']}", file=sys.stderr)
-    write_atomically(out / "clips" / f"{description.id}.json", _json(record))
-
-
-def _finish(out: pathlib.Path, descriptions: Sequence[Description], split) -> None:
-    """Writes videos.json once all clips have their records; any rank may be the last."""
-    paths = {name: out / "clips" / f"{name}.json" for name in (d.id for d in descriptions)}
-    if not all(path.exists() for path in paths.values()):
-        return
-    records = {name: read_json(path) for name, path in paths.items()}
-    errors = {name: record["error"] for name, record in records.items() if record["error"]}
-    write_atomically(out / "errors.json", _json(errors))
-    if len(errors) == len(records):
-        name, error = next(iter(errors.items()))
-        raise UserError(f"{out}: expected clips, all of them failed; {name!r} with {error}")
-    videos, truth = {}, {}
-    for name, record in records.items():
-        if name in errors:
-            continue
-        videos[name] = {
-            "file": f"videos/{name}.mp4",
-            "split": split if isinstance(split, str) else split[name],
-            **{key: record[key] for key in ("label", "class", "fps", "num_frames")},
-        }
-        if record["abnormal_frames"] is not None:
-            videos[name]["abnormal_frames"] = record["abnormal_frames"]
-        if record["truth"]:
-            truth[name] = record["truth"]
-    if truth:
-        write_atomically(out / "world_truth.json", _json(truth))
-    write_atomically(out / "videos.json", _json({"videos": videos}))
-    if not errors:  # Nobody is making anything any more: what kills left behind can go.
-        shutil.rmtree(out / "prepared", ignore_errors=True)
-        for partial in out.glob("*/.*.partial*"):
-            partial.unlink(missing_ok=True)
-
-
-def _json(content: Any) -> bytes:
-    return (json.dumps(content, indent=1, sort_keys=True) + "\n").encode()
+def _prepare_in_turn(backend: Backend, coming: Sequence[Description], out: pathlib.Path) -> None:
+    """The first worker prepares for all, the others wait and find its files."""
+    folder = out / "prepared"
+    folder.mkdir(exist_ok=True)
+    there = folder / "all"
+    with open(folder / ".lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # Dies with its process.
+        if not there.exists():
+            _prepare(backend, coming, out)
+            there.touch()
+            return
+    _prepare(backend, coming, out)
 
 
 def render_footage(
@@ -307,6 +245,16 @@ def render_footage(
     return generate(descriptions, backend, out, split=split, progress=progress)
 
 
+def frame_size(height: int | None, width: int | None) -> tuple[int, int] | None:
+    """The world's `size` of --height and --width; UserError where one of them is alone."""
+    if (height is None) != (width is None):
+        given, other = ("height", "width") if width is None else ("width", "height")
+        raise UserError(
+            f"--{given}: expected --{other} beside it for the world, found none; give both or none"
+        )
+    return None if height is None else (height, width)
+
+
 def _backend() -> Backend:
     """The backend that the flags ask for."""
     asked = options.from_flags(diffusers_backend.Options)
@@ -321,7 +269,7 @@ def _backend() -> Backend:
         defect_share=_DEFECT_SHARE.value,
         num_frames=asked.num_frames,
         fps=asked.fps,
-        size=(asked.height, asked.width) if asked.height and asked.width else None,
+        size=frame_size(asked.height, asked.width),
     )
 
 

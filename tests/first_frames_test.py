@@ -1,4 +1,5 @@
 import json
+import shutil
 
 import av
 import numpy as np
@@ -95,12 +96,20 @@ def test_a_turned_video_is_upright(folder):
     assert np.asarray(image)[:24].mean() > 150
 
 
-def test_the_settings_are_the_ids_and_not_the_path(folder, tmp_path_factory):
+def test_the_settings_are_ids_and_files_and_not_the_path(folder, tmp_path_factory):
     content = json.loads((folder / "videos.json").read_text())
     other = tmp_path_factory.mktemp("other") / "else.json"
     other.write_text(json.dumps(content))
+    shutil.copy(folder / "a.mp4", other.parent)
     digest = FirstFrames(folder / "videos.json", seed=0).digest
     assert FirstFrames(other, seed=0).digest == digest
+    # Other frames under the same name, be it in as many bytes.
+    data = bytearray((folder / "a.mp4").read_bytes())
+    data[-1] ^= 1
+    (other.parent / "a.mp4").write_bytes(data)
+    assert FirstFrames(other, seed=0).digest != digest
+    shutil.copy(folder / "a.mp4", other.parent)
+    shutil.copy(folder / "a.mp4", other.parent / "e.mp4")
     content["videos"]["e"] = {"file": "e.mp4", "label": 0, "split": "train"}
     other.write_text(json.dumps(content))
     assert FirstFrames(other, seed=0).digest != digest
@@ -109,10 +118,13 @@ def test_the_settings_are_the_ids_and_not_the_path(folder, tmp_path_factory):
 def test_videos_that_give_no_frame(folder):
     description = prompts.write_grammar(1, seed=0)[0]
     (folder / "a.mp4").write_bytes(b"no video at all")
+    frames = FirstFrames(folder / "videos.json", seed=0)
     for _ in range(2):
         with pytest.raises(UserError, match="a.mp4: expected a video"):
-            FirstFrames(folder / "videos.json", seed=0).read(description, 32, 32)
+            frames.read(description, 32, 32)
         (folder / "a.mp4").unlink(missing_ok=True)
+    with pytest.raises(UserError, match="a.mp4: expected a video to take first frames from"):
+        FirstFrames(folder / "videos.json", seed=0)
     (folder / "a.mp4").mkdir()
     with pytest.raises(UserError, match="a.mp4: expected"):
         FirstFrames(folder / "videos.json", seed=0).read(description, 32, 32)
@@ -124,4 +136,4 @@ def test_videos_that_give_no_frame(folder):
     content["videos"]["a"] = {"file": "../../a.mp4", "label": 0, "split": "train"}
     (folder / "videos.json").write_text(json.dumps(content))
     with pytest.raises(UserError, match="inside the json's folder"):
-        FirstFrames(folder / "videos.json", seed=0).read(description, 32, 32)
+        FirstFrames(folder / "videos.json", seed=0)

@@ -65,10 +65,25 @@ def test_wrong_frame_counts_are_refused_before_anything_is_made(models, descript
     assert "have to be divisible" in str(wide(descriptions[:1])[0])
 
 
+def test_wrong_sizes_are_refused_before_anything_is_made(models, descriptions, tmp_path):
+    for name, size, said in (
+        ("cogvideox", {"height": 17}, r"--height: .*of 16 for CogVideoXP.* 17; give 16 or 32"),
+        ("cogvideox", {"width": 24}, r"--width: .*of 16 for CogVideoXP.* 24; give 16 or 32"),
+        ("wan", {"width": 40}, r"--width: .*of 16 for WanPipeline, found 40; give 32 or 48"),
+        # This one's VAE takes multiples of 4, its pipeline doesn't.
+        ("ltx", {"height": 36, "width": 64}, r"LTXPipeline can make, found 36 and 64 .*by 32"),
+    ):
+        with pytest.raises(UserError, match=said) as caught:
+            make(models[name], **size).prepare(descriptions, tmp_path / "prepared")
+        assert "\n" not in str(caught.value)
+    assert not (tmp_path / "prepared").exists()
+
+
 def test_models_that_cannot_do_what_is_asked(models, descriptions, tmp_path):
     real_videos = tmp_path / "videos.json"
     entry = {"file": "a.mp4", "label": 0, "split": "train"}
     real_videos.write_text(json.dumps({"videos": {"a": entry}}))
+    (tmp_path / "a.mp4").write_bytes(b"not looked at")
     for model, options, said in (
         (models["cogvideox"], {"first_frames": real_videos}, "takes an image, found CogVideoXP"),
         (models["cogvideox-i2v"], {}, "expected a videos.json for CogVideoXImageToVideoPipeline"),

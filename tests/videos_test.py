@@ -1,15 +1,17 @@
 import dataclasses
 import json
 import os
+import pathlib
 import signal
 import subprocess
 import sys
 import time
+from concurrent import futures
 
 import numpy as np
 import pytest
 
-from generation import prompts, video_io, videos, world
+from generation import clip_records, prompts, video_io, videos, world
 from gvvad_jax import annotations
 from gvvad_jax.command import UserError
 
@@ -57,26 +59,31 @@ def test_footage_has_splits_and_exact_intervals(tmp_path):
         assert video.num_frames == len(rendering.frames_TxHxWx3)
 
 
+class Flaky(videos.WorldBackend):
+    """The world, some of whose clips fail."""
+
+    def __init__(self, bad=()):
+        super().__init__(**SMALL)
+        self.bad = bad
+
+    def __call__(self, descriptions):
+        made = super().__call__(descriptions)
+        return [
+            RuntimeError("out of paint") if description.id in self.bad else clip
+            for description, clip in zip(descriptions, made, strict=True)
+        ]
+
+
 def test_a_failing_clip_is_named_and_made_again(tmp_path):
     descriptions = prompts.write_grammar(2, seed=0)
     bad = descriptions[2].id
 
-    class Flaky(videos.WorldBackend):
-        broken = True
-
-        def __call__(self, descriptions):
-            made = super().__call__(descriptions)
-            for place, description in enumerate(descriptions):
-                if self.broken and description.id == bad:
-                    made[place] = RuntimeError("out of paint")
-            return made
-
-    backend = Flaky(**SMALL)
+    backend = Flaky([bad])
     path = videos.generate(descriptions, backend, tmp_path, progress=False)
     assert bad not in annotations.load(path).videos
     errors = json.loads((tmp_path / "errors.json").read_text())
     assert errors == {bad: "RuntimeError: out of paint"}
-    backend.broken = False
+    backend.bad = ()
     videos.generate(descriptions, backend, tmp_path, progress=False)
     assert bad in annotations.load(path).videos
     assert json.loads((tmp_path / "errors.json").read_text()) == {}
@@ -114,11 +121,12 @@ class Batches(videos.WorldBackend):
         super().__init__(**SMALL)
         self.coming, self.batches, self.after = None, [], 0
 
-    def prepare(self, descriptions, folder):
+    def prepare(self, descriptions, folder, begun=None):
         assert self.coming is None
         self.coming = [description.id for description in descriptions]
         folder.mkdir(exist_ok=True)
         (folder / "weights").write_text("large")
+        return {}
 
     def __call__(self, descriptions):
         self.batches.append([description.id for description in descriptions])
@@ -165,6 +173,98 @@ def test_ranks_make_what_one_makes(tmp_path, monkeypatch):
     assert contents(tmp_path / "one") == contents(tmp_path / "two")
 
 
+def test_a_rank_does_not_finish_with_anothers_old_errors(tmp_path, monkeypatch):
+    descriptions = prompts.write_grammar(3, seed=0)
+    ids = [description.id for description in descriptions]
+    videos.generate(descriptions, videos.WorldBackend(**SMALL), tmp_path / "one", progress=False)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    out = tmp_path / "two"
+
+    def rank(number, *bad):
+        monkeypatch.setenv("RANK", str(number))
+        return videos.generate(descriptions, Flaky(bad), out, progress=False).exists()
+
+    # The errors of a rank that ended before the other began are this run's outcome.
+    assert not rank(1, ids[1])
+    assert rank(0, ids[2])
+    assert set(json.loads((out / "errors.json").read_text())) == {ids[1], ids[2]}
+    # In the next run they are old: nothing is listed until their rank has tried again.
+    for _ in range(2):
+        assert not rank(0) and not (out / "errors.json").exists()
+    assert rank(1, ids[1]) and set(json.loads((out / "errors.json").read_text())) == {ids[1]}
+    # A rank with nothing of its own left to make.
+    assert not rank(0)
+    assert rank(1)
+    assert contents(out) == contents(tmp_path / "one")
+
+
+def test_forgetting_old_errors_survives_kills(tmp_path, monkeypatch):
+    descriptions = prompts.write_grammar(2, seed=0)
+    ids = [description.id for description in descriptions]
+    videos.generate(descriptions, Flaky(ids[1:3]), tmp_path, progress=False)
+    original = pathlib.Path.unlink
+
+    def unlink_and_die(path, missing_ok=False):
+        original(path, missing_ok)
+        raise KeyboardInterrupt
+
+    for name in (f"clips/{ids[1]}", f"clips/{ids[2]}", "videos"):
+        with monkeypatch.context() as patch:
+            patch.setattr(pathlib.Path, "unlink", unlink_and_die)
+            with pytest.raises(KeyboardInterrupt):
+                clip_records.begin(tmp_path, descriptions)
+        assert not (tmp_path / f"{name}.json").exists() and (tmp_path / "errors.json").exists()
+    clip_records.begin(tmp_path, descriptions)
+    left = {path.stem for path in (tmp_path / "clips").iterdir()}
+    assert left == {ids[0], ids[3]}
+    assert not (tmp_path / "videos.json").exists() and not (tmp_path / "errors.json").exists()
+
+
+def test_a_longer_list_takes_back_the_shorter_one(tmp_path, monkeypatch):
+    descriptions = prompts.write_grammar(2, seed=0)
+    videos.generate(descriptions[:2], Flaky(), tmp_path, progress=False)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert not videos.generate(descriptions, Flaky(), tmp_path, progress=False).exists()
+
+
+@pytest.mark.parametrize("content", ["{}", "[]", '{"fingerprint": "a", "error": null}', "[1"])
+def test_a_damaged_record_is_named(content, tmp_path):
+    descriptions = prompts.write_grammar(1, seed=0)
+    path = tmp_path / "clips" / f"{descriptions[0].id}.json"
+    path.parent.mkdir()
+    path.write_text(content)
+    with pytest.raises(UserError, match=f"{path.name}: expected .*remove it") as caught:
+        videos.generate(descriptions, Flaky(), tmp_path, progress=False)
+    assert "\n" not in str(caught.value)
+
+
+def test_rays_workers_find_what_the_first_prepared(tmp_path):
+    found = []
+
+    class Slow(videos.WorldBackend):
+        def prepare(self, descriptions, folder, begun=None):
+            found.append((folder / "embeddings").exists())
+            time.sleep(0.1)
+            (folder / "embeddings").touch()
+            return {"commit": "a"}
+
+    descriptions = prompts.write_grammar(1, seed=0)
+    with futures.ThreadPoolExecutor(3) as pool:
+        started = [
+            pool.submit(videos._prepare_in_turn, Slow(), descriptions, tmp_path) for _ in range(3)
+        ]
+    assert [one.result() for one in started] == [None] * 3
+    assert found == [False, True, True]
+    assert json.loads((tmp_path / "model.json").read_text()) == {"commit": "a"}
+
+
+def test_both_sizes_or_none():
+    assert videos.frame_size(None, None) is None and videos.frame_size(64, 96) == (64, 96)
+    for sizes, said in (((64, None), "--height: .*--width"), ((None, 64), "--width: .*--height")):
+        with pytest.raises(UserError, match=said):
+            videos.frame_size(*sizes)
+
+
 def test_killed_command_goes_on_where_it_stopped(tmp_path):
     prompts.save(tmp_path / "p.jsonl", prompts.write_grammar(20, seed=0))
 
@@ -192,7 +292,13 @@ def test_mistakes_print_one_line(tmp_path):
         command = [sys.executable, "-m", "generation.videos", *flags]
         return subprocess.run(command, capture_output=True, text=True)
 
-    for flags in ((), ("--backend=magic",), (f"--prompts={tmp_path}/no.jsonl", "--out=x")):
+    prompts.save(tmp_path / "p.jsonl", prompts.write_grammar(1, seed=0))
+    for flags in (
+        (),
+        ("--backend=magic",),
+        (f"--prompts={tmp_path}/no.jsonl", "--out=x"),
+        (f"--prompts={tmp_path}/p.jsonl", f"--out={tmp_path / 'x'}", "--height=64"),
+    ):
         failed = run(*flags)
         assert failed.returncode == 2 and failed.stderr.count("\n") == 1, failed.stderr
 
