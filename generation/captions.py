@@ -34,7 +34,7 @@ def make_captioner(
     *,
     weights: str = "",
     device: str | None = None,
-    dtype: str = "float32",
+    dtype: str | None = None,
     num_beams: int = 1,
     chat: Mapping[str, Any] | None = None,
 ) -> Any:
@@ -44,7 +44,8 @@ def make_captioner(
       name: one of CAPTIONERS.
       weights: for git and blip, another checkpoint's name or folder.
       device: for git and blip, torch's name of it; a GPU where there is one unless told.
-      dtype: of git's and blip's model: float32, float16 or bfloat16.
+      dtype: that git's and blip's model computes in: float32, float16 or bfloat16; float16 on a GPU
+        and float32 elsewhere unless told.
       num_beams: of git's and blip's search, 1 for greedy.
       chat: for chat, the arguments of chat.Server: model, base_url, cache_dir, ...
 
@@ -110,12 +111,15 @@ class _PretrainedCaptioner(_SnippetCaptioner):
     Args:
       weights: a checkpoint's name or folder, as transformers' from_pretrained takes it.
       device: torch's name of it; a GPU where there is one unless told.
-      dtype: of the model.
+      dtype: that the model computes in; float16 on a GPU and float32 elsewhere unless told.
       num_beams: of the search, 1 for greedy.
       batch_size: snippets through the model at once; 16 on a GPU and 1 on a CPU unless told.
 
     Raises:
       UserError: the weights can't be loaded or are another model's.
+
+    Attributes:
+      dtype: that the model computes in, no part of the id: captions are texts.
     """
 
     kind = ""
@@ -130,7 +134,7 @@ class _PretrainedCaptioner(_SnippetCaptioner):
         weights: str,
         *,
         device: str | None = None,
-        dtype: str = "float32",
+        dtype: str | None = None,
         num_beams: int = 1,
         batch_size: int | None = None,
     ):
@@ -138,7 +142,8 @@ class _PretrainedCaptioner(_SnippetCaptioner):
         if num_beams < 1:
             raise UserError(f"num_beams: expected 1 or more, found {num_beams}; 1 is greedy")
         self._device = pretrained.choose_device(device)
-        self._dtype = pretrained.choose_dtype(dtype)
+        self.dtype = dtype or pretrained.usual_dtype(self._device)
+        self._dtype = pretrained.choose_dtype(self.dtype)
         self._num_beams = num_beams
         self._batch_size = pretrained.choose_batch_size(batch_size, self._device)
         with pretrained.reading(weights, f"a {self.kind.upper()} captioning checkpoint"):
@@ -155,9 +160,9 @@ class _PretrainedCaptioner(_SnippetCaptioner):
                 model_types=(self.kind,),
                 key_mapping=dict(self.renamed),
             )
-        settings = {"beams": (num_beams, 1), "dtype": (dtype, "float32")}
-        told = [f":{name}={value}" for name, (value, usual) in settings.items() if value != usual]
-        self.id = f"{self.kind}:{pretrained.name_of(weights)}{''.join(told)}"
+            digest = pretrained.digest(weights)
+        beams = f":beams={num_beams}" if num_beams > 1 else ""
+        self.id = f"{self.kind}:{pretrained.name_of(weights)}@{digest}{beams}"
 
     def caption_snippets(self, snippets: Sequence[np.ndarray]) -> list[str]:
         """One caption a snippet.

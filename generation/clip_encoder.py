@@ -33,7 +33,8 @@ _TEN_CROP_RATIO = 256 / 224
 class ClipEncoder:
     """`image_embeds` of crops of a snippet's frames, not normalised.
 
-    Making one reads the checkpoint's configuration only; `load`, or the first use, its weights.
+    Making one reads the checkpoint's configuration, and of its weights what tells them from others;
+    `load`, or the first use, all of them.
 
     Args:
       weights: a checkpoint's name or folder, as transformers' from_pretrained takes it.
@@ -74,7 +75,7 @@ class ClipEncoder:
         _require("--pooling", pooling, POOLINGS)
         _require("--crops", crops, CROPS)
         self.device = pretrained.choose_device(device)
-        self.dtype = dtype or ("float16" if self.device.startswith("cuda") else "float32")
+        self.dtype = dtype or pretrained.usual_dtype(self.device)
         _require("--compute_dtype", self.dtype, pretrained.DTYPES)
         self._weights, self._attention = weights, attn_implementation
         self._read_configuration(weights)
@@ -98,6 +99,7 @@ class ClipEncoder:
         self.manifest = {
             "id": self.id,
             "weights": name,
+            "digest": self._digest,
             "pooling": pooling,
             "normalised": False,
             "standardise": False,
@@ -112,6 +114,7 @@ class ClipEncoder:
                 raise UserError(f"{weights}: expected a CLIP checkpoint, found {kind}'s")
             config = CLIPVisionConfig.from_pretrained(weights)
             processor = CLIPImageProcessorPil.from_pretrained(weights)
+            self._digest = pretrained.digest(weights)
         self.dim, self.size = config.projection_dim, config.image_size
         self._short_side = processor.size.shortest_edge
         crop = (processor.crop_size.height, processor.crop_size.width)

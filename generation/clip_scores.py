@@ -125,6 +125,11 @@ def clip_text_encoder(manifest: store.Manifest, weights: str = "") -> TextEncode
             f"{manifest.encoder['id']!r} of {theirs!r}, found {ours!r}; {remedy}"
         )
     encoder = text_encoders.make_text_encoder("clip-l14", weights=weights)
+    if manifest.encoder.get("digest") not in (None, pretrained.known_digest(weights)):
+        raise UserError(
+            f"--clip_weights: expected the weights of digest {manifest.encoder['digest']}, the "
+            f"store's, found others in {weights!r}; {remedy}"
+        )
     if encoder.dim != manifest.dim:
         raise UserError(
             f"--clip_weights: expected a text tower of width {manifest.dim}, the store's, found "

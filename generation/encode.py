@@ -9,6 +9,7 @@ Each video is read, resampled by the fps policy, cut into snippets and encoded; 
 go a caption's text row a snippet and the measures that the filter judges. Decoding runs ahead of
 the models, and where they look at single snippets, a video is never in memory as a whole. A video
 is the unit of resuming: killed anywhere, the same command goes on and ends with the same rows.
+A video whose file, prompt record or source is another than its row was made of is encoded again.
 Videos that can't be read, or only in part, are named at the end and never silently absent.
 """
 
@@ -19,14 +20,14 @@ import json
 import os
 import pathlib
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from typing import Any
 
 import numpy as np
 import tqdm
 from absl import flags
 
-from generation import ranks, text_bank
+from generation import provenance, ranks, text_bank
 from generation.recipe import DEFAULT_STRIDES as DEFAULT_STRIDES
 from generation.recipe import Options as Options
 from generation.recipe import Recipe
@@ -34,9 +35,6 @@ from generation.recipe import make_captioner as make_captioner
 from generation.recipe import parse_fps_policy as parse_fps_policy
 from gvvad_jax import annotations, options, store
 from gvvad_jax.store import UserError, run_command
-
-# Beside the manifest: what made the store, as far as stores needn't agree on it.
-_MADE_BY = "encoding.json"
 
 
 def encode(
@@ -48,6 +46,7 @@ def encode(
     progress: bool = True,
     ray_workers: int = 0,
     gpus_a_worker: float = 0,
+    spent: MutableMapping[str, Any] | None = None,
 ) -> bool:
     """Encodes the videos of a videos.json into a store, resuming what is there.
 
@@ -62,6 +61,8 @@ def encode(
         with a video's id go into its row, its phrase into the text rows of captioner description.
       progress: a bar; what is wrong with videos is told in any case.
       ray_workers, gpus_a_worker: see ranks.each.
+      spent: gets `usage` of a captioner that asks a server (chat_usage.py), which is also told;
+        Ray's workers don't count.
 
     Returns:
       Whether the store is finished; False while other ranks' videos are missing.
@@ -72,30 +73,38 @@ def encode(
     """
     assert isinstance(recipe, Options) or not ray_workers, "a Recipe can't go to workers"
     videos = _require_files(annotations.load(videos_path))
-    fingerprint = recipe.fingerprint() if isinstance(recipe, Options) else None
-    if fingerprint and _is_made_by(pathlib.Path(out), fingerprint, videos):
+    records = provenance.descriptions(prompts_path)
+    made_of = provenance.made_of(videos, records, recipe.source)
+    chosen = recipe if isinstance(recipe, Options) else None
+    if chosen and provenance.is_made_by(out, chosen.fingerprint(), videos, made_of):
         _tell(store.Store(out))
         return True
     loaded = _load(recipe, out, ray_workers)
     if loaded.describes:
-        _require_descriptions(videos, prompts_path)
-    writer = store.Writer(out, loaded.manifest(), videos)
+        provenance.require_descriptions(videos.videos, records, prompts_path)
+    writer = store.Writer(out, loaded.manifest(), videos, made_of)
+    for video_id in writer.outdated:
+        _warn(video_id, "its row is of another file, prompt record or source; encoded again")
     _write_bank(writer.path, loaded)
     mine = list(videos.videos) if ray_workers else ranks.share(list(videos.videos))
     if not all(map(writer.has, mine)):
         paths = [path and os.path.abspath(path) for path in (videos_path, out, prompts_path)]
-        ranks.each(
-            functools.partial(_start, recipe if ray_workers else loaded, *paths),
-            list(videos.videos),
-            ray_workers=ray_workers,
-            gpus_a_worker=gpus_a_worker,
-            label="encode",
-            unit="video",
-            progress=progress,
-        )
+        try:
+            ranks.each(
+                functools.partial(_start, recipe if ray_workers else loaded, made_of, *paths),
+                list(videos.videos),
+                ray_workers=ray_workers,
+                gpus_a_worker=gpus_a_worker,
+                label="encode",
+                unit="video",
+                progress=progress,
+            )
+        finally:
+            if not ray_workers:
+                _tell_usage(loaded, spent)
     _require_done(writer, mine)
-    if fingerprint:
-        _note(writer.path, options=fingerprint)
+    if isinstance(recipe, Options):
+        provenance.note(writer.path, **recipe.fingerprint())
     if not writer.pack():
         print(f"{out}: waiting for the videos of other ranks", file=sys.stderr)
         return False
@@ -119,26 +128,14 @@ def _require_done(writer: store.Writer, video_ids: Sequence[str]) -> None:
         )
 
 
-def _is_made_by(path: pathlib.Path, fingerprint: str, videos: annotations.Annotations) -> bool:
-    """Whether there is a finished store of these options and videos."""
-    if not (path / _MADE_BY).exists() or (path / "parts").exists():
-        return False
-    kept = annotations.load(path / "videos.json")
-    noted = annotations.read_json(path / _MADE_BY)
-    return noted.get("options") == fingerprint and dict(kept.videos) == dict(videos.videos)
-
-
-def _note(path: pathlib.Path, **noted: Any) -> None:
-    """Adds to encoding.json; values that are lists to those that are there."""
-    made_by = path / _MADE_BY
-    content = annotations.read_json(made_by) if made_by.exists() else {}
-    for key, value in noted.items():
-        if isinstance(value, list):
-            value = sorted({*content.get(key, ()), *value})
-        content[key] = value
-    written = (json.dumps(content, indent=1, sort_keys=True) + "\n").encode()
-    if not made_by.exists() or made_by.read_bytes() != written:
-        store.write_atomically(made_by, written)
+def _tell_usage(recipe: Recipe, spent: MutableMapping[str, Any] | None) -> None:
+    server = getattr(recipe.captioner, "server", None)
+    if server is None:
+        return
+    usage = server.usage.to_json()
+    print(f"encode: usage {json.dumps(usage)}", file=sys.stderr)
+    if spent is not None:
+        spent["usage"] = usage
 
 
 def _require_files(videos: annotations.Annotations) -> annotations.Annotations:
@@ -149,28 +146,6 @@ def _require_files(videos: annotations.Annotations) -> annotations.Annotations:
             f"missing, {missing[0]!r} first; fetch them or remove their entries"
         )
     return videos
-
-
-def _descriptions(prompts_path: str | os.PathLike | None) -> dict[str, Any]:
-    """The records of generated videos, by video id."""
-    if prompts_path is None:
-        return {}
-    from generation import prompts
-
-    return {record.id: record for record in prompts.load(prompts_path)}
-
-
-def _require_descriptions(
-    videos: annotations.Annotations, prompts_path: str | os.PathLike | None
-) -> None:
-    """For text rows that are of the phrases that videos were generated from."""
-    missing = sorted(set(videos.videos) - set(_descriptions(prompts_path)))
-    if missing:
-        raise UserError(
-            f"--prompts: expected a description of each video for --captioner={store.STAND_IN}, "
-            f"found {prompts_path or 'no file'} without {missing[0]!r}; give the prompts.jsonl "
-            "that the videos were generated from"
-        )
 
 
 def _write_bank(path: pathlib.Path, recipe: Recipe) -> None:
@@ -187,6 +162,7 @@ def _write_bank(path: pathlib.Path, recipe: Recipe) -> None:
 
 def _start(
     source: Recipe | Options,
+    made_of: Mapping[str, str],
     videos_path: str | os.PathLike,
     out: str | os.PathLike,
     prompts_path: str | os.PathLike | None,
@@ -198,14 +174,14 @@ def _start(
     cv2.setNumThreads(1)
     recipe = source.recipe(out) if isinstance(source, Options) else source
     videos = annotations.load(videos_path)
-    writer = store.Writer(out, recipe.manifest(), videos)
-    made_from = _descriptions(prompts_path)
+    writer = store.Writer(out, recipe.manifest(), videos, made_of)
+    records = provenance.descriptions(prompts_path)
 
     def work(ids: Sequence[str]) -> Iterator[None]:
         todo = [videos.videos[str(name)] for name in ids if not writer.has(str(name))]
         yield from [None] * (len(ids) - len(todo))
         if todo:
-            yield from _encode_videos(writer, todo, recipe, made_from)
+            yield from _encode_videos(writer, todo, recipe, records, made_of)
 
     return work
 
@@ -214,13 +190,15 @@ def _encode_videos(
     writer: store.Writer,
     videos: Sequence[annotations.VideoAnnotation],
     recipe: Recipe,
-    made_from: Mapping[str, Any],
+    records: Mapping[str, Any],
+    made_of: Mapping[str, str],
 ) -> Iterator[None]:
     """Videos from files to parts, or to quarantine; yields after each."""
     from generation import decode
 
-    if hasattr(recipe.encoder, "dtype"):
-        _note(writer.path, computed_in=[recipe.encoder.dtype])
+    computed_in = {getattr(m, "dtype", None) for m in (recipe.encoder, recipe.captioner)} - {None}
+    if computed_in:
+        provenance.note(writer.path, computed_in=list(computed_in))
     messages = decode.Source(writer.videos, recipe).messages(videos)
     alive = decode.VIDEOS_ALIVE if recipe.whole_video else decode.CHUNKS_ALIVE
     rows = None
@@ -236,7 +214,8 @@ def _encode_videos(
             if isinstance(message, decode.Chunk):
                 rows.add(message)
             else:
-                rows.finish(writer, message, made_from.get(message.plan.video.id))
+                name = message.plan.video.id
+                rows.finish(writer, message, records.get(name), made_of[name])
                 yield
             del message  # Its frames are free before the next ones come.
 
@@ -262,15 +241,18 @@ class _Rows:
         if chunk.pictures:
             self._caption(self._recipe.captioner.caption_snippets, chunk.pictures)
         if not self._recipe.encoder.whole_video:
-            self._visual.append(self._recipe.encoder.encode_snippets(chunk.prepared))
+            visual_TxNxD = self._recipe.encoder.encode_snippets(chunk.prepared)
+            # As it will be written: of a long video there is a lot.
+            self._visual.append(visual_TxNxD.astype(self._recipe.dtype, copy=False))
 
-    def finish(self, writer: store.Writer, ending: Any, record: Any) -> None:
+    def finish(self, writer: store.Writer, ending: Any, record: Any, made_of: str) -> None:
         """Writes the part; a video that couldn't be captioned gets none, and is to be done again.
 
         Args:
           writer: of the store.
           ending: the decode.Ending.
           record: the prompts.Description that the video was generated from, or None.
+          made_of: for the row.
         """
         recipe, plan = self._recipe, self.plan
         whole = ending.frames_FxHxWx3, plan.spans_Tx2, plan.rate
@@ -302,6 +284,7 @@ class _Rows:
             decoded_frames=plan.num_frames,
             pixel_statistics=ending.pixel_statistics,
             feature_statistics=consistency,
+            made_of=made_of,
             **made_from,
         )
         writer.add(row, visual_TxNxD, text_TxE)
@@ -367,6 +350,7 @@ def main(_) -> None:
     # PyTorch's threads share the cores with the decoder: while they wait, they mustn't spin.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     chosen = options.from_flags(Options)
+    spent: dict[str, Any] = {}
     finished = encode.encode(
         _VIDEOS.value,
         _OUT.value,
@@ -374,8 +358,9 @@ def main(_) -> None:
         prompts_path=_PROMPTS.value or None,
         ray_workers=_RAY_WORKERS.value,
         gpus_a_worker=_gpus_a_worker(chosen),
+        spent=spent,
     )
-    summary = {"out": _OUT.value, "finished": finished}
+    summary = {"out": _OUT.value, "finished": finished} | spent
     print(json.dumps(summary | (store.Store(_OUT.value).summary() if finished else {})))
 
 

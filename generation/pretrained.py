@@ -5,14 +5,19 @@ warns; a caption or an embedding made so looks like any other. Here that is an e
 """
 
 import contextlib
+import hashlib
+import json
 import os
 import pickle
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from gvvad_jax.store import UserError
 
 DTYPES = ("float32", "float16", "bfloat16")
+# Where weights are, in the order in which transformers looks; an index names several files.
+_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+_SAMPLE_BYTES = 1 << 20
 
 
 def library() -> Any:
@@ -30,6 +35,87 @@ def library() -> Any:
 def name_of(weights: str) -> str:
     """A checkpoint's name without its owner or folder, for ids."""
     return str(weights).rstrip("/").rsplit("/", 1)[-1]
+
+
+def known_digest(weights: str) -> str | None:
+    """12 hexadecimal digits that tell checkpoints apart, whatever their folders are called.
+
+    Of config.json and each file of weights: its size, its first and its last MiB. A Hub's name and
+    a copy of its files give the same.
+
+    Args:
+      weights: a checkpoint's name or folder.
+
+    Returns:
+      None where its files aren't here.
+    """
+    paths = _files_of(weights, _cached)
+    if paths is None:
+        return None
+    digest = hashlib.sha256()
+    for path in paths:
+        size = os.path.getsize(path)
+        with open(path, "rb") as file:
+            digest.update(size.to_bytes(8, "little") + file.read(_SAMPLE_BYTES))
+            file.seek(max(size - _SAMPLE_BYTES, 0))
+            digest.update(file.read(_SAMPLE_BYTES))
+    return digest.hexdigest()[:12]
+
+
+def digest(weights: str) -> str:
+    """The same, after fetching what isn't here; call it inside `reading`."""
+    found = known_digest(weights)
+    if found is None and not os.path.isdir(weights):
+        _files_of(weights, _fetched)
+        found = known_digest(weights)
+    if found is None:
+        raise OSError(f"no config.json with {' or '.join(_WEIGHTS)}, or not all that an index says")
+    return found
+
+
+def _files_of(weights: str, locate: Callable[[str, str], str | None]) -> list[str] | None:
+    """config.json and the files of weights that transformers would read; None if one isn't there.
+
+    Args:
+      weights: a checkpoint's name or folder.
+      locate: (weights, name of a file) -> its path, None if it isn't there.
+    """
+    config = locate(weights, "config.json")
+    for name in _WEIGHTS if config else ():
+        if whole := locate(weights, name):
+            return [config, whole]
+        if index := locate(weights, f"{name}.index.json"):
+            with open(index, encoding="utf-8") as file:
+                parts = sorted(map(os.path.basename, set(json.load(file)["weight_map"].values())))
+            paths = [locate(weights, part) for part in parts]
+            return None if None in paths else [config, *paths]
+    return None
+
+
+def _cached(weights: str, name: str) -> str | None:
+    if os.path.isdir(weights):
+        path = os.path.join(weights, name)
+        return path if os.path.isfile(path) else None
+    try:
+        import huggingface_hub
+    except ImportError:  # What needs weights says so.
+        return None
+    try:
+        path = huggingface_hub.try_to_load_from_cache(weights, name)
+    except huggingface_hub.errors.HFValidationError:  # A folder that isn't there.
+        return None
+    return path if isinstance(path, str) else None
+
+
+def _fetched(weights: str, name: str) -> str | None:
+    from transformers.utils import cached_file
+
+    return cached_file(weights, name, _raise_exceptions_for_missing_entries=False)
+
+
+def usual_dtype(device: str) -> str:
+    """What models compute in unless told: float16 on a GPU, float32 elsewhere."""
+    return "float16" if device.startswith("cuda") else "float32"
 
 
 def choose_device(device: str | None) -> str:

@@ -190,7 +190,8 @@ class Options(chat_options.Options):
     bank: str = option("ucf_crime", "anomaly prompts: ucf_crime, xd_violence, shanghaitech, tad")
     compute_dtype: str = option(
         "",
-        "clip-l14 computes in float32, float16 or bfloat16; float16 on a GPU unless told",
+        "clip-l14, git and blip compute in float32, float16 or bfloat16; float16 on a GPU unless "
+        "told",
         free=True,
     )
     crops_at_once: int = option(64, "clip-l14: crops through the model at once", low=1, free=True)
@@ -234,6 +235,7 @@ class Options(chat_options.Options):
             caption_weights=self.caption_weights,
             text_weights=self.text_weights,
             device=device,
+            dtype=self.compute_dtype or None,
             chat=chat,
         )
         return Recipe(
@@ -248,14 +250,41 @@ class Options(chat_options.Options):
             source=self.source,
         )
 
-    def fingerprint(self) -> str:
-        """A hash of what shapes a row, without loading anything."""
+    def fingerprint(self) -> dict[str, Any]:
+        """What shapes a row, without loading anything.
+
+        Returns:
+          {options, a hash; weights, digest by field, None where a checkpoint isn't here}.
+        """
+        from generation import pretrained
+
         values = settled(self)
+        checkpoints = self._checkpoints()
         for key in ("weights", "caption_weights", "text_weights"):
             # A store doesn't depend on where weights lay.
-            values[key] = values[key].rstrip("/").rsplit("/", 1)[-1]
+            values[key] = pretrained.name_of(checkpoints.get(key, values[key]))
         values["snippet_stride"] = self.stride
-        return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+        return {
+            "options": hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest(),
+            "weights": {k: pretrained.known_digest(name) for k, name in checkpoints.items()},
+        }
+
+    def _checkpoints(self) -> dict[str, str]:
+        """The name or folder of each checkpoint that is used, by field."""
+        from generation import captions, clip_encoder, text_encoders
+
+        used = {}
+        if self.encoder == "clip-l14":
+            used["weights"] = self.weights or clip_encoder.DEFAULT_WEIGHTS
+        if self.captioner in captions.DEFAULT_WEIGHTS:
+            used["caption_weights"] = (
+                self.caption_weights or captions.DEFAULT_WEIGHTS[self.captioner]
+            )
+        if self.captioner != "none" and self.text_encoder in text_encoders.DEFAULT_WEIGHTS:
+            used["text_weights"] = (
+                self.text_weights or text_encoders.DEFAULT_WEIGHTS[self.text_encoder]
+            )
+        return used
 
     @property
     def needs_torch(self) -> bool:
@@ -272,7 +301,7 @@ def make_captioner(
       name: one of captions.CAPTIONERS, or "description".
       text_encoder: one of text_encoders.TEXT_ENCODERS.
       text_weights, caption_weights: other checkpoints' names or folders.
-      **settings: device, of both; chat, see captions.make_captioner.
+      **settings: device, of both; dtype and chat, see captions.make_captioner.
 
     Raises:
       UserError: an unknown name, weights that can't be loaded.

@@ -25,6 +25,7 @@ _KINDS = {
     "transformer": ("", "mean"),
 }
 TEXT_ENCODERS = ("hashed", *_KINDS)
+DEFAULT_WEIGHTS = {name: weights for name, (weights, _) in _KINDS.items()}
 
 
 def make_text_encoder(
@@ -169,6 +170,7 @@ class PretrainedTextEncoder:
                 may_lack=("pooler",) if self._pooling == "mean" else (),
                 **options,
             )
+            digest = pretrained.digest(weights)
         config = self._model.config
         if (
             config.is_encoder_decoder
@@ -181,7 +183,7 @@ class PretrainedTextEncoder:
                 "of a text encoder" + (" with a pooler" if self._pooling == "pooler" else "")
             )
         self.dim = config.projection_dim if clip else config.hidden_size
-        self.id = f"{kind}:{pretrained.name_of(weights)}:{self._pooling}"
+        self.id = f"{kind}:{pretrained.name_of(weights)}@{digest}:{self._pooling}"
         self._longest = min(
             self.longest, self._tokenizer.model_max_length, config.max_position_embeddings
         )

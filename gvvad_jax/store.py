@@ -124,6 +124,7 @@ class Row:
       description, twin, seed: where the video was generated.
       pixel_statistics: the filter's pixel measures, by name.
       feature_statistics: its measures of the encoder's features of single frames, by name.
+      made_of: a digest of the video's content and of what else its writer was given for it.
     """
 
     id: str
@@ -140,6 +141,7 @@ class Row:
     seed: int | None = None
     pixel_statistics: Mapping[str, float] | None = None
     feature_statistics: Mapping[str, float] | None = None
+    made_of: str | None = None
 
 
 def rows_hash(visual_TxNxD: np.ndarray, text_TxE: np.ndarray | None) -> str:
@@ -190,17 +192,28 @@ class Writer:
       path: the store's folder.
       manifest: of the store; an unfinished or finished store at `path` must have the same.
       videos: the annotations to keep with the store; `pack` waits for all of them.
+      made_of: by video id, what its row is to say it was made of. What says something else is
+        dropped, to be written again; what says nothing stays. None: everything stays.
+
+    Attributes:
+      outdated: ids of the videos that were dropped so.
 
     Raises:
       UserError: `path` holds a store of another manifest.
     """
 
     def __init__(
-        self, path: str | os.PathLike, manifest: Manifest, videos: annotations.Annotations
+        self,
+        path: str | os.PathLike,
+        manifest: Manifest,
+        videos: annotations.Annotations,
+        made_of: Mapping[str, str] | None = None,
     ):
         self.path = pathlib.Path(path)
         self.manifest = manifest
         self.videos = videos
+        self.outdated: list[str] = []
+        self._made_of = made_of or {}
         self._parts = self.path / "parts"
         self.path.mkdir(parents=True, exist_ok=True)
         with self._locked():
@@ -226,6 +239,7 @@ class Writer:
         if self._is_finished():
             return
         self._parts.mkdir(exist_ok=True)
+        self._drop_outdated_parts()
         self._unpack()
         write_atomically(manifest_path, _json(self.manifest.to_json()))
         write_atomically(self.path / "videos.json", _json(self.videos.to_json()))
@@ -234,12 +248,25 @@ class Writer:
         if self._parts.exists() or not (self.path / "videos.json").exists():
             return False
         kept = annotations.load(self.path / "videos.json")
-        return dict(kept.videos) == dict(self.videos.videos)
+        same_videos = dict(kept.videos) == dict(self.videos.videos)
+        return same_videos and not outdated(self.path, self._made_of)
+
+    def _drop_outdated_parts(self) -> None:
+        for video_id in self._made_of:
+            part = self._part(video_id).with_suffix(".json")
+            if not part.exists():
+                continue
+            if _is_outdated(annotations.read_json(part).get("made_of"), self._made_of[video_id]):
+                part.unlink()
+                self.outdated.append(video_id)
 
     def _unpack(self) -> None:
-        """Turns shards back into parts: the list of videos changed, or packing was cut short."""
+        """Turns shards back into parts: videos changed, or packing was cut short."""
+        self.outdated = sorted({*self.outdated, *outdated(self.path, self._made_of)})
         for shard in _shard_paths(self.path):
             for row, visual_TxNxD, text_TxE in _shard_rows(shard):
+                if _is_outdated(row.made_of, self._made_of.get(row.id)):
+                    continue
                 if row.id in self.videos.videos and not self.has(row.id):
                     self.add(row, visual_TxNxD, text_TxE)
         # The .jsonl files go first: without them the rest is no shard.
@@ -292,6 +319,8 @@ class Writer:
     def quarantine(self, video_id: str, reason: str) -> None:
         """Notes a video that can't be encoded, so that it is never silently absent."""
         entry = {"id": video_id, "reason": reason}
+        if video_id in self._made_of:
+            entry["made_of"] = self._made_of[video_id]
         write_atomically(self._part(video_id).with_suffix(".json"), _json(entry))
 
     def pack(self, shard_bytes: int = SHARD_BYTES) -> bool:
@@ -417,6 +446,25 @@ def _shard_rows(
         yield row, visual[span], None if text is None else text[span]
 
 
+def _read_quarantine(path: pathlib.Path) -> list[dict[str, str]]:
+    path = path / "quarantine.jsonl"
+    if not path.exists():
+        return []
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def outdated(path: str | os.PathLike, made_of: Mapping[str, str]) -> list[str]:
+    """Ids of packed videos that say they were made of something else than told, sorted."""
+    path = pathlib.Path(path)
+    found = {row.id: row.made_of for shard in _shard_paths(path) for row in _read_rows(shard)}
+    found |= {entry["id"]: entry.get("made_of") for entry in _read_quarantine(path)}
+    return sorted(i for i, noted in found.items() if _is_outdated(noted, made_of.get(i)))
+
+
+def _is_outdated(noted: str | None, made_of: str | None) -> bool:
+    return noted is not None and made_of is not None and noted != made_of
+
+
 def _row_faults(
     row: Row, visual_TxNxD: np.ndarray, text_TxE: np.ndarray | None, manifest: Manifest
 ) -> list[str]:
@@ -495,7 +543,7 @@ class Store:
         self._arrays: dict[str, tuple[np.ndarray, np.ndarray | None]] = {}
         for shard in _shard_paths(self.path):
             self._open(shard)
-        self.quarantined = self._read_quarantine()
+        self.quarantined = {e["id"]: e["reason"] for e in _read_quarantine(self.path)}
 
     def _open(self, shard: pathlib.Path) -> None:
         visual = _load_array(_array_path(shard, "visual"))
@@ -510,13 +558,6 @@ class Store:
                 )
             self.rows[row.id] = row
             self._arrays[row.id] = (visual, text)
-
-    def _read_quarantine(self) -> dict[str, str]:
-        path = self.path / "quarantine.jsonl"
-        if not path.exists():
-            return {}
-        entries = map(json.loads, path.read_text(encoding="utf-8").splitlines())
-        return {entry["id"]: entry["reason"] for entry in entries}
 
     def visual(self, video_id: str) -> np.ndarray:
         """A video's visual rows, a view [T, crops, dim] of the mapped shard."""

@@ -14,7 +14,7 @@ import torch
 import transformers
 from PIL import Image
 
-from generation import captions
+from generation import captions, pretrained
 from gvvad_jax.store import UserError
 from tests import chat_server
 from tests.tiny_transformers import SEP, TEXT, VISION, WORDS, save_git, save_words, talkative
@@ -74,7 +74,8 @@ def test_frames_are_the_middles_of_equal_parts():
 def test_git_says_what_its_model_says(git):
     """Against one pass over the whole sequence, without the cache of `generate`."""
     captioner = captions.make_captioner("git", weights=str(git))
-    assert captioner.id == "git:tiny-git" and captioner.vocabulary == "plain"
+    digest = pretrained.known_digest(str(git))
+    assert captioner.id == f"git:tiny-git@{digest}" and captioner.vocabulary == "plain"
     assert not captioner.whole_video and captioner.frames_of(0, 16) == [1, 3, 6, 9, 11, 14]
     found = captioner.caption_snippets(_snippets())
     assert len(set(found)) >= 4 and len({len(caption.split()) for caption in found}) > 1
@@ -127,7 +128,8 @@ def test_a_caption_does_not_depend_on_its_batch(name, beams, request):
     assert captioner.caption_snippets([]) == []
     greedy = captions.make_captioner(name, weights=weights)
     assert (greedy.caption_snippets(snippets) == together) == (beams == 1)
-    assert captioner.id == f"{name}:tiny-{name}" + (":beams=3" if beams > 1 else "")
+    digest = pretrained.known_digest(weights)
+    assert captioner.id == f"{name}:tiny-{name}@{digest}" + (":beams=3" if beams > 1 else "")
 
 
 def test_the_order_of_frames_matters_to_git_and_the_middle_one_to_blip(git, blip):
@@ -136,7 +138,7 @@ def test_the_order_of_frames_matters_to_git_and_the_middle_one_to_blip(git, blip
     of_git = captions.make_captioner("git", weights=str(git))
     assert of_git.caption_snippets(snippets) != of_git.caption_snippets(backwards)
     of_blip = captions.make_captioner("blip", weights=str(blip))
-    assert of_blip.id == "blip:tiny-blip" and of_blip.frames_of(0, 16) == [7]
+    assert of_blip.id.startswith("blip:tiny-blip@") and of_blip.frames_of(0, 16) == [7]
     middle = [snippet[[2]] for snippet in snippets]
     assert of_blip.caption_snippets(snippets) == of_blip.caption_snippets(middle)
     assert of_blip.caption_snippets(middle) != of_blip.caption_snippets([s[:1] for s in snippets])
@@ -228,10 +230,12 @@ def test_what_is_no_checkpoint_is_a_users_mistake(git, tmp_path):
         captions.make_captioner("swinbert")
 
 
-def test_half_precision_is_told_and_works(git):
-    captioner = captions.make_captioner("git", weights=str(git), dtype="bfloat16")
-    assert captioner.id == "git:tiny-git:dtype=bfloat16"
-    assert len(captioner.caption_snippets(_snippets())) == 5
+def test_half_precision_works_and_does_not_part_stores(git):
+    full = captions.make_captioner("git", weights=str(git))
+    half = captions.make_captioner("git", weights=str(git), dtype="bfloat16")
+    assert half.id == full.id and (full.dtype, half.dtype) == ("float32", "bfloat16")
+    assert half._model.dtype == torch.bfloat16
+    assert len(half.caption_snippets(_snippets())) == 5
 
 
 def test_names_that_need_no_weights():

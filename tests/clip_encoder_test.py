@@ -1,13 +1,15 @@
 """CLIP: crops by hand, preprocessing and features against the checkpoint's own PIL processor."""
 
 import functools
+import pathlib
+import shutil
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageOps
 
-from generation import video_io
+from generation import pretrained, video_io
 from generation.clip_encoder import CROPS, ClipEncoder, resized_size, ten_crops
 from gvvad_jax.store import UserError
 from tests import tiny_clip
@@ -237,6 +239,40 @@ def test_weights_are_read_when_they_are_needed(tmp_path):
     assert encoder.dim == 6 and encoder.id == "clip-clip"
     with pytest.raises(UserError, match="expected a CLIP checkpoint"):
         encoder.load()
+
+
+def test_checkpoints_of_one_name_are_told_apart(tmp_path):
+    folders = [tiny_clip.save(tmp_path / name / "clip", scale=1 + (name == "b")) for name in "abc"]
+    a, b, c = (ClipEncoder(folder).manifest for folder in folders)
+    assert a == c and a["weights"] == b["weights"] == "clip" and a["digest"] != b["digest"]
+
+
+def test_a_hubs_name_and_a_copy_have_one_digest(tmp_path, monkeypatch):
+    from transformers import CLIPVisionModelWithProjection
+
+    folder = pathlib.Path(tiny_clip.save(tmp_path / "clip"))
+    model = CLIPVisionModelWithProjection.from_pretrained(folder)
+    (folder / "model.safetensors").unlink()
+    model.save_pretrained(folder, max_shard_size="4KB")
+    assert len(list(folder.glob("*.safetensors"))) > 1
+    expected = ClipEncoder(str(folder)).manifest["digest"]
+    cached = tmp_path / "hub" / "models--org--clip"
+    (cached / "refs").mkdir(parents=True)
+    (cached / "refs" / "main").write_text("f00d")
+    shutil.copytree(folder, cached / "snapshots" / "f00d")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(
+        "huggingface_hub.file_download.constants.HF_HUB_CACHE", str(tmp_path / "hub")
+    )
+    assert pretrained.known_digest("org/clip") == expected
+    # The folder of another's weights under the same name, and one part gone.
+    last = sorted(folder.glob("*.safetensors"))[-1]
+    last.write_bytes(last.read_bytes()[:-1] + b"x")
+    assert pretrained.known_digest(str(folder)) != expected
+    last.unlink()
+    assert pretrained.known_digest(str(folder)) is None
+    with pytest.raises(UserError, match="clip: expected a CLIP checkpoint, found no config.json"):
+        ClipEncoder(str(folder))
 
 
 def test_mistakes_are_refused(weights, tmp_path):

@@ -133,11 +133,12 @@ def test_a_finished_store_is_recognised_without_its_models(clips, weights, tmp_p
     made = _options(str(folder), pooling="middle")
     _encode(clips / "videos.json", tmp_path / "s", made)
     before = _files(tmp_path / "s")
-    (folder / "model.safetensors").unlink()
-    # By the configuration alone ...
-    assert encode.encode(clips / "videos.json", tmp_path / "s", made.recipe(), progress=False)
+    # Others under the same name are others.
+    other = dataclasses.replace(made, weights=tiny_clip.save(tmp_path / "b/tiny-clip", scale=2))
+    with pytest.raises(UserError, match="of the same making, found encoder .*'digest'"):
+        encode.encode(clips / "videos.json", tmp_path / "s", other, progress=False)
     shutil.rmtree(folder)
-    # ... and by the options alone, wherever the weights lay, whatever they were computed with.
+    # By the options alone, wherever the weights lay, whatever they were computed with.
     moved = dataclasses.replace(made, weights="elsewhere/tiny-clip", device="cuda")
     assert encode.encode(clips / "videos.json", tmp_path / "s", moved, progress=False)
     assert _files(tmp_path / "s") == before
@@ -225,6 +226,11 @@ def test_captions_and_their_embeddings_by_pretrained_models(clips, weights, tmp_
         assert len(set(said)) > 1
         np.testing.assert_allclose(opened.text(name), embed(said), atol=1e-5)
     assert text_bank.load_bank(tmp_path / "s").encoder == embed.id
+    noted = json.loads((tmp_path / "s" / "encoding.json").read_text())
+    assert set(noted["weights"]) == {"weights", "caption_weights", "text_weights"}
+    half = dataclasses.replace(made, compute_dtype="bfloat16").recipe()
+    assert half.captioner.dtype == "bfloat16" and half.manifest() == opened.manifest
+    assert half.text_embedder._model.dtype == torch.float32
     # Rows of another text encoder would mean nothing to this bank.
     other = dataclasses.replace(made, text_encoder="transformer")
     with pytest.raises(UserError, match="of the same making, found text"):

@@ -1,5 +1,6 @@
 """Encoding real H.264 files: what goes into rows, damage told by name, kill and ranks."""
 
+import dataclasses
 import json
 import os
 import pathlib
@@ -13,9 +14,10 @@ import av
 import numpy as np
 import pytest
 
-from generation import encode, prompts, video_io
-from gvvad_jax import store
+from generation import encode, prompts, provenance, video_io
+from gvvad_jax import annotations, store
 from gvvad_jax.store import UserError
+from tests.chat_server import ChatServer
 
 CAPTIONER, EMBEDDER = encode.make_captioner("rules", "hashed")
 
@@ -231,6 +233,99 @@ def test_users_mistakes(clips, tmp_path):
         encode.encode(clips / "videos.json", tmp_path / "s2", _recipe(snippet_frames=8))
     with pytest.raises(UserError, match="--captioner"):
         encode.make_captioner("oracle", "hashed")
+
+
+@pytest.fixture
+def generated(clips, tmp_path):
+    """Two generated videos: the folder of their list, and their prompts."""
+    folder = tmp_path / "generated"
+    folder.mkdir()
+    records = prompts.write_grammar(1, 0)
+    for record in records:
+        shutil.copy(clips / "a.mp4", folder / f"{record.id}.mp4")
+    _list(folder, {r.id: _entry(r.id, label=r.label) for r in records})
+    prompts.save(folder / "prompts.jsonl", records)
+    return folder, records
+
+
+def test_rows_of_another_record_source_or_bank_are_not_kept(generated, tmp_path, capsys):
+    folder, records = generated
+    given = {"prompts_path": folder / "prompts.jsonl"}
+    made = encode.Options(encoder="motion", snippet_stride=8, source="synthetic", captioner="none")
+    forgot = dataclasses.replace(made, source="real")
+    assert _encode(folder, tmp_path / "s", forgot).rows[records[0].id].twin is None
+    opened = _encode(folder, tmp_path / "s", made, **given)
+    assert {(r.source, r.twin) for r in opened.rows.values()} == {
+        ("synthetic", record.twin) for record in records
+    }
+    told = capsys.readouterr().err
+    assert all(f"{r.id}: its row is of another file, prompt record" in told for r in records)
+    _encode(folder, tmp_path / "whole", made, **given)
+    assert _files(tmp_path / "s") == _files(tmp_path / "whole")
+    described = dataclasses.replace(made, captioner="description")
+    before = _encode(folder, tmp_path / "t", described, **given)
+    changed = dataclasses.replace(records[0], phrase="a man climbs a fence")
+    prompts.save(folder / "prompts.jsonl", [changed, records[1]])
+    capsys.readouterr()
+    after = _encode(folder, tmp_path / "t", described, **given)
+    np.testing.assert_array_equal(after.text(changed.id)[0], EMBEDDER([changed.phrase])[0])
+    np.testing.assert_array_equal(after.text(records[1].id), before.text(records[1].id))
+    assert records[1].id not in capsys.readouterr().err
+    _encode(folder, tmp_path / "t", dataclasses.replace(described, bank="tad"), **given)
+    assert json.loads((tmp_path / "t" / "bank.json").read_text())["bank"] == "tad"
+
+
+def test_rows_of_other_files_are_not_kept(clips, tmp_path, capsys):
+    folder = tmp_path / "clips"
+    shutil.copytree(clips, folder)
+    (folder / "e.mp4").write_bytes(b"rubbish" * 100)
+    assert list(_encode(folder, tmp_path / "s", _recipe()).quarantined) == ["e"]
+    shutil.copy(clips / "d.mp4", folder / "b.mp4")
+    shutil.copy(clips / "e.mp4", folder / "e.mp4")
+    os.utime(folder / "a.mp4", (0, 0))
+    capsys.readouterr()
+    opened = _encode(folder, tmp_path / "s", _recipe())
+    told = capsys.readouterr().err
+    assert [f"warning: {n}: its row" in told for n in "abcde"] == [0, 1, 0, 0, 1]
+    _encode(folder, tmp_path / "whole", _recipe())
+    assert _files(tmp_path / "s") == _files(tmp_path / "whole") and len(opened.rows) == 5
+    shutil.copytree(tmp_path / "s", tmp_path / "moved")
+    shutil.move(folder, tmp_path / "elsewhere")
+    _encode(tmp_path / "elsewhere", tmp_path / "moved", _recipe())
+    assert "its row" not in capsys.readouterr().err
+
+
+def test_folders_of_frames_are_told_apart_by_their_contents(tmp_path):
+    (tmp_path / "f").mkdir()
+    for n in range(40):
+        (tmp_path / "f" / f"{n:03d}.bmp").write_bytes(bytes([n]) * 100)
+    entry = {"f": {"file": "f", "label": 0, "split": "train", "fps": 10}}
+
+    def made_of():
+        return provenance.made_of(annotations.load(_list(tmp_path, entry)), {}, "real")["f"]
+
+    found = [made_of()]
+    (tmp_path / "f" / "003.bmp").write_bytes(b"x" * 100)  # The second that is looked into.
+    found.append(made_of())
+    (tmp_path / "f" / "004.bmp").unlink()
+    found.append(made_of())
+    entry["f"]["fps"] = 20
+    found.append(made_of())
+    assert len(set(found)) == 4 and made_of() == found[-1]
+
+
+def test_what_a_chat_server_cost_is_told(clips, tmp_path):
+    _list(tmp_path, {"a": _entry("a")})
+    shutil.copy(clips / "a.mp4", tmp_path / "a.mp4")
+    with ChatServer(lambda body: {"caption": "a man walks"}) as server:
+        command = [*_command(tmp_path, tmp_path / "s"), "--captioner=chat", "--chat_model=eye"]
+        command += [f"--base_url={server.url}", "--price_input=1", "--price_output=2"]
+        done = subprocess.run(command, check=True, capture_output=True, text=True)
+        asked = len(server.asked)
+    usage = json.loads(done.stdout)["usage"]
+    assert usage["requests"] == asked == json.loads(done.stdout)["snippets"] > 0
+    assert usage["input_tokens"] > 0 and usage["cost"] > 0
+    assert f"encode: usage {json.dumps(usage)}" in done.stderr
 
 
 def _files(path):

@@ -110,6 +110,55 @@ def test_a_longer_list_keeps_what_is_encoded(tmp_path):
     assert _files(tmp_path / "grown") == _files(tmp_path / "whole")
 
 
+def _made_of(ids=IDS, **changes):
+    return dict.fromkeys(ids, "first") | changes
+
+
+def _write_made_of(path, made_of, kill_after=None):
+    """What the writer dropped as outdated, and what was written."""
+    writer, written = store.Writer(path, MANIFEST, _videos(), made_of), []
+    for video_id in IDS:
+        if not writer.has(video_id) and len(written) != kill_after:
+            row, *arrays = _video(video_id)
+            row = dataclasses.replace(row, made_of=made_of[video_id])
+            writer.add(row, *(array + len(made_of[video_id]) for array in arrays))
+            written.append(video_id)
+    assert writer.pack(1) == (kill_after is None)
+    return writer.outdated, written
+
+
+def test_what_was_made_of_something_else_is_written_again(tmp_path):
+    changed = _made_of(b="another", c="another")
+    _write_made_of(tmp_path / "whole", changed)
+    assert _write_made_of(tmp_path / "s", _made_of()) == ([], IDS)
+    # Of a finished store, then of one that was begun.
+    assert _write_made_of(tmp_path / "s", changed, kill_after=1) == (["b", "c"], ["c"])
+    assert _write_made_of(tmp_path / "s", _made_of(b="another"), kill_after=0) == (["c"], [])
+    assert _write_made_of(tmp_path / "s", changed) == ([], ["c", "b"])
+    assert _files(tmp_path / "s") == _files(tmp_path / "whole")
+    assert _write_made_of(tmp_path / "s", changed) == ([], [])
+    # Rows that don't say stay as they are, and so do all for a writer that doesn't ask.
+    _write(tmp_path / "old")
+    assert _write_made_of(tmp_path / "old", changed) == ([], [])
+    assert store.Writer(tmp_path / "s", MANIFEST, _videos()).pack()
+
+
+def test_an_unreadable_file_that_was_replaced_is_tried_again(tmp_path):
+    for state, expected in (("first", []), ("mended", ["c"])):
+        writer = store.Writer(tmp_path, MANIFEST, _videos(), _made_of(c=state))
+        assert writer.outdated == expected
+        for video_id in IDS[1:]:
+            if not writer.has(video_id):
+                writer.add(*_video(video_id))
+        assert writer.has("c") == (not expected and not writer.path.joinpath("parts").exists())
+        if not expected:
+            writer.quarantine("c", "no frames")
+            assert writer.pack()
+            assert store.Store(tmp_path).quarantined == {"c": "no frames"}
+    writer.add(*_video("c"))
+    assert writer.pack() and "c" in store.Store(tmp_path).rows
+
+
 def test_a_finished_store_is_left_alone(tmp_path):
     _write(tmp_path / "s")
     before = {p.name: p.stat().st_mtime_ns for p in (tmp_path / "s").glob("shard*")}

@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import shutil
 import sys
 import zlib
 
@@ -10,7 +11,7 @@ import pytest
 import torch
 import transformers
 
-from generation import text_encoders
+from generation import pretrained, text_encoders
 from generation.text_encoders import HashedTextEmbedder, make_text_encoder
 from gvvad_jax.store import UserError
 from tests.tiny_transformers import LETTERS, save_bert, save_clip
@@ -90,7 +91,8 @@ def _alone(model_class, folder, text, **limits):
 
 def test_simcse_is_the_poolers_output_as_it_is(bert):
     embed = make_text_encoder("simcse", weights=str(bert))
-    assert (embed.id, embed.dim, embed.normalised) == ("simcse:tiny-bert:pooler", 16, False)
+    assert embed.id == f"simcse:tiny-bert@{pretrained.known_digest(str(bert))}:pooler"
+    assert (embed.dim, embed.normalised) == (16, False)
     rows = embed(TEXTS)
     assert rows.shape == (6, 16) and rows.dtype == np.float32
     for text, row_E in zip(TEXTS, rows, strict=True):
@@ -102,7 +104,7 @@ def test_simcse_is_the_poolers_output_as_it_is(bert):
 
 def test_transformer_is_the_mean_over_a_texts_tokens(bert):
     embed = make_text_encoder("transformer", weights=str(bert))
-    assert embed.id == "transformer:tiny-bert:mean"
+    assert embed.id == f"transformer:tiny-bert@{pretrained.known_digest(str(bert))}:mean"
     for text, row_E in zip(TEXTS[:5], embed(TEXTS[:5]), strict=True):
         states_LxE = _alone(transformers.BertModel, bert, text).last_hidden_state[0]
         np.testing.assert_allclose(row_E, states_LxE.mean(dim=0), atol=1e-5)
@@ -110,7 +112,8 @@ def test_transformer_is_the_mean_over_a_texts_tokens(bert):
 
 def test_clip_is_the_projection_of_the_whole_models_text_tower(clip):
     embed = make_text_encoder("clip-l14", weights=str(clip))
-    assert (embed.id, embed.dim) == ("clip-l14:tiny-clip:projection", 6)
+    assert embed.id == f"clip-l14:tiny-clip@{pretrained.known_digest(str(clip))}:projection"
+    assert embed.dim == 6
     model = transformers.CLIPModel.from_pretrained(clip).eval()
     tokenizer = transformers.AutoTokenizer.from_pretrained(clip)
     for text, row_E in zip(TEXTS, embed(TEXTS), strict=True):
@@ -166,6 +169,18 @@ def test_half_precision_gives_nearly_the_same_as_float32(bert):
     rows = half(TEXTS)
     assert rows.dtype == np.float32
     np.testing.assert_allclose(rows, exact(TEXTS), atol=0.15)
+
+
+def test_weights_of_one_name_but_another_content_are_told_apart(bert, tmp_path):
+    copy, other = (shutil.copytree(bert, tmp_path / name / bert.name) for name in "ab")
+    model = transformers.BertModel.from_pretrained(bert)
+    with torch.no_grad():
+        model.embeddings.word_embeddings.weight[0, 0] += 1
+    model.save_pretrained(other)
+    one, same, another = (
+        make_text_encoder("simcse", weights=str(folder)).id for folder in (bert, copy, other)
+    )
+    assert one == same != another
 
 
 def _changed(folder, to, **changes):
