@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from generation import encoders
+from generation import encoders, pretrained
 from gvvad_jax import annotations
 from gvvad_jax.store import UserError
 from tests import tiny_clip
@@ -116,6 +116,7 @@ def test_clip_takes_its_settings(tmp_path):
     assert not encoder.whole_video and encoder.crops == {"count": 1, "order": "centre"}
     assert encoder.id == "clip-tiny-clip" and encoder.manifest == {
         "id": "clip-tiny-clip",
+        "digest": pretrained.known_digest(folder),
         "weights": "tiny-clip",
         "pooling": "middle",
         "normalised": False,

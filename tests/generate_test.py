@@ -47,6 +47,14 @@ FLAGS = """
 """
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread():
+    """Of PyTorch, here and in the processes that are started: models as tiny as these only wait."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "1")
+        yield
+
+
 @pytest.fixture(scope="module")
 def flagfile(tmp_path_factory):
     folder = tmp_path_factory.mktemp("models")
@@ -153,15 +161,16 @@ def test_killed_at_every_stage_it_ends_with_the_same_rows(whole, flagfile, serve
 
 
 def test_rays_workers_make_the_same(whole, flagfile, tmp_path):
+    """Clips of the world, which import quickly, and rows with all of the models."""
     pytest.importorskip("ray")
-    settings = settings_of(flagfile)
-    out = whole[0]
+    out, small = whole[0], videos.WorldBackend(num_frames=9, size=(64, 96))
     descriptions = prompts.load(out / "prompts.jsonl")
-    backend = settings.diffusers.backend(settings.plan.data_seed + 1)
-    listed = videos.generate(descriptions, backend, tmp_path / "generated", ray_workers=2)
-    for path in (out / "generated" / "videos").iterdir():
-        assert (listed.parent / "videos" / path.name).read_bytes() == path.read_bytes()
-    rows = dataclasses.replace(settings.rows, source="synthetic")
-    path = out / "prompts.jsonl"
-    assert encode.encode(listed, tmp_path / "store", rows, prompts_path=path, ray_workers=2)
+    alone = videos.generate(descriptions, small, tmp_path / "alone")
+    shared = videos.generate(descriptions, small, tmp_path / "shared", ray_workers=2)
+    assert len(list((alone.parent / "videos").iterdir())) == 4
+    for path in (alone.parent / "videos").iterdir():
+        assert (shared.parent / "videos" / path.name).read_bytes() == path.read_bytes()
+    rows = dataclasses.replace(settings_of(flagfile).rows, source="synthetic")
+    listed, records = out / "generated" / "videos.json", out / "prompts.jsonl"
+    assert encode.encode(listed, tmp_path / "store", rows, prompts_path=records, ray_workers=2)
     assert store.Store(tmp_path / "store").digest() == store.Store(out / "synthetic").digest()
