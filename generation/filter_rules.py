@@ -206,8 +206,8 @@ def _feature_rules(real, clips) -> list[Rule]:
         # Where CLIP can't tell twins apart, margins lie around 0, half of them below.
         bounds = {"pair_margin": (-spread, _INF)}
         found.append(Rule("twin's text", "features", bounds, max(spread, 1e-3)))
-    elif len(clips.get("twin_similarity", ())):
-        # Which of the two is right, nothing here can tell.
+    if len(clips.get("twin_similarity", ())):
+        # Which of the two is right, pixels can't tell; a margin within its spread can't either.
         found.append(Rule("as its twin", "features", {"twin_similarity": (-_INF, ALIKE)}))
     return found
 
