@@ -242,7 +242,8 @@ def test_whole_videos_are_alive_two_at_a_time(tmp_path, monkeypatch):
     for message in decode.ahead(source.messages(videos.videos.values()), decode.VIDEOS_ALIVE):
         time.sleep(0.02)
         del message
-    assert counter.total == 6 and counter.most == 2
+    # How far the thread gets ahead is a matter of time; how many are alive is not.
+    assert counter.total == 6 and counter.most <= 2
 
 
 def test_ahead_works_while_its_items_are_worked_on():
