@@ -11,6 +11,7 @@ A captioner gets pixels, and nothing else of a video: no label, no name, no desc
 caption in English; `chat` asks a vision model behind an OpenAI-compatible server.
 """
 
+import abc
 import base64
 import functools
 import io
@@ -102,7 +103,7 @@ class _SnippetCaptioner:
         return snippet_KxHxWx3[spread(0, len(snippet_KxHxWx3), self.num_frames)]
 
 
-class _PretrainedCaptioner(_SnippetCaptioner):
+class _PretrainedCaptioner(_SnippetCaptioner, abc.ABC):
     """A transformers checkpoint that says what it sees; see GitCaptioner and BlipCaptioner.
 
     Batches always have the same number of rows, the search is greedy or by beams and never random:
@@ -190,12 +191,12 @@ class _PretrainedCaptioner(_SnippetCaptioner):
         pixels = pixels.to(self._device, self._dtype)
         with torch.inference_mode():
             tokens_BxL = self._generate(pixels)
-        # The first token is where every caption starts.
         texts = self._tokenizer.batch_decode(tokens_BxL[:, 1:], skip_special_tokens=True)
         return [" ".join(text.split()) for text in texts]
 
+    @abc.abstractmethod
     def _generate(self, pixels: Any) -> Any:
-        raise NotImplementedError
+        """Token ids [B, L] of each snippet's caption; the first is where every caption starts."""
 
     def _search(self) -> dict[str, Any]:
         return {

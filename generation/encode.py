@@ -35,6 +35,7 @@ from generation.recipe import make_captioner as make_captioner
 from generation.recipe import parse_fps_policy as parse_fps_policy
 from gvvad_jax import annotations, options, store
 from gvvad_jax.store import UserError, run_command
+from gvvad_jax.store_writer import Writer
 
 
 def encode(
@@ -61,8 +62,7 @@ def encode(
         with a video's id go into its row, its phrase into the text rows of captioner description.
       progress: a bar; what is wrong with videos is told in any case.
       ray_workers, gpus_a_worker: see ranks.each.
-      spent: gets `usage` of a captioner that asks a server (chat_usage.py), which is also told;
-        Ray's workers don't count.
+      spent: gets `usage` (chat_usage.py) of a captioner's server, also told; not of Ray's workers.
 
     Returns:
       Whether the store is finished; False while other ranks' videos are missing.
@@ -82,34 +82,22 @@ def encode(
     loaded = _load(recipe, out, ray_workers)
     if loaded.describes:
         provenance.require_descriptions(videos.videos, records, prompts_path)
-    writer = store.Writer(out, loaded.manifest(), videos, made_of)
-    for video_id in writer.outdated:
-        _warn(video_id, "its row is of another file, prompt record or source; encoded again")
-    _write_bank(writer.path, loaded)
-    mine = list(videos.videos) if ray_workers else ranks.share(list(videos.videos))
+    writer = _begin(out, loaded, videos, made_of)
+    video_ids = list(videos.videos)
+    mine = video_ids if ray_workers else ranks.share(video_ids)
     if not all(map(writer.has, mine)):
         paths = [path and os.path.abspath(path) for path in (videos_path, out, prompts_path)]
-        try:
+        with _usage_told(None if ray_workers else loaded.captioner, spent):
             ranks.each(
                 functools.partial(_start, recipe if ray_workers else loaded, made_of, *paths),
-                list(videos.videos),
+                video_ids,
                 ray_workers=ray_workers,
                 gpus_a_worker=gpus_a_worker,
                 label="encode",
                 unit="video",
                 progress=progress,
             )
-        finally:
-            if not ray_workers:
-                _tell_usage(loaded, spent)
-    _require_done(writer, mine)
-    if isinstance(recipe, Options):
-        provenance.note(writer.path, **recipe.fingerprint())
-    if not writer.pack():
-        print(f"{out}: waiting for the videos of other ranks", file=sys.stderr)
-        return False
-    _tell(store.Store(out))
-    return True
+    return _finish(writer, mine, chosen)
 
 
 def _load(recipe: Recipe | Options, out: str | os.PathLike, ray_workers: int) -> Recipe:
@@ -119,23 +107,49 @@ def _load(recipe: Recipe | Options, out: str | os.PathLike, ray_workers: int) ->
     return (dataclasses.replace(recipe, device="cpu") if ray_workers else recipe).recipe(out)
 
 
-def _require_done(writer: store.Writer, video_ids: Sequence[str]) -> None:
-    failed = [video_id for video_id in video_ids if not writer.has(video_id)]
+def _begin(
+    out: str | os.PathLike,
+    recipe: Recipe,
+    videos: annotations.Annotations,
+    made_of: Mapping[str, str],
+) -> Writer:
+    """The store's writer, after telling what it dropped; the bank is beside the manifest."""
+    writer = Writer(out, recipe.manifest(), videos, made_of)
+    for video_id in writer.outdated:
+        _warn(video_id, "its row is of another file, prompt record or source; encoded again")
+    _write_bank(writer.path, recipe)
+    return writer
+
+
+def _finish(writer: Writer, mine: Sequence[str], chosen: Options | None) -> bool:
+    """Packs, unless other ranks aren't done, and notes the options that made the store."""
+    failed = [video_id for video_id in mine if not writer.has(video_id)]
     if failed:
         raise UserError(
             f"{writer.path}: expected all videos encoded, found {len(failed)} that couldn't be "
             f"captioned: {', '.join(failed)}; run the same command again"
         )
+    if chosen:
+        provenance.note(writer.path, **chosen.fingerprint())
+    if not writer.pack():
+        print(f"{writer.path}: waiting for the videos of other ranks", file=sys.stderr)
+        return False
+    _tell(store.Store(writer.path))
+    return True
 
 
-def _tell_usage(recipe: Recipe, spent: MutableMapping[str, Any] | None) -> None:
-    server = getattr(recipe.captioner, "server", None)
-    if server is None:
-        return
-    usage = server.usage.to_json()
-    print(f"encode: usage {json.dumps(usage)}", file=sys.stderr)
-    if spent is not None:
-        spent["usage"] = usage
+@contextlib.contextmanager
+def _usage_told(captioner: Any, spent: MutableMapping[str, Any] | None) -> Iterator[None]:
+    """Tells, however it ends, what a captioner that asks a server has used; None: nothing."""
+    server = getattr(captioner, "server", None)
+    try:
+        yield
+    finally:
+        if server is not None:
+            usage = server.usage.to_json()
+            print(f"encode: usage {json.dumps(usage)}", file=sys.stderr)
+            if spent is not None:
+                spent["usage"] = usage
 
 
 def _require_files(videos: annotations.Annotations) -> annotations.Annotations:
@@ -174,7 +188,7 @@ def _start(
     cv2.setNumThreads(1)
     recipe = source.recipe(out) if isinstance(source, Options) else source
     videos = annotations.load(videos_path)
-    writer = store.Writer(out, recipe.manifest(), videos, made_of)
+    writer = Writer(out, recipe.manifest(), videos, made_of)
     records = provenance.descriptions(prompts_path)
 
     def work(ids: Sequence[str]) -> Iterator[None]:
@@ -187,7 +201,7 @@ def _start(
 
 
 def _encode_videos(
-    writer: store.Writer,
+    writer: Writer,
     videos: Sequence[annotations.VideoAnnotation],
     recipe: Recipe,
     records: Mapping[str, Any],
@@ -245,7 +259,7 @@ class _Rows:
             # As it will be written: of a long video there is a lot.
             self._visual.append(visual_TxNxD.astype(self._recipe.dtype, copy=False))
 
-    def finish(self, writer: store.Writer, ending: Any, record: Any, made_of: str) -> None:
+    def finish(self, writer: Writer, ending: Any, record: Any, made_of: str) -> None:
         """Writes the part; a video that couldn't be captioned gets none, and is to be done again.
 
         Args:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import av
 
-from generation import model_identity
+from generation import file_ends
 from generation.prompts import Description
 from generation.video_io import IMAGE_SUFFIXES
 from generation.world_scenes import stream
@@ -83,7 +83,7 @@ def _contents(path: pathlib.Path) -> list[str]:
     try:
         if path.is_dir():
             return [f"{image.name} {image.stat().st_size}" for image in _images(path)]
-        return [model_identity.ends(path, _ENDS)]
+        return [file_ends.digest(path, _ENDS)]
     except OSError as error:
         raise UserError(
             f"{path}: expected a video to take first frames from, found none ({error.strerror}); "

@@ -11,20 +11,10 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-from generation import video_models
+from generation import file_ends, video_models
 from gvvad_jax.store import UserError
 
 _ENDS = 1 << 20  # bytes of a file of weights
-
-
-def ends(path: pathlib.Path, num_bytes: int) -> str:
-    """Hash of a file's size, its first and its last bytes: of all of it where it is small."""
-    with open(path, "rb") as file:
-        size = os.fstat(file.fileno()).st_size
-        digest = hashlib.sha256(f"{size}\n".encode() + file.read(num_bytes))
-        file.seek(max(size - num_bytes, num_bytes))
-        digest.update(file.read(num_bytes))
-    return digest.hexdigest()
 
 
 def _digest(folder: pathlib.Path, index: Mapping[str, Any]) -> str:
@@ -33,7 +23,7 @@ def _digest(folder: pathlib.Path, index: Mapping[str, Any]) -> str:
     for component in sorted(folder.iterdir()):
         if isinstance(index.get(component.name), list | tuple) and component.is_dir():
             paths += sorted(path for path in component.rglob("[!.]*") if path.is_file())
-    files = [[path.relative_to(folder).as_posix(), ends(path, _ENDS)] for path in paths]
+    files = [[path.relative_to(folder).as_posix(), file_ends.digest(path, _ENDS)] for path in paths]
     return hashlib.sha256(json.dumps(files).encode()).hexdigest()
 
 

@@ -12,6 +12,7 @@ import pickle
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+from generation import file_ends
 from gvvad_jax.store import UserError
 
 DTYPES = ("float32", "float16", "bfloat16")
@@ -54,11 +55,8 @@ def known_digest(weights: str) -> str | None:
         return None
     digest = hashlib.sha256()
     for path in paths:
-        size = os.path.getsize(path)
-        with open(path, "rb") as file:
-            digest.update(size.to_bytes(8, "little") + file.read(_SAMPLE_BYTES))
-            file.seek(max(size - _SAMPLE_BYTES, 0))
-            digest.update(file.read(_SAMPLE_BYTES))
+        size, first, last = file_ends.read(path, _SAMPLE_BYTES)
+        digest.update(size.to_bytes(8, "little") + first + last)
     return digest.hexdigest()[:12]
 
 

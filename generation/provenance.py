@@ -7,7 +7,8 @@ import pathlib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from gvvad_jax import annotations, store
+from generation import file_ends
+from gvvad_jax import annotations, store, store_writer
 from gvvad_jax.store import UserError
 
 # Beside the manifest: what made the store, as far as stores needn't agree on it.
@@ -80,7 +81,7 @@ def is_made_by(
         # A checkpoint that is gone is taken for the one that was here.
         and all(d in (None, weights.get(key)) for key, d in ours["weights"].items())
         and dict(kept.videos) == dict(videos.videos)
-        and not store.outdated(path, made_of)
+        and not store_writer.outdated(path, made_of)
     )
 
 
@@ -114,12 +115,6 @@ def _digest(path: pathlib.Path, video: Any, record: Any, source: str) -> str:
         samples = [path]
     digest.update(json.dumps(facts).encode())
     for sample in samples:
-        digest.update(_ends(sample))
+        _, first, last = file_ends.read(sample, _SAMPLE_BYTES)
+        digest.update(first + last)
     return digest.hexdigest()[:16]
-
-
-def _ends(path: pathlib.Path) -> bytes:
-    with open(path, "rb") as file:
-        first = file.read(_SAMPLE_BYTES)
-        file.seek(max(file.seek(0, os.SEEK_END) - _SAMPLE_BYTES, 0))
-        return first + file.read(_SAMPLE_BYTES)

@@ -1,11 +1,10 @@
-"""Store -> segments -> pairs of (normal, abnormal) videos on the device.
+"""Which videos train, validate and test, and which make each batch of (normal, abnormal) pairs.
 
 Which videos make batch number n is a pure function of (seed, n), so a resumed run sees the same
 batches without any state being saved.
 """
 
 import dataclasses
-import itertools
 import json
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -70,23 +69,6 @@ class Splits:
     def to_json(self) -> dict[str, list[str]]:
         names = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         return {name: sorted(member.video.id for member in use) for name, use in names.items()}
-
-
-def segment(feat_TxD: np.ndarray, num_segments: int) -> np.ndarray:
-    """Averages T snippets into segments; an empty segment takes the snippet at its left border.
-
-    Args:
-      feat_TxD: any array with snippets on the leading axis.
-      num_segments: S.
-
-    Returns:
-      float32 [S, ...]; borders are floor(linspace(0, T, S + 1)). Source: RTFM's data protocol.
-    """
-    borders = np.linspace(0, len(feat_TxD), num_segments + 1, dtype=int)
-    out = np.empty((num_segments, *feat_TxD.shape[1:]), np.float32)
-    for i, (left, right) in enumerate(itertools.pairwise(borders)):
-        out[i] = feat_TxD[left : max(right, left + 1)].mean(axis=0, dtype=np.float32)
-    return out
 
 
 def read_decisions(path: str) -> dict[str, bool]:
@@ -248,22 +230,6 @@ def standardisation(training: Sequence[Member], config: TrainConfig) -> Standard
     # A feature that never moved in training says nothing; dividing by ~0 would make it shout.
     std_D = np.where(std_D > 1e-6 * np.maximum(np.abs(mean_D), 1.0), std_D, 1.0)
     return Standardisation(np.float32(mean_D), np.float32(std_D))
-
-
-def segmented(
-    videos: Sequence[Member], standard: Standardisation, config: TrainConfig
-) -> tuple[np.ndarray, np.ndarray | None]:
-    """All videos segmented: float32 (visual_VxNxSxD, text_VxSxE or None)."""
-    first = videos[0].store.manifest
-    num_videos, segments = len(videos), config.segments
-    visual = np.empty((num_videos, first.crops["count"], segments, first.dim), np.float32)
-    text = np.empty((num_videos, segments, first.text["dim"])) if config.uses_text else None
-    for i, member in enumerate(videos):
-        feat_SxNxD = segment(member.store.visual(member.video.id), segments)
-        visual[i] = standard.apply(feat_SxNxD).swapaxes(0, 1)
-        if text is not None:
-            text[i] = segment(member.store.text(member.video.id), segments)
-    return visual, None if text is None else text.astype(np.float32)
 
 
 class Batches:

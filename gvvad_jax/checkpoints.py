@@ -7,6 +7,7 @@ import pathlib
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 
 from gvvad_jax import annotations
@@ -22,7 +23,7 @@ class Checkpoints:
     """The checkpoints of one run: the last one, and the best by each measure.
 
     Each kind is a folder of its own that holds one checkpoint: the new one is whole before the
-    old one goes, also under kill -9.
+    old one goes, also under kill -9. Of several processes one alone has them.
 
     Args:
       workdir: the run's folder.
@@ -34,9 +35,16 @@ class Checkpoints:
 
     def _manager(self, kind: str) -> ocp.CheckpointManager:
         if kind not in self._managers:
+            alone = _this_process_alone()
+            (self._root / kind).mkdir(parents=True, exist_ok=True)
             self._managers[kind] = ocp.CheckpointManager(
                 self._root / kind,
-                options=ocp.CheckpointManagerOptions(max_to_keep=1, create=True),
+                # Of several processes orbax would wait for all, and create folders only so.
+                options=ocp.CheckpointManagerOptions(
+                    max_to_keep=1,
+                    create=alone is None,
+                    multiprocessing_options=alone or ocp.options.MultiprocessingOptions(),
+                ),
             )
         return self._managers[kind]
 
@@ -51,6 +59,8 @@ class Checkpoints:
         manager = self._manager(kind)
         if manager.latest_step() == step:
             return
+        if jax.process_count() > 1:
+            state = jax.device_get(state)  # Orbax takes no other array that one process has alone.
         manager.save(
             step,
             args=ocp.args.Composite(
@@ -84,9 +94,13 @@ class Checkpoints:
                 "train first, or choose another --checkpoint"
             )
         sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-        abstract = jax.tree.map(
-            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), template
-        )
+
+        def abstract_of(leaf: Any) -> Any:
+            if jax.process_count() > 1:
+                return np.zeros(leaf.shape, leaf.dtype)
+            return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+        abstract = jax.tree.map(abstract_of, template)
         return self._manager(kind).restore(
             step, args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract))
         )["state"]
@@ -102,6 +116,15 @@ class Checkpoints:
         for manager in self._managers.values():
             manager.close()
         self._managers.clear()
+
+
+def _this_process_alone() -> ocp.options.MultiprocessingOptions | None:
+    index = jax.process_index()
+    if jax.process_count() == 1:
+        return None
+    return ocp.options.MultiprocessingOptions(
+        primary_host=index, active_processes={index}, barrier_sync_key_prefix=f"process{index}"
+    )
 
 
 def write_model(

@@ -4,7 +4,9 @@ Exit status 0 on success and on --help, 2 on a user's mistake (one line on stand
 traceback), 1 on anything else.
 """
 
+import os
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 
 from absl import flags
@@ -18,6 +20,10 @@ class UserError(ValueError):
     The message is one line that names the file (or flag), what was expected, what was found and
     the remedy.
     """
+
+
+class Interrupted(RuntimeError):
+    """An end that isn't the user's mistake and needs no traceback: one line, exit status 1."""
 
 
 def run_command(
@@ -45,15 +51,31 @@ def run_command(
     except (FileExistsError, NotADirectoryError, IsADirectoryError, PermissionError) as error:
         if not error.filename:
             raise
-        print(
+        _end(
+            2,
             f"error: {error.filename}: expected a place that can be written, found otherwise "
             f"({error.strerror}); give another --out",
-            file=sys.stderr,
         )
-        sys.exit(2)
-    except UserError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        sys.exit(2)
+    except (UserError, Interrupted) as error:
+        status = 2 if isinstance(error, UserError) else 1
+        _end(status, f"error: {' '.join(str(error).split())}")
+    except Exception:
+        if not _is_one_of_several():
+            raise
+        _end(1, traceback.format_exc())
+
+
+def _end(status: int, message: str) -> None:
+    print(message, file=sys.stderr, flush=True)
+    if _is_one_of_several():
+        # At a normal exit JAX would wait for the others, who wait for this one.
+        os._exit(status)
+    sys.exit(status)
+
+
+def _is_one_of_several() -> bool:
+    jax = sys.modules.get("jax")
+    return jax is not None and jax.distributed.is_initialized()
 
 
 def _parse(argv: list[str], positional: int) -> list[str]:

@@ -164,7 +164,27 @@ class TrainConfig:
     )
     # Beyond this JAX's 32-bit keys would repeat.
     seed: int = option(0, "of everything random", low=0, high=2**31 - 2)
+
+    # Where it runs; of no effect on the numbers but by rounding.
     parallel: str = option("single", "devices", choices=("single", "pmap", "mesh"))
+    processes: str = option(
+        "one",
+        "with pmap or mesh. ranks: by RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT, as torchrun "
+        "sets them; auto: as JAX finds them on a TPU pod, under SLURM or MPI",
+        choices=("one", "ranks", "auto"),
+    )
+    precision: str = option(
+        "float32",
+        "of a training step. bfloat16: parameters, statistics and losses stay float32; float64: "
+        "for checks",
+        choices=("float32", "bfloat16", "float64"),
+    )
+    device_gigabytes: float = option(
+        8.0,
+        "training videos that take more of a device than this stay in mapped files, and a batch "
+        "is gathered a step ahead",
+        low=0.0,
+    )
     compilation_cache: str = option(
         "~/.cache/gvvad_jax", "folder of compiled programs, shared by runs; empty for none"
     )
@@ -193,6 +213,11 @@ class TrainConfig:
             raise UserError(
                 f"--lambda_value: expected between {low:g} and {high:g} (both excluded) for "
                 f"--lambda_mode={self.lambda_mode}, found {self.lambda_value:g}; start inside"
+            )
+        if self.processes != "one" and self.parallel == "single":
+            raise UserError(
+                f"--processes={self.processes}: expected --parallel=pmap or mesh, found single; "
+                "a process of its own needs no others"
             )
         if self.warmup_steps >= self.steps and self.warmup_steps:
             raise UserError(

@@ -3,8 +3,8 @@
 numpy only. Ties in the scores are handled exactly, as scikit-learn does.
 """
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -12,14 +12,46 @@ import numpy as np
 ALARM = 0.5
 
 
-def _curve(scores_F: np.ndarray, labels_F: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+class Runs(NamedTuple):
+    """Neighbouring frames of one score, which is what a snippet's frames are, taken together.
+
+    All measures are the frames' exactly, and need sort no more than the runs.
+
+    Attributes:
+      scores_R: of each run.
+      positives_R, frames_R: how many of its frames are positive, and how many it has.
+    """
+
+    scores_R: np.ndarray
+    positives_R: np.ndarray
+    frames_R: np.ndarray
+
+
+def runs_of(scores_F: np.ndarray, labels_F: np.ndarray) -> Runs:
+    """Scores and 0/1 labels of frames as runs."""
+    scores_F, labels_F = np.asarray(scores_F, np.float64), np.asarray(labels_F).astype(np.int64)
+    if not len(scores_F):
+        return Runs(scores_F, labels_F, labels_F)
+    starts_R = np.append(0, np.flatnonzero(np.diff(scores_F)) + 1)
+    frames_R = np.diff(np.append(starts_R, len(scores_F)))
+    return Runs(scores_F[starts_R], np.add.reduceat(labels_F, starts_R), frames_R)
+
+
+def joined(every: Sequence[Runs]) -> Runs:
+    """The runs of several videos."""
+    if not every:
+        return runs_of(np.zeros(0), np.zeros(0))
+    return Runs(*(np.concatenate(arrays) for arrays in zip(*every, strict=True)))
+
+
+def _curve(runs: Runs) -> tuple[np.ndarray, np.ndarray]:
     """Counts of true and false positives at each threshold, from the highest score down."""
-    order = np.argsort(-scores_F, kind="stable")
-    scores_F, labels_F = scores_F[order], labels_F[order].astype(np.int64)
+    order = np.argsort(-runs.scores_R, kind="stable")
+    scores_R = runs.scores_R[order]
     # Equal scores share one threshold.
-    last_of_tie = np.append(np.flatnonzero(np.diff(scores_F)), len(scores_F) - 1)
-    true_positives = np.cumsum(labels_F)[last_of_tie]
-    return true_positives, last_of_tie + 1 - true_positives
+    last_of_tie = np.append(np.flatnonzero(np.diff(scores_R)), len(scores_R) - 1)
+    true_positives = np.cumsum(runs.positives_R[order])[last_of_tie]
+    return true_positives, np.cumsum(runs.frames_R[order])[last_of_tie] - true_positives
 
 
 def roc_auc(scores_F: np.ndarray, labels_F: np.ndarray) -> float | None:
@@ -29,42 +61,54 @@ def roc_auc(scores_F: np.ndarray, labels_F: np.ndarray) -> float | None:
       scores_F: one score a frame.
       labels_F: 0/1 a frame.
     """
-    scores_F, labels_F = np.asarray(scores_F, np.float64), np.asarray(labels_F)
-    if not labels_F.any() or labels_F.all():
+    return _roc_auc(runs_of(scores_F, labels_F))
+
+
+def _roc_auc(runs: Runs) -> float | None:
+    if runs.positives_R.sum() in (0, runs.frames_R.sum()):
         return None
-    true_positives, false_positives = _curve(scores_F, labels_F)
+    true_positives, false_positives = _curve(runs)
     tpr = np.append(0, true_positives) / true_positives[-1]
     fpr = np.append(0, false_positives) / false_positives[-1]
     return float(np.trapezoid(tpr, fpr))
 
 
-def _precision_recall(
-    scores_F: np.ndarray, labels_F: np.ndarray
-) -> tuple[np.ndarray, np.ndarray] | None:
-    scores_F, labels_F = np.asarray(scores_F, np.float64), np.asarray(labels_F)
-    if not labels_F.any():
+def _precision_recall(runs: Runs) -> tuple[np.ndarray, np.ndarray] | None:
+    if not runs.positives_R.any():
         return None
-    true_positives, false_positives = _curve(scores_F, labels_F)
+    true_positives, false_positives = _curve(runs)
     precision = true_positives / (true_positives + false_positives)
     return np.append(1.0, precision), np.append(0.0, true_positives / true_positives[-1])
 
 
 def average_precision(scores_F: np.ndarray, labels_F: np.ndarray) -> float | None:
     """Sum of precision times the rise of recall; None without a positive frame."""
-    curve = _precision_recall(scores_F, labels_F)
+    return _average_precision(runs_of(scores_F, labels_F))
+
+
+def _average_precision(runs: Runs) -> float | None:
+    curve = _precision_recall(runs)
     return None if curve is None else float(np.sum(np.diff(curve[1]) * curve[0][1:]))
 
 
 def pr_auc(scores_F: np.ndarray, labels_F: np.ndarray) -> float | None:
     """Trapezoid area under the precision-recall curve, which some publications call AP."""
-    curve = _precision_recall(scores_F, labels_F)
+    return _pr_auc(runs_of(scores_F, labels_F))
+
+
+def _pr_auc(runs: Runs) -> float | None:
+    curve = _precision_recall(runs)
     return None if curve is None else float(np.trapezoid(curve[0], curve[1]))
 
 
 def false_alarm_rate(scores_F: np.ndarray, labels_F: np.ndarray) -> float | None:
     """Share of all normal frames scored above 0.5; None without a normal frame."""
-    normal_F = np.asarray(scores_F)[np.asarray(labels_F) == 0]
-    return float(np.mean(normal_F > ALARM)) if len(normal_F) else None
+    return _false_alarm_rate(runs_of(scores_F, labels_F))
+
+
+def _false_alarm_rate(runs: Runs) -> float | None:
+    normal_R = runs.frames_R - runs.positives_R
+    return float(normal_R[runs.scores_R > ALARM].sum() / normal_R.sum()) if normal_R.any() else None
 
 
 def frame_measures(
@@ -84,26 +128,25 @@ def frame_measures(
       videos only; per_class is each class's AUC against all normal test videos. A measure that
       isn't defined is None.
     """
-    abnormal = [i for i in scores if np.any(labels[i])]
-    normal = [i for i in scores if not np.any(labels[i])]
-
-    def joined(ids: list[str]) -> tuple[np.ndarray, np.ndarray]:
-        if not ids:
-            return np.zeros(0), np.zeros(0)
-        return np.concatenate([scores[i] for i in ids]), np.concatenate([labels[i] for i in ids])
-
+    runs = {i: runs_of(scores[i], labels[i]) for i in scores}
+    abnormal = [i for i in runs if runs[i].positives_R.any()]
+    normal = [i for i in runs if not runs[i].positives_R.any()]
     of_class: dict[str, list[str]] = {}
     for i in abnormal:
         if classes and classes.get(i):
             of_class.setdefault(classes[i], []).append(i)
-    every = joined(list(scores))
+
+    def of(ids: Iterable[str]) -> Runs:
+        return joined([runs[i] for i in ids])
+
+    every = of(runs)
     return {
-        "auc": roc_auc(*every),
-        "ap": average_precision(*every),
-        "pr_auc": pr_auc(*every),
-        "auc_abnormal": roc_auc(*joined(abnormal)),
-        "far": false_alarm_rate(*every),
-        "per_class": {c: roc_auc(*joined(of_class[c] + normal)) for c in sorted(of_class)},
+        "auc": _roc_auc(every),
+        "ap": _average_precision(every),
+        "pr_auc": _pr_auc(every),
+        "auc_abnormal": _roc_auc(of(abnormal)),
+        "far": _false_alarm_rate(every),
+        "per_class": {c: _roc_auc(of(of_class[c] + normal)) for c in sorted(of_class)},
     }
 
 

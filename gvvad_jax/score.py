@@ -22,6 +22,8 @@ from gvvad_jax.command import UserError, run_command
 
 # Crops x snippets that go through the detector at once: bounds memory, not results.
 ROWS_AT_ONCE = 8192
+# Lengths that a set of videos is padded to: a program is compiled for each.
+MOST_BUCKETS = 16
 
 
 def main(_: Sequence[str]) -> None:
@@ -140,7 +142,7 @@ class Model:
         Returns:
           float32 [T] by video id, in the order given.
         """
-        buckets: dict[int, list[str]] = {}
+        lengths: dict[str, int] = {}
         found = {}
         for video_id, (visual_TxNxD, text_SxE) in features.items():
             if self.config.uses_text and len(text_SxE) != len(visual_TxNxD):
@@ -148,10 +150,12 @@ class Model:
                 text = np.asarray(text_SxE, np.float32)[None]
                 found[video_id] = np.asarray(self.score_step(self.variables, visual, text, None))[0]
             else:
-                buckets.setdefault(bucket_length(len(visual_TxNxD)), []).append(video_id)
-        for length, ids in sorted(buckets.items()):
-            most = max(1, ROWS_AT_ONCE // (length * features[ids[0]][0].shape[1]))
-            size = min(most, 1 << (len(ids) - 1).bit_length())
+                lengths[video_id] = len(visual_TxNxD)
+        crops = self.manifest.crops["count"]
+        for length, ids in buckets(lengths).items():
+            most = max(1, ROWS_AT_ONCE // (length * crops))
+            # Equal batches, so that hardly any place stays empty.
+            size = -(-len(ids) // -(-len(ids) // most))
             for start in range(0, len(ids), size):
                 batch = ids[start : start + size]
                 found |= self._score_batch([(i, *features[i]) for i in batch], length, size)
@@ -177,9 +181,39 @@ class Model:
 
 
 def bucket_length(length: int) -> int:
-    """The smallest of 8, 12, 16, 24, 32, 48 ... that is at least `length`."""
-    power = max(8, 1 << (length - 1).bit_length())
-    return power * 3 // 4 if length <= power * 3 // 4 and power > 8 else power
+    """The smallest of 8, 10, 12, 14, 16, 20, 24 ... (four an octave) that is at least `length`."""
+    step = max(2, 1 << max(0, (length - 1).bit_length() - 3))
+    return max(8, -(-length // step) * step)
+
+
+def buckets(lengths: Mapping[str, int], most: int = MOST_BUCKETS) -> dict[int, list[str]]:
+    """Ids by the length that they are padded to, so that little is padded and few are compiled.
+
+    Args:
+      lengths: of the videos, by id.
+      most: lengths at most. Lengths of bucket_length are merged into longer ones where that adds
+        the least padding (dynamic programming over the sorted lengths).
+    """
+    by_length: dict[int, list[str]] = {}
+    for video_id, length in lengths.items():
+        by_length.setdefault(bucket_length(int(length)), []).append(video_id)
+    steps = sorted(by_length)
+    counts = np.cumsum([0] + [len(by_length[step]) for step in steps])
+    # best[j]: (padded snippets, borders) of the first j lengths in so many buckets.
+    best = {0: (0, ())}
+    for _ in range(most):
+        longer = dict(best)
+        for start, (cost, borders) in best.items():
+            for stop in range(start + 1, len(steps) + 1):
+                padded = cost + steps[stop - 1] * int(counts[stop] - counts[start])
+                if stop not in longer or padded < longer[stop][0]:
+                    longer[stop] = padded, (*borders, stop)
+        best = longer
+    found, start = {}, 0
+    for stop in best[len(steps)][1]:
+        found[steps[stop - 1]] = [i for step in steps[start:stop] for i in by_length[step]]
+        start = stop
+    return found
 
 
 def load(workdir: str, checkpoint: str = "last") -> Model:

@@ -18,10 +18,13 @@ from gvvad_jax.batches import Batch
 from gvvad_jax.config import TrainConfig
 from gvvad_jax.detectors.mtn import Noise
 
+# The function rows_at below, or one like it.
+RowsAt = Callable[[jax.Array, jax.Array, jax.Array | None], jax.Array]
+
 
 @chex.dataclass(frozen=True)
 class TrainingData:
-    """All training videos, segmented; on the device.
+    """Training videos, segmented; on the device. All of them, or those of one batch.
 
     Attributes:
       visual_VxNxTxD: V videos, N crops, T segments.
@@ -56,6 +59,15 @@ class TrainState:
     opt_state: Any
     averaged: Any
     key: jax.Array
+
+
+def cast(tree: Any, dtype: Any) -> Any:
+    """Arrays of another precision; what isn't floating-point stays."""
+
+    def of_leaf(leaf: jax.Array) -> jax.Array:
+        return leaf.astype(dtype) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
+
+    return jax.tree.map(of_leaf, tree)
 
 
 def learning_rate(config: TrainConfig, peak: float) -> Callable[[jax.Array], jax.Array]:
@@ -117,6 +129,8 @@ def init_state(config: TrainConfig, dim: int, text_dim: int) -> TrainState:
 
 def state_of(config: TrainConfig, params: Any, batch_stats: Any) -> TrainState:
     """A state at step 0 with these parameters of the detector."""
+    if config.precision == "float64":
+        params, batch_stats = cast((params, batch_stats), jnp.float64)
     trained = {"detector": params, "ssls": ssls.init_lambda(config)}
     return TrainState(
         step=jnp.zeros((), jnp.int32),
@@ -163,14 +177,16 @@ def make_loss(
     detector = file.Detector(config, axis_name)
 
     def loss(params, lambda_, batch_stats, videos: TrainingData, noise: Noise | None):
+        # Multiplied in the precision asked for; statistics, losses and gradients as they are kept.
         outputs, changed = detector.apply(
-            {"params": params, "batch_stats": batch_stats},
-            videos.visual_VxNxTxD,
-            videos.text_VxTxE,
+            {"params": cast(params, config.precision), "batch_stats": batch_stats},
+            cast(videos.visual_VxNxTxD, config.precision),
+            cast(videos.text_VxTxE, config.precision),
             noise=noise,
             train=True,
             mutable=["batch_stats"],
         )
+        outputs = cast(outputs, jnp.promote_types(config.precision, jnp.float32))
         # LAP's threshold and triplets look at the whole batch, so the loss always does.
         outputs, text, synthetic_V = gather((outputs, videos.text_VxTxE, videos.synthetic_V))
         whole = noise and noise.replace(videos_V=gather(noise.videos_V))
@@ -184,11 +200,17 @@ def make_loss(
     return loss
 
 
+def rows_at(array_Vx: jax.Array, videos_M: jax.Array, crops_k: jax.Array | None) -> jax.Array:
+    """The rows of some videos, all their crops or some."""
+    return array_Vx[videos_M] if crops_k is None else array_Vx[videos_M[:, None], crops_k]
+
+
 def make_train_step(
     config: TrainConfig,
     *,
     axis_name: str | None = None,
     gather: Callable[[Any], Any] = lambda shard: shard,
+    rows_at: RowsAt = rows_at,
 ) -> Callable[[TrainState, TrainingData, Batch], tuple[TrainState, dict]]:
     """The training step of this config.
 
@@ -197,6 +219,7 @@ def make_train_step(
       axis_name: the device axis under pmap, else None.
       gather: turns a shard's arrays [of its videos, ...] into the global batch's, where the step
         sees a shard only.
+      rows_at: where the training data is split over devices, another that finds rows anywhere.
 
     Returns:
       step(state, data, batch) -> (state, metrics).
@@ -210,7 +233,7 @@ def make_train_step(
     def step(state: TrainState, data: TrainingData, batch: Batch):
         places_V = (2 * batch.pairs_B[:, None] + jnp.arange(2)).reshape(-1)
         noise = Noise(key=jax.random.fold_in(state.key, state.step), videos_V=places_V)
-        videos = mixed(data, batch, noise, config)
+        videos = mixed(data, batch, noise, config, rows_at)
         params = state.params["detector"]
         lambda_, to_raw = jax.vjp(
             lambda raw: ssls.lambda_of(raw, state.step, config), state.params["ssls"]
@@ -220,7 +243,8 @@ def make_train_step(
             return loss(params, lambda_, state.batch_stats, videos, noise)
 
         def of_held_out(params):
-            held_out = take(data, batch.held_out_Bx2.reshape(-1), crops(data, noise, config))
+            crops_k = crops(data, noise, config)
+            held_out = take(data, batch.held_out_Bx2.reshape(-1), crops_k, rows_at)
             return loss(params, lambda_, state.batch_stats, held_out, None)[0][1]
 
         values, pull, (batch_stats, parts) = jax.vjp(of_batch, params, lambda_, has_aux=True)
@@ -232,7 +256,7 @@ def make_train_step(
         if ssls.mode(config).from_held_out:
             helpful = mean(jax.grad(of_held_out)(params))
             lambda_gradient = -optax.tree.vdot(helpful, mean(pull(scaled)[0]))
-        grads = {"detector": grads, "ssls": to_raw(lambda_gradient)[0]}
+        grads = {"detector": grads, "ssls": to_raw(lambda_gradient.astype(lambda_.dtype))[0]}
         if config.fidelity == "reference":
             count = gather(places_V).size * math.prod(videos.visual_VxNxTxD.shape[1:3])
             batch_stats = unbiased_variance(state.batch_stats, batch_stats, count)
@@ -293,25 +317,35 @@ def crops(data: TrainingData, noise: Noise, config: TrainConfig) -> jax.Array | 
     return order_N[: config.train_crops]
 
 
-def take(data: TrainingData, videos_V: jax.Array, crops_k: jax.Array | None = None) -> TrainingData:
-    """The rows of some videos, in their order, all their crops or some."""
-    chex.assert_rank(videos_V, 1)
-    rows = videos_V if crops_k is None else (videos_V[:, None], crops_k)
+def take(
+    data: TrainingData,
+    videos_M: jax.Array,
+    crops_k: jax.Array | None = None,
+    rows_at: RowsAt = rows_at,
+) -> TrainingData:
+    """Some videos in their order, all their crops or some."""
+    chex.assert_rank(videos_M, 1)
     text_VxTxE = data.text_VxTxE
     return data.replace(
-        visual_VxNxTxD=data.visual_VxNxTxD[rows].astype(jnp.float32),
-        text_VxTxE=None if text_VxTxE is None else text_VxTxE[videos_V].astype(jnp.float32),
-        synthetic_V=data.synthetic_V[videos_V].astype(jnp.float32),
+        visual_VxNxTxD=rows_at(data.visual_VxNxTxD, videos_M, crops_k),
+        text_VxTxE=None if text_VxTxE is None else rows_at(text_VxTxE, videos_M, None),
+        synthetic_V=rows_at(data.synthetic_V.astype(jnp.float32), videos_M, None),
     )
 
 
-def mixed(data: TrainingData, batch: Batch, noise: Noise, config: TrainConfig) -> TrainingData:
+def mixed(
+    data: TrainingData,
+    batch: Batch,
+    noise: Noise,
+    config: TrainConfig,
+    rows_at: RowsAt = rows_at,
+) -> TrainingData:
     """The videos of a batch, mixed with their partners where the batch has any."""
     crops_k = crops(data, noise, config)
-    videos = take(data, batch.videos_Bx2.reshape(-1), crops_k)
+    videos = take(data, batch.videos_Bx2.reshape(-1), crops_k, rows_at)
     if batch.partners_Bx2 is None:
         return videos
-    partners = take(data, batch.partners_Bx2.reshape(-1), crops_k)
+    partners = take(data, batch.partners_Bx2.reshape(-1), crops_k, rows_at)
 
     def mix(own_Vx, partner_Vx):
         share_Vx = batch.shares_Bx2.reshape(-1, *[1] * (own_Vx.ndim - 1))

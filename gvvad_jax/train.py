@@ -30,12 +30,16 @@ MAY_CHANGE = (
     "checkpoint_every",
     "workdir",
     "compilation_cache",
+    "parallel",
+    "processes",
+    "device_gigabytes",
 )
 
 
 def main(_: Sequence[str]) -> None:
     result = train(options.from_flags(TrainConfig))
-    print(json.dumps(result))
+    if result:  # The first of several processes has it.
+        print(json.dumps(result))
 
 
 def train(config: TrainConfig) -> dict[str, Any]:
@@ -54,38 +58,59 @@ def train(config: TrainConfig) -> dict[str, Any]:
       FloatingPointError: the loss became NaN.
     """
     import jax
+
+    from gvvad_jax import parallel
+
+    if config.precision == "float64":
+        jax.config.update("jax_enable_x64", True)
+    if config.compilation_cache:
+        cache = pathlib.Path(config.compilation_cache).expanduser()
+        jax.config.update("jax_compilation_cache_dir", str(cache))
+    workdir = _require_workdir(config)
+    parallel.join(config)
+    try:
+        return _train(config, workdir)
+    except jax.errors.JaxRuntimeError as error:
+        if jax.process_count() == 1:
+            raise
+        raise parallel.lost(error) from error
+
+
+def _train(config: TrainConfig, workdir: pathlib.Path) -> dict[str, Any]:
+    import jax
     import tqdm
 
     from gvvad_jax import checkpoints, parallel
     from gvvad_jax.step import init_state
 
-    workdir = _require_workdir(config)
-    if config.compilation_cache:
-        cache = pathlib.Path(config.compilation_cache).expanduser()
-        jax.config.update("jax_compilation_cache_dir", str(cache))
+    # The first process alone writes, and knows of checkpoints; the others are told.
+    is_first = jax.process_index() == 0
     ready = _prepare(config)
     text_dim = (ready.manifest.text or {}).get("dim", 0)
     state = init_state(config, ready.manifest.dim, text_dim)
-    saved = checkpoints.Checkpoints(workdir)
-    start = saved.latest("last") or 0
+    saved = checkpoints.Checkpoints(workdir) if is_first else None
+    start = int(parallel.from_first((saved.latest("last") or 0) if saved else 0))
     if start:
-        state = saved.restore("last", state)
+        state = parallel.from_first(saved.restore("last", state) if saved else state)
     selection = _Selection(config, ready, saved)
-    runner = parallel.Runner(config, state, ready.data)
-    # Only a run that can start claims its folder.
-    write_atomically(workdir / "config.flags", options.to_flagfile(config).encode())
-    bank = None if ready.data.bank_KxE is None else ready.data.bank_KxE.tolist()
-    checkpoints.write_model(workdir, config, ready.manifest, ready.standard.to_json(), bank)
-    log = _Log(workdir, start)
+    runner = parallel.Runner(config, state)
+    feed = _feed(config, ready, runner, workdir)
+    if is_first:
+        # Only a run that can start claims its folder.
+        write_atomically(workdir / "config.flags", options.to_flagfile(config).encode())
+        bank = None if ready.bank_KxE is None else ready.bank_KxE.tolist()
+        checkpoints.write_model(workdir, config, ready.manifest, ready.standard.to_json(), bank)
+    log = _Log(workdir if is_first else None, start)
 
     progress = tqdm.tqdm(range(start, config.steps), initial=start, total=config.steps,
-                         desc="train", unit="step", mininterval=1.0)  # fmt: skip
+                         desc="train", unit="step", mininterval=1.0,
+                         disable=not is_first)  # fmt: skip
     waiting: tuple[int, Any] | None = None
     done, stopped = start, selection.stale(start)
     for step in progress:
         if stopped:
             break
-        metrics = runner.step(ready.drawn.at(step))
+        metrics = runner.step(*feed.at(step))
         # One transfer a step, of the step before: the device is never waited for.
         if waiting:
             log.training(*waiting, config.log_every)
@@ -97,11 +122,14 @@ def train(config: TrainConfig) -> dict[str, Any]:
         if done % config.checkpoint_every == 0 or done == config.steps or stopped:
             log.training(*waiting, config.log_every)
             waiting = None
-            saved.save("last", done, runner.state(), [])
+            if saved:
+                saved.save("last", done, runner.state(), [])
     progress.close()
-    saved.wait()
+    feed.close()
     log.close()
-
+    if not saved:
+        return {}
+    saved.wait()
     result = selection.results(runner.state())
     result |= {"steps": done, "provenance": _provenance(config, ready)}
     saved.close()
@@ -115,27 +143,28 @@ class _Prepared(NamedTuple):
     splits: Any
     stores: Sequence[Store]
     standard: Any
-    data: Any
+    bank_KxE: Any
+    synthetic_V: Any
     drawn: Any
 
     @property
     def manifest(self) -> Any:
         return self.stores[0].manifest
 
+    @property
+    def members(self) -> list[Any]:
+        """All whose features a step may ask for, in the order of their numbers."""
+        return [*self.splits.train, *self.splits.held_out]
+
 
 def _prepare(config: TrainConfig) -> _Prepared:
-    """Opens the stores and puts the segmented videos on the device."""
-    import jax.numpy as jnp
+    """Opens the stores; features are read when they are asked for."""
     import numpy as np
 
     from gvvad_jax import batches
-    from gvvad_jax.step import TrainingData
 
     splits, stores = batches.open_splits(config)
-    standard = batches.standardisation(splits.train, config)
-    bank_KxE = _read_bank(stores[0]) if config.uses_bank else None
     members = [*splits.train, *splits.held_out]
-    visual_VxNxTxD, text_VxTxE = batches.segmented(members, standard, config)
     synthetic_V = np.array([member.row.source == "synthetic" for member in members])
     drawn = batches.Batches(
         np.array([member.video.label for member in members]),
@@ -143,13 +172,29 @@ def _prepare(config: TrainConfig) -> _Prepared:
         config,
         held_out_V=np.arange(len(members)) >= len(splits.train),
     )
-    data = TrainingData(
-        visual_VxNxTxD=jnp.asarray(visual_VxNxTxD),
-        text_VxTxE=None if text_VxTxE is None else jnp.asarray(text_VxTxE),
-        synthetic_V=jnp.asarray(synthetic_V),
-        bank_KxE=None if bank_KxE is None else jnp.asarray(bank_KxE),
+    return _Prepared(
+        splits=splits,
+        stores=stores,
+        standard=batches.standardisation(splits.train, config),
+        bank_KxE=_read_bank(stores[0]) if config.uses_bank else None,
+        synthetic_V=synthetic_V,
+        drawn=drawn,
     )
-    return _Prepared(splits, stores, standard, data, drawn)
+
+
+def _feed(config: TrainConfig, ready: _Prepared, runner: Any, workdir: pathlib.Path) -> Any:
+    """Where each step's videos come from: the devices where they fit, else mapped files."""
+    import jax
+
+    from gvvad_jax import segments
+
+    fixed = segments.Fixed(synthetic_V=ready.synthetic_V, bank_KxE=ready.bank_KxE)
+    kept = segments.Segments(ready.members, ready.standard, config)
+    if kept.num_bytes / runner.num_devices <= config.device_gigabytes * 1e9:
+        return segments.Resident(kept, fixed, ready.drawn, runner)
+    folder = workdir / f"segments-{jax.process_index()}-of-{jax.process_count()}"
+    kept = segments.Segments(ready.members, ready.standard, config, folder)
+    return segments.Ahead(kept, fixed, ready.drawn, runner)
 
 
 def _require_workdir(config: TrainConfig) -> pathlib.Path:
@@ -223,18 +268,20 @@ def _require_encoder(path: pathlib.Path, opened: Store) -> None:
 
 
 class _Log:
-    """metrics.jsonl and TensorBoard. A resumed run's log reads like an uninterrupted one's."""
+    """metrics.jsonl and TensorBoard. A resumed run's log reads like an uninterrupted one's.
 
-    def __init__(self, workdir: pathlib.Path, start: int):
-        import tensorboardX
+    Without a folder it only looks out for NaN.
+    """
 
+    def __init__(self, workdir: pathlib.Path | None, start: int):
+        self._file = self._board = None
+        if workdir is None:
+            return
         path = workdir / "metrics.jsonl"
         kept = [line for line in _whole_lines(path) if json.loads(line)["step"] <= start]
         write_atomically(path, "".join(f"{line}\n" for line in kept).encode())
         self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115
-        self._board = tensorboardX.SummaryWriter(
-            str(workdir / "tensorboard"), purge_step=start, write_to_disk=True
-        )
+        self._folder, self._start = workdir / "tensorboard", start
 
     def training(self, step: int, metrics: Any, every: int) -> None:
         """Fetches a step's metrics, stops on a NaN, and writes them at the log's pace."""
@@ -248,17 +295,24 @@ class _Log:
             self.write(step, values)
 
     def write(self, step: int, values: dict[str, float]) -> None:
-        if not values:
+        if not values or not self._file:
             return
         self._file.write(json.dumps({"step": step, **values}) + "\n")
         self._file.flush()
+        if not self._board:
+            import tensorboardX  # A second, which the first step needn't wait for.
+
+            self._board = tensorboardX.SummaryWriter(
+                str(self._folder), purge_step=self._start, write_to_disk=True
+            )
         for name, value in values.items():
             if value is not None:
                 self._board.add_scalar(name, value, step)
 
     def close(self) -> None:
-        self._file.close()
-        self._board.close()
+        for opened in (self._file, self._board):
+            if opened:
+                opened.close()
 
 
 def _whole_lines(path: pathlib.Path) -> Iterator[str]:
@@ -312,13 +366,18 @@ class _Selection:
 
     def stale(self, step: int) -> bool:
         """Whether the last --early_stop validations brought nothing better."""
-        best = self._saved.latest("best_on_validation")
-        if not self._config.early_stop or best is None:
+        from gvvad_jax import parallel
+
+        if not self._config.early_stop:
             return False
-        return step - best >= self._config.early_stop * self._config.validate_every
+        best = self._saved and self._saved.latest("best_on_validation")
+        patience = self._config.early_stop * self._config.validate_every
+        return bool(parallel.from_first(best is not None and step - best >= patience))
 
     def consider(self, step: int, state) -> dict[str, float]:
         """Saves the state where it is the best so far; returns the measures to log."""
+        if not self._saved:
+            return {}
         from gvvad_jax import evaluate
 
         model, measures = self._at(state), {}

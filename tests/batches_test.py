@@ -1,4 +1,4 @@
-"""Segments, pairs, splits."""
+"""Pairs, splits, standardisation."""
 
 import collections
 import dataclasses
@@ -10,21 +10,7 @@ import pytest
 from gvvad_jax import batches, store
 from gvvad_jax.command import UserError
 from gvvad_jax.config import TrainConfig
-from tests.conftest import DIM, TEXT_DIM, make_manifest, write_store
-
-
-def test_segments_by_hand():
-    feat_TxD = np.arange(5.0)[:, None]
-    # Borders floor(linspace(0, 5, 4)) = 0, 1, 3, 5.
-    np.testing.assert_allclose(batches.segment(feat_TxD, 3)[:, 0], [0.0, 1.5, 3.5])
-    # More segments than snippets: an empty one takes the snippet at its left border.
-    np.testing.assert_allclose(batches.segment(feat_TxD[:2], 4)[:, 0], [0.0, 0.0, 1.0, 1.0])
-    np.testing.assert_allclose(batches.segment(feat_TxD[:1], 3)[:, 0], [0.0, 0.0, 0.0])
-
-
-def test_as_many_segments_as_snippets_change_nothing():
-    feat_TxNxD = np.random.default_rng(0).normal(size=(7, 2, 3)).astype(np.float32)
-    np.testing.assert_array_equal(batches.segment(feat_TxNxD, 7), feat_TxNxD)
+from tests.conftest import DIM, make_manifest, write_store
 
 
 def _pairs(normal, abnormal, synthetic=(), **changes):
@@ -184,23 +170,11 @@ def test_auto_standardises_where_the_encoder_asks(real_store, tmp_path):
 
 
 def test_a_feature_that_never_moves_stays_finite(tmp_path):
-    path = write_store(tmp_path / "s", {"train": (3, 3)})
-    opened = store.Store(path)
+    opened = store.Store(write_store(tmp_path / "s", {"train": (3, 3)}))
+    opened.visual = lambda _: np.full((40, 2, DIM), 7.0)
     member = batches.members(opened, None)[0]
-    opened._arrays[member.video.id] = (np.full((40, 2, DIM), 7.0), None)
     found = batches.standardisation([member], TrainConfig(standardise="yes"))
     np.testing.assert_array_equal(found.std_D, 1.0)
-
-
-def test_segmented_arrays_keep_crops_apart(real_store):
-    config = TrainConfig(store=str(real_store), segments=4)
-    splits, _ = batches.open_splits(config)
-    visual, text = batches.segmented(splits.train, batches.Standardisation(), config)
-    assert visual.shape == (len(splits.train), 2, 4, DIM)
-    assert text.shape == (len(splits.train), 4, TEXT_DIM)
-    member = splits.train[3]
-    expected = batches.segment(member.store.visual(member.video.id)[:, 1], 4)
-    np.testing.assert_allclose(visual[3, 1], expected, rtol=1e-6)
 
 
 def test_mixup_partners_have_the_label_and_the_other_source():

@@ -2,21 +2,13 @@
 
 import numpy as np
 import pytest
-import torch
 from transformers import CLIPVisionConfig
 
 from generation.clip_encoder import ClipEncoder
 from gvvad_jax.store import UserError
 from tools import bench_encode
 
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    """Programs as small as these only wait for each other's threads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.mark.parametrize("crops", ["ten", "centre"])

@@ -19,17 +19,13 @@ from gvvad_jax.store import UserError
 from tests import chat_server
 from tests.tiny_transformers import SEP, TEXT, VISION, WORDS, save_git, save_words, talkative
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 DEC = WORDS.index("[DEC]")
 
 
 @pytest.fixture(autouse=True)
-def _quick(monkeypatch):
-    """Programs as small as these only wait for each other's threads, and short captions do."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+def _short(monkeypatch):
     monkeypatch.setattr(captions._PretrainedCaptioner, "max_new_tokens", 10)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

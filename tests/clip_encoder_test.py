@@ -14,21 +14,8 @@ from generation.clip_encoder import CROPS, ClipEncoder, resized_size, ten_crops
 from gvvad_jax.store import UserError
 from tests import tiny_clip
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 SPANS = np.array([[0, 4], [2, 6], [4, 6]])
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    """Programs as small as these only wait for each other's threads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory):
-    return tiny_clip.save(tmp_path_factory.mktemp("weights") / "tiny-clip")
 
 
 @pytest.fixture(scope="module")

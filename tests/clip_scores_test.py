@@ -6,14 +6,15 @@ import sys
 
 import numpy as np
 import pytest
-import torch
 
 from generation import clip_scores, prompts
 from generation import filter as video_filter
 from gvvad_jax import annotations, store
 from gvvad_jax.store import UserError
+from gvvad_jax.store_writer import Writer
 from tests.tiny_transformers import save_clip
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 DIM = 6
 PIXELS = {"decoded_share": 1.0}
 PHRASES = {
@@ -22,14 +23,6 @@ PHRASES = {
     "b-1": "red cars crash",
     "b-0": "quiet road",
 }
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +58,7 @@ def write(path, rows, *, source="synthetic", consistency=0.9, made=None, splits=
         name: {"file": f"{name}.mp4", "label": int(name[-1]), "split": splits.get(name, "train")}
         for name in rows
     }
-    writer = store.Writer(path, made, annotations.from_json({"videos": entries}, "videos.json"))
+    writer = Writer(path, made, annotations.from_json({"videos": entries}, "videos.json"))
     for name, feat_TxD in rows.items():
         feat_TxD = np.atleast_2d(np.asarray(feat_TxD, np.float32))
         # Crops of other lengths, which don't count.
@@ -128,7 +121,7 @@ def test_a_crop_counts_by_its_direction_alone(tmp_path):
     videos = annotations.from_json(
         {"videos": {"a-0": {"file": "a.mp4", "label": 0, "split": "train"}}}, "videos.json"
     )
-    writer = store.Writer(tmp_path, made, videos)
+    writer = Writer(tmp_path, made, videos)
     frames = {"num_frames": 49, "fps": 8.0, "declared_frames": 49, "decoded_frames": 49}
     visual_TxNxD = np.float32([[[9, 0, 0, 0, 0, 0], [0, 1, 0, 0, 0, 0]]])
     writer.add(store.Row(id="a-0", num_snippets=1, source="synthetic", **frames), visual_TxNxD)

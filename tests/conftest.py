@@ -1,6 +1,8 @@
-"""Small stores and runs that many tests share."""
+"""Small stores, runs and models that many tests share."""
 
 import atexit
+import dataclasses
+import functools
 import json
 import os
 import shutil
@@ -9,13 +11,10 @@ import tempfile
 import numpy as np
 import pytest
 
-# Two devices are always there, so that nothing quietly depends on there being one. Programs run
-# here a few times on very little: most of the time would go into optimising them.
-os.environ.setdefault(
-    "XLA_FLAGS",
-    "--xla_force_host_platform_device_count=2 --xla_backend_optimization_level=0 "
-    "--xla_llvm_disable_expensive_passes=true",
-)
+from tests import CHEAP_COMPILATION
+
+# Two devices are always there, so that nothing quietly depends on there being one.
+os.environ.setdefault("XLA_FLAGS", f"--xla_force_host_platform_device_count=2 {CHEAP_COMPILATION}")
 
 # Programs are compiled once a suite, whatever test, worker or command they run in.
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
@@ -23,7 +22,9 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
     atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
 
-from gvvad_jax import annotations, store
+from gvvad_jax import annotations, store, train
+from gvvad_jax.config import TrainConfig
+from gvvad_jax.store_writer import Writer
 
 DIM, TEXT_DIM, CROPS = 12, 8, 2
 
@@ -86,7 +87,7 @@ def write_store(path, splits, *, source="real", seed=0, prefix="", manifest=None
                 )
                 rows.append((row, visual_TxNxD, text_TxE if manifest.text else None))
     content = {"fps": 10, "videos": videos}
-    writer = store.Writer(path, manifest, annotations.from_json(content, "videos.json"))
+    writer = Writer(path, manifest, annotations.from_json(content, "videos.json"))
     for row, visual_TxNxD, text_TxE in rows:
         writer.add(row, visual_TxNxD, text_TxE)
     assert writer.pack()
@@ -107,10 +108,92 @@ def synthetic_store(tmp_path_factory):
     return write_store(path, {"train": (4, 5)}, source="synthetic", seed=1, prefix="syn-")
 
 
-@pytest.fixture
-def decisions(tmp_path, synthetic_store):
+@pytest.fixture(scope="session")
+def decisions(tmp_path_factory, synthetic_store):
     """Keeps every synthetic video but one."""
-    path = tmp_path / "decisions.jsonl"
+    path = tmp_path_factory.mktemp("decisions") / "decisions.jsonl"
     ids = sorted(store.Store(synthetic_store).rows)
     path.write_text("".join(json.dumps({"id": i, "keep": i != ids[0]}) + "\n" for i in ids))
     return path
+
+
+@pytest.fixture(scope="session")
+def settings(real_store, synthetic_store, decisions):
+    """Of a short training of a small LAP; without a workdir."""
+    return TrainConfig(
+        store=str(real_store),
+        synthetic_store=str(synthetic_store),
+        synthetic_keep=str(decisions),
+        compilation_cache=os.environ["JAX_COMPILATION_CACHE_DIR"],
+        detector="lap",
+        segments=6,
+        mtn_channels=4,
+        head_widths=(8, 4),
+        body_width=8,
+        memory_rows=20,
+        batch_size=3,
+        steps=12,
+        log_every=2,
+        validate_every=4,
+        checkpoint_every=4,
+    )
+
+
+@pytest.fixture(scope="session")
+def trained(settings, tmp_path_factory):
+    """A function from a detector to the config and the result of a run that tests share."""
+
+    @functools.cache
+    def run(detector):
+        workdir = str(tmp_path_factory.mktemp("runs") / detector)
+        config = dataclasses.replace(settings, detector=detector, workdir=workdir)
+        return config, train.train(config)
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def one_thread():
+    """Of PyTorch: models as small as these only wait for each other's threads."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory):
+    """Folders of tiny text-to-video models, by name."""
+    from tests import tiny_pipelines
+
+    return tiny_pipelines.Models(tmp_path_factory.mktemp("models"))
+
+
+@pytest.fixture(scope="session")
+def descriptions():
+    from tests import tiny_pipelines
+
+    return tiny_pipelines.short_descriptions(2)
+
+
+@pytest.fixture(scope="session")
+def weights(tmp_path_factory):
+    """The folder of a tiny CLIP."""
+    from tests import tiny_clip
+
+    return tiny_clip.save(tmp_path_factory.mktemp("weights") / "tiny-clip")
+
+
+@pytest.fixture(scope="session")
+def _clips(tmp_path_factory):
+    from tests import tiny_videos
+
+    return tiny_videos.write_clips(tmp_path_factory.mktemp("clips"))
+
+
+@pytest.fixture
+def clips(_clips, tmp_path):
+    """A folder of small videos, to be done with as one likes."""
+    return shutil.copytree(_clips, tmp_path / "clips")

@@ -2,21 +2,21 @@
 
 import dataclasses
 import gc
-import json
 import threading
 import time
 import weakref
 
 import numpy as np
 import pytest
-import torch
 
 from generation import decode, pixels, recipe, video_io
 from generation.clip_encoder import ClipEncoder
 from gvvad_jax import annotations
 from gvvad_jax.store import UserError
-from tests import tiny_clip
-from tests.video_io_test import moving, write_damaged, write_faststart, write_uneven
+from tests import tiny_videos
+from tests.tiny_videos import moving, write_damaged, write_faststart, write_uneven
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 class FewFrames:
@@ -37,32 +37,8 @@ class WholeVideo:
     id, whole_video, vocabulary = "whole", True, "motion"
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    """Programs as small as these only wait for each other's threads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory):
-    return tiny_clip.save(tmp_path_factory.mktemp("weights") / "tiny-clip")
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("videos")
-    for name, length in (("a", 50), ("b", 3), ("c", 77)):
-        video_io.write(folder / f"{name}.mp4", moving(length, seed=length), fps=10)
-    return folder
-
-
 def _videos(folder, *names):
-    entries = {name: {"file": f"{name}.mp4", "label": 0, "split": "train"} for name in names}
-    (folder / "videos.json").write_text(json.dumps({"videos": entries}))
-    return annotations.load(folder / "videos.json")
+    return annotations.load(tiny_videos.write_list(folder, names))
 
 
 def _recipe(encoder, **changes):
@@ -80,11 +56,11 @@ def _messages(videos, made, **settings):
     [("native", "mean", 3), ("native", "middle", 8), (4.0, "mean", 3), (15.0, "middle", 8)],
 )
 def test_chunks_give_what_the_whole_video_gives(
-    weights, folder, monkeypatch, fps_policy, pooling, stride
+    weights, clips, monkeypatch, fps_policy, pooling, stride
 ):
     monkeypatch.setattr(decode, "CHUNK_FRAMES", 10)
     monkeypatch.setattr(decode, "CHUNK_BYTES", 5 * 64 * 96 * 3)
-    videos = _videos(folder, "a", "b", "c")
+    videos = _videos(clips, "a", "b", "c")
     encoder, captioner = ClipEncoder(weights, pooling=pooling, crops="ten"), FewFrames()
     made = _recipe(encoder, captioner=captioner, fps_policy=fps_policy, snippet_stride=stride)
     rows, captions, chunks = [], [], 0
@@ -94,7 +70,7 @@ def test_chunks_give_what_the_whole_video_gives(
             captions += captioner.caption_snippets(message.pictures)
             chunks += 1
             continue
-        frames = video_io.read(folder / message.plan.video.file).frames_TxHxWx3
+        frames = video_io.read(clips / message.plan.video.file).frames_TxHxWx3
         statistics = pixels.pixel_statistics(frames, 10.0, len(frames))
         assert message.pixel_statistics == statistics and message.faults == []
         assert message.plan.num_frames == message.declared_frames == len(frames)
@@ -113,8 +89,8 @@ def test_chunks_give_what_the_whole_video_gives(
     assert chunks > 3, "more than a chunk a video"
 
 
-def test_who_wants_whole_videos_gets_them(weights, folder):
-    videos = _videos(folder, "a", "b")
+def test_who_wants_whole_videos_gets_them(weights, clips):
+    videos = _videos(clips, "a", "b")
     encoder = ClipEncoder(weights)
     made = _recipe(encoder, captioner=WholeVideo(), fps_policy=5.0)
     messages = _messages(videos, made)
@@ -124,7 +100,7 @@ def test_who_wants_whole_videos_gets_them(weights, folder):
         if isinstance(message, decode.Chunk):
             assert str(message.prepared) == str(other.prepared)
             continue
-        frames = video_io.read(folder / message.plan.video.file).frames_TxHxWx3
+        frames = video_io.read(clips / message.plan.video.file).frames_TxHxWx3
         chosen = annotations.resampled_frames(len(frames), 10.0, 5.0)
         np.testing.assert_array_equal(message.frames_FxHxWx3, frames[chosen])
         assert message.pixel_statistics == other.pixel_statistics
@@ -173,8 +149,8 @@ def test_frames_that_are_not_evenly_spaced_are_told(weights, tmp_path):
     assert "up to 1.5 s off from 4 a second" in ending.faults[0]
 
 
-def test_a_frame_rate_is_required(weights, folder, monkeypatch):
-    videos = _videos(folder, "a")
+def test_a_frame_rate_is_required(weights, clips, monkeypatch):
+    videos = _videos(clips, "a")
     monkeypatch.setattr(
         video_io, "_stream_info", lambda stream: video_io.VideoInfo(None, 50, 64, 96)
     )

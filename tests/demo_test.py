@@ -13,9 +13,9 @@ from gvvad_jax import batches
 
 ROOT = pathlib.Path(__file__).parent.parent
 SMALL = (
-    "--train_pairs=3", "--test_pairs=2", "--generated_pairs=6", "--random_drops=2", "--seeds=2",
-    "--detector=mil_rank", "--segments=8", "--batch_size=3", "--mtn_channels=4", "--head_widths=8",
-    "--steps=3", "--data_seed=1", "--validation_share=0",
+    "--train_pairs=2", "--test_pairs=2", "--generated_pairs=4", "--fps_policy=4", "--seeds=2",
+    "--random_drops=2", "--detector=mil_rank", "--segments=8", "--batch_size=3", "--steps=3",
+    "--mtn_channels=4", "--head_widths=8", "--data_seed=1", "--validation_share=0",
 )  # fmt: skip
 
 

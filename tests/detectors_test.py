@@ -1,5 +1,7 @@
 """The detectors: padding, crops, selection, dropout."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,12 +15,26 @@ from gvvad_jax.detectors import lap, mtn, rtfm, tevad
 SMALL = {"head_widths": (16, 8), "mtn_channels": 4, "body_width": 8, "memory_rows": 20}
 
 
+@functools.partial(jax.jit, static_argnums=0)
+def _init(detector, visual, text):
+    return detector.init(jax.random.key(0), visual, text)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _outputs(detector, variables, visual, text=None, mask=None):
+    return detector.apply(variables, visual, text, mask)
+
+
+def _scores(*arguments):
+    return _outputs(*arguments).scores_VxT
+
+
 def _detector(name, config, length=9, videos=3, crops=2, dim=12, text_dim=8):
     rng = np.random.default_rng(0)
     visual = jnp.asarray(rng.normal(size=(videos, crops, length, dim)), jnp.float32)
     text = jnp.asarray(rng.normal(size=(videos, length, text_dim)), jnp.float32)
     detector = detectors.by_name(name).Detector(config)
-    variables = detector.init(jax.random.key(0), visual, text)
+    variables = _init(detector, visual, text)
     # Running statistics and shifts that aren't the initial ones: padding would show.
     leaves, tree = jax.tree.flatten(variables)
     leaves = [leaf + 0.1 * rng.uniform(size=leaf.shape).astype(np.float32) for leaf in leaves]
@@ -31,24 +47,24 @@ def _detector(name, config, length=9, videos=3, crops=2, dim=12, text_dim=8):
 def test_padding_changes_no_score(name, fusion):
     config = TrainConfig(detector=name, fusion=fusion, **SMALL)
     detector, variables, visual, text = _detector(name, config)
-    alone = detector.apply(variables, visual, text).scores_VxT
+    alone = _scores(detector, variables, visual, text)
     junk = 5.0
     padded_visual = jnp.pad(visual, ((0, 0), (0, 0), (0, 7), (0, 0)), constant_values=junk)
     padded_text = jnp.pad(text, ((0, 0), (0, 7), (0, 0)), constant_values=junk)
     mask = jnp.pad(jnp.ones((3, 9)), ((0, 0), (0, 7)))
-    padded = detector.apply(variables, padded_visual, padded_text, mask).scores_VxT
+    padded = _scores(detector, variables, padded_visual, padded_text, mask)
     np.testing.assert_allclose(padded[:, :9], alone, atol=1e-6)
     if name != "mil_rank":  # Which scores each snippet by itself.
         # Without the mask it would.
-        leaky = detector.apply(variables, padded_visual, padded_text).scores_VxT
+        leaky = _scores(detector, variables, padded_visual, padded_text)
         assert np.abs(leaky[:, :9] - alone).max() > 1e-3
 
 
 @pytest.mark.parametrize("name", DETECTORS)
 def test_the_order_of_crops_changes_no_score(name):
     detector, variables, visual, text = _detector(name, TrainConfig(detector=name, **SMALL))
-    one = detector.apply(variables, visual, text).scores_VxT
-    other = detector.apply(variables, visual[:, ::-1], text).scores_VxT
+    one = _scores(detector, variables, visual, text)
+    other = _scores(detector, variables, visual[:, ::-1], text)
     np.testing.assert_allclose(one, other, atol=1e-6)
 
 
@@ -58,20 +74,20 @@ def test_feature_groups_turn_streams_off(name):
         config = TrainConfig(detector=name, feature_group=group, **SMALL)
         detector, variables, visual, text = _detector(name, config)
         assert off not in variables["params"]
-        one = detector.apply(variables, visual, text).scores_VxT
+        one = _scores(detector, variables, visual, text)
         if group == "visual":
-            other = detector.apply(variables, visual, text + 1).scores_VxT
+            other = _scores(detector, variables, visual, text + 1)
         else:
-            other = detector.apply(variables, visual + 1, text).scores_VxT
+            other = _scores(detector, variables, visual + 1, text)
         np.testing.assert_array_equal(one, other)
 
 
 def test_lap_without_text_is_rtfm():
     config = TrainConfig(detector="lap", feature_group="visual", **SMALL)
     detector, variables, visual, _ = _detector("lap", config)
-    plain = rtfm.Detector(config).apply(variables, visual).scores_VxT
-    np.testing.assert_array_equal(detector.apply(variables, visual).scores_VxT, plain)
-    outputs = detector.apply(variables, jnp.concatenate([visual, visual[:1]]))
+    plain = _scores(rtfm.Detector(config), variables, visual)
+    np.testing.assert_array_equal(_scores(detector, variables, visual), plain)
+    outputs = _outputs(detector, variables, jnp.concatenate([visual, visual[:1]]))
     assert set(lap.loss_terms(outputs, None, None, config, None)) == {
         "bag", "magnitude", "smoothness", "sparsity",
     }  # fmt: skip
@@ -176,14 +192,14 @@ def test_text_of_another_length_is_cut_or_repeated():
 def test_the_loss_does_not_depend_on_the_order_of_pairs(name):
     config = TrainConfig(detector=name, **SMALL)
     detector, variables, visual, text = _detector(name, config, videos=6)
-    bank = jnp.eye(3, 8)
-    outputs = detector.apply(variables, visual, text)
-    terms = detectors.by_name(name).loss_terms(outputs, text, bank, config, None)
-    order = jnp.array([4, 5, 0, 1, 2, 3])
-    turned = jax.tree.map(lambda x: x[order], outputs)
-    others = detectors.by_name(name).loss_terms(turned, text[order], bank, config, None)
-    for term, value in terms.items():
-        if term == "triplet":  # Ties among unsuspected snippets go by index.
-            continue
-        expected, found = value.values_M.mean(), others[term].values_M.mean()
-        np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+    @jax.jit
+    def values(outputs, text):
+        terms = detectors.by_name(name).loss_terms(outputs, text, jnp.eye(3, 8), config, None)
+        return {term: value.values_M.mean() for term, value in terms.items()}
+
+    outputs, order = _outputs(detector, variables, visual, text), np.array([4, 5, 0, 1, 2, 3])
+    expected = values(outputs, text)
+    found = values(jax.tree.map(lambda x: x[order], outputs), text[order])
+    for term in expected.keys() - {"triplet"}:  # Ties among unsuspected snippets go by index.
+        np.testing.assert_allclose(found[term], expected[term], rtol=1e-5)

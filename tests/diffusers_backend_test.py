@@ -20,30 +20,10 @@ from generation import prompt_embeddings, prompts, video_io, videos
 from generation.clips import Clip
 from gvvad_jax import annotations
 from gvvad_jax.command import UserError
-from tests import tiny_pipelines
 from tests.tiny_pipelines import SIZES
 from tests.tiny_pipelines import make_backend as make
 
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """On models this small more threads wait for each other longer than they work."""
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="module")
-def models(tmp_path_factory):
-    return tiny_pipelines.save_all(tmp_path_factory.mktemp("models"))
-
-
-@pytest.fixture(scope="module")
-def descriptions():
-    return tiny_pipelines.short_descriptions(2)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def contents(folder):

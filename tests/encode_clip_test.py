@@ -33,42 +33,12 @@ from gvvad_jax.store import UserError
 from tests import tiny_clip
 from tests.chat_server import ChatServer
 from tests.tiny_transformers import save_bert, save_git
-from tests.video_io_test import moving, write_damaged
+from tests.tiny_videos import moving, write_damaged, write_list
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 EMBEDDER = text_encoders.HashedTextEmbedder()
 # Half of a hundred frames by the policy, and a last snippet that is short.
 SNIPPET = {"snippet_frames": 8, "snippet_stride": 8}
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    """As in the commands here: sums of other numbers of threads differ in the last bits."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory):
-    return tiny_clip.save(tmp_path_factory.mktemp("weights") / "tiny-clip")
-
-
-def _list(folder, names, **fields):
-    entry = {"label": 0, "split": "train"} | fields
-    videos = {name: entry | {"file": f"{name}.mp4"} for name in names}
-    (folder / "videos.json").write_text(json.dumps({"videos": videos}))
-    return folder / "videos.json"
-
-
-@pytest.fixture(scope="module")
-def clips(tmp_path_factory):
-    """Four small videos and their list."""
-    folder = tmp_path_factory.mktemp("clips")
-    for number, name in enumerate("abcd"):
-        video_io.write(folder / f"{name}.mp4", moving(36 + 7 * number, seed=number), fps=10)
-    _list(folder, "abcd")
-    return folder
 
 
 def _options(weights, **changes):
@@ -118,9 +88,9 @@ def test_stores_computed_in_other_numbers_agree(clips, weights, tmp_path):
         assert noted["computed_in"] == [dtype]
     assert not np.array_equal(full.visual("a"), half.visual("a"))
     # Going on in other numbers makes no other store; what was done is noted.
-    _encode(_list(clips, "abc"), tmp_path / "mixed", _options(weights))
+    _encode(write_list(clips, "abc"), tmp_path / "mixed", _options(weights))
     mixed = _options(weights, compute_dtype="bfloat16")
-    mixed = _encode(_list(clips, "abcd"), tmp_path / "mixed", mixed)
+    mixed = _encode(write_list(clips, "abcd"), tmp_path / "mixed", mixed)
     noted = json.loads((tmp_path / "mixed" / "encoding.json").read_text())
     assert noted["computed_in"] == ["bfloat16", "float32"]
     np.testing.assert_array_equal(mixed.visual("a"), full.visual("a"))
@@ -156,7 +126,7 @@ def test_damaged_videos_are_encoded_as_far_as_they_go(
     write_damaged(clips / "d.mp4", tmp_path / "bad.mp4")
     (tmp_path / "rubbish.mp4").write_bytes(b"no video at all" * 100)
     (tmp_path / "folder.mp4").mkdir()
-    videos = _list(tmp_path, ["a", "bad", "rubbish", "b", "folder"])
+    videos = write_list(tmp_path, ["a", "bad", "rubbish", "b", "folder"])
     opened = _encode(videos, tmp_path / "s", _options(weights, pooling="middle"))
     assert sorted(opened.rows) == ["a", "b", "bad"]
     assert sorted(opened.quarantined) == ["folder", "rubbish"]
@@ -177,7 +147,7 @@ def test_descriptions_stand_in_for_captions(clips, weights, tmp_path):
     records = prompts.write_grammar(1, 0)
     for record in records:
         shutil.copy(clips / "a.mp4", tmp_path / f"{record.id}.mp4")
-    videos = _list(tmp_path, [record.id for record in records])
+    videos = write_list(tmp_path, [record.id for record in records])
     prompts.save(tmp_path / "prompts.jsonl", records)
     made = _options(weights, captioner="description", source="synthetic", bank="xd_violence")
     given = {"prompts_path": tmp_path / "prompts.jsonl"}
@@ -211,7 +181,7 @@ def test_captions_and_their_embeddings_by_pretrained_models(clips, weights, tmp_
         weights, captioner="git", caption_weights=str(git), text_encoder="simcse",
         text_weights=str(bert),
     )  # fmt: skip
-    videos = _list(clips, "ab")
+    videos = write_list(clips, "ab")
     opened = _encode(videos, tmp_path / "s", made)
     captioner = captions.make_captioner("git", weights=str(git))
     embed = text_encoders.make_text_encoder("simcse", weights=str(bert))
@@ -259,7 +229,7 @@ class ByServer:
 
 
 def test_a_video_whose_caption_fails_is_done_later(clips, weights, tmp_path, capsys):
-    videos = _list(clips, "abcd")
+    videos = write_list(clips, "abcd")
     with ChatServer(lambda body: {"caption": body["messages"][0]["content"]}) as server:
         made = _options(weights).recipe()
         made = dataclasses.replace(made, captioner=ByServer(server.url), text_embedder=EMBEDDER)
@@ -294,7 +264,7 @@ def test_killed_and_by_ranks_the_rows_are_the_same(weights, tmp_path, monkeypatc
     names = [f"v{number:02d}" for number in range(16)]
     for number, name in enumerate(names):
         shutil.copy(tmp_path / f"{number % 3}.mp4", tmp_path / f"{name}.mp4")
-    videos = _list(tmp_path, names)
+    videos = write_list(tmp_path, names)
     made = _options(weights, crops="ten", pooling="middle")
     assert encode.encode(videos, tmp_path / "whole", made, progress=False)
     expected = _files(tmp_path / "whole")

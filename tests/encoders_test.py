@@ -7,7 +7,6 @@ import pytest
 from generation import encoders, pretrained
 from gvvad_jax import annotations
 from gvvad_jax.store import UserError
-from tests import tiny_clip
 
 RANKS, NUM_MOTION = 6, 6
 SPEED_P99, SPEED_MEAN, AS_ONE = 0, 1, 2
@@ -109,14 +108,13 @@ def test_unknown_encoder_and_pooling():
         encoders.make_encoder("motion", crops="ten")
 
 
-def test_clip_takes_its_settings(tmp_path):
-    folder = tiny_clip.save(tmp_path / "tiny-clip")
-    settings = {"weights": folder, "resize": None, "dtype": "", "device": None, "batch_size": 3}
+def test_clip_takes_its_settings(weights):
+    settings = {"weights": weights, "resize": None, "dtype": "", "device": None, "batch_size": 3}
     encoder = encoders.make_encoder("clip-l14", pooling="middle", **settings)
     assert not encoder.whole_video and encoder.crops == {"count": 1, "order": "centre"}
     assert encoder.id == "clip-tiny-clip" and encoder.manifest == {
         "id": "clip-tiny-clip",
-        "digest": pretrained.known_digest(folder),
+        "digest": pretrained.known_digest(weights),
         "weights": "tiny-clip",
         "pooling": "middle",
         "normalised": False,
@@ -124,7 +122,7 @@ def test_clip_takes_its_settings(tmp_path):
     }
     spans = np.array([[0, 4], [4, 5]])
     assert encoder.encode_video(moving(frames=5), spans, 10.0).shape == (2, 1, 6)
-    ten = encoders.make_encoder("clip-l14", crops="ten", weights=folder)
+    ten = encoders.make_encoder("clip-l14", crops="ten", weights=weights)
     assert ten.crops["count"] == 10 and ten.manifest["pooling"] == "mean"
 
 

@@ -15,6 +15,7 @@ from generation import filter as video_filter
 from generation import filter_rules, pixels, prompts, video_io, world
 from gvvad_jax import annotations, store
 from gvvad_jax.store import UserError
+from gvvad_jax.store_writer import Writer
 
 FPS = 8.0
 
@@ -422,7 +423,7 @@ def _store(path, clips, source, label_of):
     entries = {
         name: {"file": f"{name}.mp4", "label": label_of(name), "split": "train"} for name in clips
     }
-    writer = store.Writer(path, manifest, annotations.from_json({"videos": entries}, "videos.json"))
+    writer = Writer(path, manifest, annotations.from_json({"videos": entries}, "videos.json"))
     for name, statistics in clips.items():
         if statistics is None:
             writer.quarantine(name, "damaged")

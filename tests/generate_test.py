@@ -6,8 +6,7 @@ workers.
 
 import dataclasses
 import json
-import os
-import signal
+import multiprocessing
 import subprocess
 import sys
 import time
@@ -17,8 +16,9 @@ import pytest
 
 from generation import encode, pipeline, prompts, videos
 from gvvad_jax import store
-from tests import tiny_pipelines, tiny_transformers
+from tests import tiny_transformers
 from tests.chat_server import ChatServer
+from tests.study_test import write_videos
 
 pytestmark = pytest.mark.slow
 
@@ -46,6 +46,15 @@ FLAGS = """
 --random_drops=1
 """
 
+# Forks of a process that has imported all of it.
+FORKS = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload(
+    [
+        *(__name__, "diffusers.pipelines.cogvideo.pipeline_cogvideox"),
+        *(f"transformers.models.{name}.modeling_{name}" for name in ("t5", "clip", "git", "bert")),
+    ]
+)
+
 
 @pytest.fixture(scope="module", autouse=True)
 def _one_thread():
@@ -56,14 +65,15 @@ def _one_thread():
 
 
 @pytest.fixture(scope="module")
-def flagfile(tmp_path_factory):
+def flagfile(models, tmp_path_factory):
     folder = tmp_path_factory.mktemp("models")
+    (folder / "footage").mkdir()
     weights = {
-        "model": tiny_pipelines.save_cogvideox(folder / "cogvideox"),
+        "model": models["cogvideox"],
         "weights": tiny_transformers.save_clip(folder / "tiny-clip"),
         "caption_weights": tiny_transformers.save_git(folder / "tiny-git"),
         "text_weights": tiny_transformers.save_bert(folder / "tiny-bert"),
-        "videos": videos.render_footage(folder / "footage", 1, 1, seed=0, progress=False),
+        "videos": write_videos(folder / "footage", (2, 2)),
     }
     lines = "".join(f"--{name}={value}\n" for name, value in weights.items())
     path = folder / "generate.flags"
@@ -71,8 +81,8 @@ def flagfile(tmp_path_factory):
     return path
 
 
-def settings_of(flagfile):
-    given = dict(line[2:].split("=", 1) for line in flagfile.read_text().split())
+def settings_of(flagfile, **more):
+    given = dict(line[2:].split("=", 1) for line in flagfile.read_text().split()) | more
     sections = {}
     for name, cls in pipeline.SECTIONS.items():
         types = {field.name: field.type for field in dataclasses.fields(cls)}
@@ -143,20 +153,26 @@ def test_a_second_run_asks_nothing_and_makes_nothing(whole, flagfile, server):
 
 def test_killed_at_every_stage_it_ends_with_the_same_rows(whole, flagfile, server, tmp_path):
     out = tmp_path / "broken"
+    settings = settings_of(flagfile, base_url=server.url, out=str(out))
+
+    def start():
+        process = FORKS.Process(target=pipeline.run, args=(settings,))
+        process.start()
+        return process
+
     # Each stage's own tests kill it where it is most delicate.
     signs = ("prompts.answers/*/*.json", "generated/clips/*.json", "synthetic/parts/*.npy")
     for sign in signs:
-        process = subprocess.Popen(
-            command(flagfile, server, out), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
+        process = start()
         while not list(out.glob(sign)):
-            assert process.poll() is None, f"finished before {sign} was seen"
+            assert process.is_alive(), f"finished before {sign} was seen"
             time.sleep(0.002)
-        os.kill(process.pid, signal.SIGKILL)
-        process.wait()
+        process.kill()
+        process.join()
         assert not (out / "decisions.jsonl").exists()
-    done = subprocess.run(command(flagfile, server, out), capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    process = start()
+    process.join()
+    assert process.exitcode == 0
     assert outcome(out) == outcome(whole[0])
 
 

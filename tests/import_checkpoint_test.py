@@ -84,15 +84,15 @@ def test_the_commands_take_it_from_file_to_scores(tmp_path):
     bare = torch.load(_save(golden, tmp_path / "bare.pkl", "param_after/"), weights_only=True)
     wrapped = {"epoch": 3, "state_dict": {f"module.{name}": v for name, v in bare.items()}}
     torch.save(wrapped, tmp_path / "model.pkl")
-    source, workdir = f"--source={tmp_path / 'model.pkl'}", f"--workdir={tmp_path / 'w'}"
-    found = _command("tools.import_checkpoint", source, workdir)
+    source, workdir = str(tmp_path / "model.pkl"), str(tmp_path / "w")
+    found = _command("tools.import_checkpoint", f"--source={source}", f"--workdir={workdir}")
     assert (found["dim"], found["text_dim"], found["fusion"]) == (24, 32, "concat")
-    assert _command("tools.import_checkpoint", source, workdir) == found  # The same again.
+    assert import_checkpoint.import_checkpoint(source, workdir) == found  # The same again.
     np.save(tmp_path / "x.npy", golden["eval/visual"][0].swapaxes(0, 1))
     np.save(tmp_path / "y.npy", golden["eval/text"][0, 0])
     _command(
         "gvvad_jax.score",
-        workdir,
+        f"--workdir={workdir}",
         f"--visual={tmp_path / 'x.npy'}",
         f"--text={tmp_path / 'y.npy'}",
         f"--out={tmp_path / 's.npz'}",

@@ -10,7 +10,7 @@ import pytest
 ROOT = pathlib.Path(__file__).parent.parent
 PYTORCH_SIDE = ("torch", "diffusers", "transformers", "generation", "tools", "cv2", "av")
 JAX_SIDE = ("jax", "flax", "optax", "orbax", "tools")
-SHARED = ("gvvad_jax.store", "gvvad_jax.annotations", "gvvad_jax.options")
+SHARED = ("gvvad_jax.store", "gvvad_jax.store_writer", "gvvad_jax.annotations", "gvvad_jax.options")
 
 
 def _imports(path):
@@ -41,7 +41,7 @@ def test_generation_imports_the_store_and_annotations_alone(path):
 
 def test_numpy_is_all_that_the_store_needs():
     code = (
-        "import sys; import gvvad_jax.store, gvvad_jax.annotations; "
+        "import sys; import gvvad_jax.store_writer, gvvad_jax.annotations; "
         "print([m for m in ('jax', 'torch', 'cv2', 'av') if m in sys.modules])"
     )
     done = subprocess.run(

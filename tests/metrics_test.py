@@ -63,3 +63,13 @@ def test_frame_measures_by_hand():
 def test_a_video_shorter_than_k_is_its_mean():
     assert metrics.video_score(np.array([0.2, 0.4]), 3) == pytest.approx(0.3)
     assert metrics.video_score(np.array([0.2, 0.9, 0.4, 0.6]), 2) == pytest.approx(0.75)
+
+
+def test_frames_of_one_score_count_as_one_run():
+    scores, labels = np.array([0.2, 0.2, 0.2, 0.9, 0.2, 0.2]), np.array([0, 1, 0, 1, 0, 0])
+    runs = metrics.runs_of(scores, labels)
+    np.testing.assert_array_equal(runs.scores_R, [0.2, 0.9, 0.2])
+    np.testing.assert_array_equal(runs.positives_R, [1, 1, 0])
+    np.testing.assert_array_equal(runs.frames_R, [3, 1, 2])
+    # Two positive, four negative frames: one pair tied four times, one above all.
+    assert metrics.roc_auc(scores, labels) == pytest.approx((4 + 4 * 0.5) / 8)

@@ -1,7 +1,4 @@
-"""One device, pmap and a mesh take the same steps on the same global batch."""
-
-import dataclasses
-import functools
+"""Where a step runs; that all ways take the same steps is devices_test.py's."""
 
 import jax
 import jax.numpy as jnp
@@ -11,66 +8,68 @@ import pytest
 from gvvad_jax import parallel, step
 from gvvad_jax.batches import Batch
 from gvvad_jax.command import UserError
-from gvvad_jax.config import DETECTORS, TrainConfig
-from tests.step_test import _data
+from gvvad_jax.config import TrainConfig
+from tests.step_test import SMALL, _data
 
-SMALL = {"head_widths": (16, 8), "mtn_channels": 4, "body_width": 8, "memory_rows": 20}
-SMALL |= {"batch_size": 4, "segments": 6}
-
-
-def _run(config, steps=3):
-    runner = parallel.Runner(config, step.init_state(config, 12, 8), _data())
-    rng = np.random.default_rng(0)
-    metrics = {}
-    for _ in range(steps):
-        videos_Bx2 = rng.integers(0, 8, (4, 2)).astype(np.int32)
-        batch = Batch(videos_Bx2=videos_Bx2, pairs_B=np.arange(4, dtype=np.int32))
-        if config.mixup:
-            batch = batch._replace(
-                partners_Bx2=rng.integers(0, 8, (4, 2)).astype(np.int32),
-                shares_Bx2=rng.uniform(0.5, 1, (4, 2)).astype(np.float32),
-                held_out_Bx2=rng.integers(0, 8, (4, 2)).astype(np.int32),
-            )
-        metrics = jax.device_get(runner.step(batch))
-    return jax.device_get(runner.state()), metrics
+MODES = ("single", "pmap", "mesh")
 
 
-@functools.lru_cache
-def _on_one_device(config):
-    return _run(config)
-
-
-OPTIONS = {"lambda_mode": "meta", "mixup": 0.5, "train_crops": 1, "ema": 0.9, "clip_norm": 1.0}
-CASES = [TrainConfig(detector=name, **SMALL) for name in DETECTORS]
-CASES.append(TrainConfig(detector="mil_rank", **SMALL, **OPTIONS))
-
-
-@pytest.mark.parametrize("config", CASES, ids=[*DETECTORS, "options"])
-@pytest.mark.parametrize("mode", ["pmap", "mesh"])
-def test_equals_one_device_with_dropout_on(config, mode):
-    assert jax.device_count() == 2
-    state, metrics = _on_one_device(config)
-    other, other_metrics = _run(dataclasses.replace(config, parallel=mode))
-    assert other_metrics.keys() == metrics.keys()
-    for key, value in metrics.items():
-        np.testing.assert_allclose(other_metrics[key], value, rtol=1e-4, atol=1e-6, err_msg=key)
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4),
-        other.batch_stats,
-        state.batch_stats,
-    )
+def _runner(mode="single", **changes):
+    config = TrainConfig(detector="mil_rank", parallel=mode, **(SMALL | changes))
+    return parallel.Runner(config, step.init_state(config, 12, 8))
 
 
 def test_a_batch_that_devices_cannot_share_is_told():
-    config = TrainConfig(detector="rtfm", parallel="pmap", **(SMALL | {"batch_size": 3}))
     with pytest.raises(UserError, match="batch_size: expected a multiple of the 2 devices"):
-        _run(config)
+        _runner("pmap", batch_size=3)
 
 
 def test_the_callers_state_stays_usable():
-    config = TrainConfig(detector="rtfm", **SMALL)
+    config = TrainConfig(detector="mil_rank", **SMALL)
     state = step.init_state(config, 12, 8)
-    runner = parallel.Runner(config, state, _data())
-    runner.step(Batch(np.zeros((4, 2), np.int32), np.arange(4, dtype=np.int32)))
+    runner = parallel.Runner(config, state)
+    runner.step(_data(), Batch(np.zeros((2, 2), np.int32), np.arange(2, dtype=np.int32)))
     assert int(state.step) == 0
-    assert bool(jnp.isfinite(state.params["detector"]["head"]["fc1"]["kernel"]).all())
+    assert bool(jnp.isfinite(state.params["detector"]["fc1"]["kernel"]).all())
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_rows_are_split_over_the_devices_and_padded(mode):
+    array_Vx = np.arange(10, dtype=np.float32).reshape(5, 2)
+    asked = []
+
+    def rows_of(start, stop):
+        asked.append((start, stop))
+        return array_Vx[start:stop]
+
+    found = _runner(mode).by_row(array_Vx.shape, rows_of)
+    assert sorted(asked) == ([(0, 5)] if mode == "single" else [(0, 3), (3, 5)])
+    shards = [np.asarray(shard.data).reshape(-1, 2) for shard in found.addressable_shards]
+    assert {len(shard) for shard in shards} == ({5} if mode == "single" else {3})
+    whole = np.concatenate(shards)
+    np.testing.assert_array_equal(whole[:5], array_Vx)
+    assert not whole[5:].any()
+
+
+@pytest.mark.parametrize(
+    ("environment", "said"),
+    [
+        ({}, "expected MASTER_ADDR, MASTER_PORT, WORLD_SIZE and RANK"),
+        ({"RANK": "x"}, "expected MASTER_ADDR, MASTER_PORT, WORLD_SIZE and RANK"),
+        ({"RANK": "2"}, "expected 0 <= RANK < WORLD_SIZE, found 2 and 2"),
+    ],
+)
+def test_ranks_that_say_nothing_useful_are_told(environment, said, monkeypatch):
+    given = {"MASTER_ADDR": "here", "MASTER_PORT": "1", "WORLD_SIZE": "2"} if environment else {}
+    for name in ("MASTER_ADDR", "MASTER_PORT", "WORLD_SIZE", "RANK"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in (given | environment).items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UserError, match=said):
+        parallel.join(TrainConfig(parallel="mesh", processes="ranks"))
+
+
+def test_alone_there_is_nothing_to_join():
+    parallel.join(TrainConfig())
+    assert jax.process_count() == 1
+    assert parallel.from_first(3) == 3

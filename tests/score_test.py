@@ -1,7 +1,6 @@
 """Scoring and evaluating trained runs, through files as users do."""
 
 import json
-import os
 import pathlib
 import subprocess
 import sys
@@ -9,28 +8,17 @@ import sys
 import numpy as np
 import pytest
 
-from gvvad_jax import annotations, evaluate, score, store, train
+from gvvad_jax import annotations, evaluate, score, store
 from gvvad_jax.command import UserError
-from gvvad_jax.config import TrainConfig
 from tests.conftest import DIM, TEXT_DIM, make_manifest, write_store
 
 ROOT = pathlib.Path(__file__).parent.parent
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory, real_store):
-    workdir = tmp_path_factory.mktemp("runs") / "w"
-    config = TrainConfig(
-        store=str(real_store),
-        workdir=str(workdir),
-        compilation_cache=os.environ["JAX_COMPILATION_CACHE_DIR"],
-        segments=6,
-        mtn_channels=4,
-        head_widths=(8, 4),
-        batch_size=3,
-        steps=6,
-    )
-    return workdir, train.train(config)
+@pytest.fixture
+def run(trained):
+    config, result = trained("lap")
+    return config.workdir, result
 
 
 def _command(name, *arguments):
@@ -46,7 +34,7 @@ def _command(name, *arguments):
 
 
 def test_scores_in_padded_batches_equal_one_by_one(run, real_store):
-    model, opened = score.load(str(run[0])), store.Store(real_store)
+    model, opened = score.load(run[0]), store.Store(real_store)
     features = {i: (opened.visual(i), opened.text(i)) for i in opened.rows}
     together = model.scores(features)
     assert list(together) == list(features)
@@ -57,9 +45,29 @@ def test_scores_in_padded_batches_equal_one_by_one(run, real_store):
 
 
 def test_bucket_lengths():
-    assert [score.bucket_length(n) for n in (1, 8, 9, 12, 13, 17, 24, 25, 100)] == [
-        8, 8, 12, 12, 16, 24, 24, 32, 128,
+    assert [score.bucket_length(n) for n in (1, 8, 9, 12, 13, 17, 24, 25, 100, 1000)] == [
+        8, 8, 10, 12, 14, 20, 24, 28, 112, 1024,
     ]  # fmt: skip
+
+
+def test_few_buckets_hold_every_video_with_the_least_padding():
+    rng = np.random.default_rng(0)
+    lengths = {str(i): int(n) for i, n in enumerate(rng.integers(1, 200, 60))}
+    fine = score.buckets(lengths, most=100)
+    assert all(score.bucket_length(lengths[i]) == n for n, ids in fine.items() for i in ids)
+    before = sum(n * len(ids) for n, ids in fine.items())
+    for most in (6, 3, 1):
+        found = score.buckets(lengths, most)
+        assert len(found) <= most
+        assert sorted(i for ids in found.values() for i in ids) == sorted(lengths)
+        assert all(lengths[i] <= n for n, ids in found.items() for i in ids)
+        padded = sum(n * len(ids) for n, ids in found.items())
+        assert padded >= before
+        before = padded
+    # By hand: 8, 8, 16, 20, 64 into two: 16 and 20 with 8s up to 20, or 64.
+    few = {"a": 8, "b": 8, "c": 16, "d": 20, "e": 64}
+    assert score.buckets(few, 2) == {20: ["a", "b", "c", "d"], 64: ["e"]}
+    assert score.buckets({}) == {}
 
 
 def test_score_and_evaluate_agree_with_training(run, real_store, tmp_path):
@@ -101,14 +109,14 @@ def test_one_videos_features_are_scored(run, tmp_path):
 def test_another_encoders_store_is_refused(run, tmp_path):
     other = make_manifest(encoder={"id": "other"})
     write_store(tmp_path / "s", {"test": (1, 1)}, manifest=other)
-    model = score.load(str(run[0]))
+    model = score.load(run[0])
     with pytest.raises(UserError, match=r"expected a store like .* encoder"):
         model.require(store.Store(tmp_path / "s").manifest, "s")
 
 
 def test_a_checkpoint_that_is_not_there_is_told(run):
     with pytest.raises(UserError, match="best_on_test"):
-        score.load(str(run[0]), "best_on_test")
+        score.load(run[0], "best_on_test")
 
 
 def _truth(tmp_path, **changes):

@@ -35,7 +35,7 @@ def write_videos(folder: pathlib.Path, counts=(3, 3)) -> pathlib.Path:
 
 
 def make_plan(folder, **changes):
-    train = {"detector": "rtfm", "feature_group": "visual", "steps": 2, "segments": 4}
+    train = {"detector": "mil_rank", "feature_group": "visual", "steps": 2, "segments": 4}
     train |= {"batch_size": 2, "head_widths": (4,), "mtn_channels": 2, "compilation_cache": ""}
     fields = {
         "videos": str(folder / "videos.json"),

@@ -16,6 +16,7 @@ from generation.text_encoders import HashedTextEmbedder, make_text_encoder
 from gvvad_jax.store import UserError
 from tests.tiny_transformers import LETTERS, save_bert, save_clip
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 TEXTS = ["a man walks", "", "two cars crash into each other", "a man walks", "a", "dogs " * 9]
 
 
@@ -60,15 +61,6 @@ def test_order_and_repetition_do_not_matter_to_a_row():
     np.testing.assert_array_equal(rows[1], embed(["motion"])[0])
     np.testing.assert_allclose(np.linalg.norm(rows, axis=1), [1, 1, 1, 0], atol=1e-6)
     assert embed([]).shape == (0, embed.dim)
-
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    """Programs as small as these only wait for each other's threads."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

@@ -5,6 +5,7 @@ pixels and comes in a fraction of a second.
 """
 
 import dataclasses
+import functools
 import pathlib
 
 from generation import prompts
@@ -27,14 +28,15 @@ def make_backend(model: str, size: int = 16, **options) -> DiffusersBackend:
     return DiffusersBackend(model, **({"height": size, "width": size} | given | options))
 
 
-def save_all(folder: pathlib.Path) -> dict[str, str]:
-    """Folders of a CogVideoX, its image-to-video class, a Wan and an LTX, by name."""
-    return {
-        "cogvideox": save_cogvideox(folder / "cogvideox"),
-        "cogvideox-i2v": save_cogvideox(folder / "i2v", from_image=True),
-        "wan": save_wan(folder / "wan"),
-        "ltx": save_ltx(folder / "ltx"),
-    }
+class Models(dict):
+    """Folders of SAVERS' models, each saved when it is first asked for."""
+
+    def __init__(self, folder: pathlib.Path):
+        super().__init__()
+        self._folder = folder
+
+    def __missing__(self, name: str) -> str:
+        return self.setdefault(name, SAVERS[name](self._folder / name))
 
 
 def _text(encoder="T5"):
@@ -197,3 +199,11 @@ def save_images(folder) -> str:
         up_block_types=("UpBlock2D", "UpBlock2D"),
     )
     return _saved(diffusers.DDPMPipeline(unet, diffusers.DDPMScheduler()), folder)
+
+
+SAVERS = {
+    "cogvideox": save_cogvideox,
+    "cogvideox-i2v": functools.partial(save_cogvideox, from_image=True),
+    "wan": save_wan,
+    "ltx": save_ltx,
+}

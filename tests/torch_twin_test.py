@@ -8,6 +8,7 @@ import torch
 
 from tools import torch_golden, torch_twin
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 GOLDEN = sorted((pathlib.Path(__file__).parent / "golden").glob("*.npz"))
 BOUNDS = {"out": 1e-5, "loss": 1e-5, "eval": 1e-5, "grad": 1e-4, "param_after": 1e-5}
 # Below this an error is rounding: a bias in front of a BatchNorm has no other gradient.
@@ -15,14 +16,6 @@ FLOOR = 1e-6
 GIVEN = ("eval/visual", "eval/text", "eval/visual_crops")
 # Few and small, to be made anew in each test.
 SMALL = {"pairs": 2, "crops": 2, "dim": 16, "text_dim": 16, "eval_length": 9}
-
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def _load(path):

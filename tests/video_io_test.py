@@ -1,24 +1,12 @@
 """Reading H.264 files frame by frame: counts, damage, rotation, time stamps, folders."""
 
-import fractions
-
 import av
 import numpy as np
 import pytest
 
 from generation import video_io
 from gvvad_jax.store import UserError
-
-
-def moving(num_frames, height=64, width=96, seed=0):
-    """A textured place with a box walking through."""
-    rng = np.random.default_rng(seed)
-    place = np.kron(rng.integers(60, 190, (height // 8, width // 8, 3)), np.ones((8, 8, 1)))
-    frames = np.repeat(place[None].astype(np.uint8), num_frames, axis=0)
-    for t, frame in enumerate(frames):
-        left = 2 * t % (width - 16)
-        frame[20:44, left : left + 16] = (40, 30 + t % 200, 200)
-    return frames
+from tests.tiny_videos import moving, write_damaged, write_faststart, write_uneven
 
 
 @pytest.fixture(scope="module")
@@ -26,15 +14,6 @@ def clip(tmp_path_factory):
     path = tmp_path_factory.mktemp("clip") / "v.mp4"
     video_io.write(path, moving(50), fps=12.5)
     return path
-
-
-def write_damaged(clip, path, seed=5):
-    """The same file with bytes changed all over its pictures."""
-    data = bytearray(clip.read_bytes())
-    rng = np.random.default_rng(seed)
-    for place in rng.integers(2000, len(data) - 3000, 40):
-        data[place] ^= 0xFF
-    path.write_bytes(data)
 
 
 def test_chosen_frames_are_those_of_the_whole_video(clip):
@@ -59,16 +38,6 @@ def test_only_wanted_frames_are_converted(clip, monkeypatch):
         video_io, "_rgb", lambda frame, size: converted.append(1) or real(frame, size)
     )
     assert len(list(video_io.Reader(clip).frames(range(5, 50, 16)))) == len(converted) == 3
-
-
-def write_faststart(path, frames):
-    """An .mp4 whose index comes first, so that it can be cut short and still be opened."""
-    with av.open(str(path), "w", options={"movflags": "faststart"}) as container:
-        stream = container.add_stream("libx264", rate=10)
-        stream.height, stream.width, stream.pix_fmt = *frames.shape[1:3], "yuv420p"
-        for image in frames:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, "rgb24")))
-        container.mux(stream.encode())
 
 
 def test_a_file_cut_short_has_fewer_packets_than_it_declares(tmp_path):
@@ -121,19 +90,6 @@ def test_frames_come_upright(tmp_path):
         assert np.unravel_index(levels.argmax(), (2, 2)) == bright
         ((_, streamed),) = video_io.Reader(tmp_path / "v.mp4").frames([0])
         np.testing.assert_array_equal(streamed, frame)
-
-
-def write_uneven(path):
-    """Ten frames at 10 a second, a pause of three seconds, ten more."""
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", rate=10)
-        stream.height, stream.width, stream.pix_fmt = 64, 96, "yuv420p"
-        stream.codec_context.time_base = fractions.Fraction(1, 10)
-        for t, image in enumerate(moving(20)):
-            frame = av.VideoFrame.from_ndarray(image, "rgb24")
-            frame.pts, frame.time_base = t + 30 * (t >= 10), fractions.Fraction(1, 10)
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode())
 
 
 def test_uneven_time_stamps_are_told(tmp_path):

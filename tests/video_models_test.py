@@ -17,26 +17,7 @@ from gvvad_jax.command import UserError
 from tests import tiny_pipelines
 from tests.tiny_pipelines import make_backend as make
 
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """On models this small more threads wait for each other longer than they work."""
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="module")
-def models(tmp_path_factory):
-    return tiny_pipelines.save_all(tmp_path_factory.mktemp("models"))
-
-
-@pytest.fixture(scope="module")
-def descriptions():
-    return tiny_pipelines.short_descriptions(2)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def test_wrong_frame_counts_are_refused_before_anything_is_made(models, descriptions, tmp_path):

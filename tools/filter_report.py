@@ -22,7 +22,7 @@ from absl import flags
 from gvvad_jax import annotations
 from gvvad_jax.command import UserError, run_command
 from gvvad_jax.store import write_atomically
-from tools import report
+from tools.html_page import document, escape, picture, table
 
 _PLOT = (460, 110)  # width, height of a histogram in SVG units
 _BOTTOM = 18
@@ -70,13 +70,7 @@ def page(
         "<h2>Clips</h2>",
         _clips(decisions, pictures, descriptions),
     ]
-    return (
-        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8"/>\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1"/>\n'
-        f"<title>GV-VAD filter</title>\n<style>{report._STYLE}{_STYLE}</style>\n</head>\n<body>\n"
-        + "\n".join(sections)
-        + "\n</body>\n</html>\n"
-    )
+    return document("GV-VAD filter", sections, _STYLE)
 
 
 def _introduction(decisions, thresholds) -> str:
@@ -85,12 +79,12 @@ def _introduction(decisions, thresholds) -> str:
     told = ", ".join(f"{key} {value}" for key, value in options.items() if value is not None)
     reals = max(map(len, thresholds["real"].values()), default=0)
     parts = [
-        f"<p>{kept} of {len(decisions)} clips kept ({report._text(told)}), compared with {reals} "
+        f"<p>{kept} of {len(decisions)} clips kept ({escape(told)}), compared with {reals} "
         "real training videos. A clip may be dropped for more than one reason.</p>"
     ]
     if thresholds["not_judged"]:
         lines = "".join(
-            f"<li>{report._text(score)}: {report._text(why)}</li>"
+            f"<li>{escape(score)}: {escape(why)}</li>"
             for score, why in thresholds["not_judged"].items()
         )
         parts.append(f'<div class="warn"><strong>Not judged</strong><ul>{lines}</ul></div>')
@@ -112,7 +106,7 @@ def _reasons(decisions) -> str:
         row("dropped", lambda d: not d.keep),
         *(row(f"dropped: {reason}", lambda d, r=reason: r in d.reasons) for reason in reasons),
     ]
-    return report._table(["clips", *labels, "all"], rows)
+    return table(["clips", *labels, "all"], rows)
 
 
 def _histograms(decisions, thresholds) -> str:
@@ -134,7 +128,7 @@ def _histograms(decisions, thresholds) -> str:
             "dropped": [d.scores[name] for d in decisions if not d.keep and name in d.scores],
         }
         svg = _histogram(name, of, bounds.get(name, ()))
-        plots.append(f"<figure><figcaption>{report._text(name)}</figcaption>{svg}</figure>")
+        plots.append(f"<figure><figcaption>{escape(name)}</figcaption>{svg}</figure>")
     note = (
         "Shares of each series, drawn by their square roots; what lies outside is counted in the "
         "outermost bins. Dashed: bounds, with the reason that a clip beyond one is dropped for "
@@ -182,14 +176,14 @@ def _histogram(name: str, series: Mapping[str, Sequence[float]], bounds) -> str:
         parts.append(
             f'<line x1="{place:.1f}" x2="{place:.1f}" y1="12" y2="{height}" stroke="var(--ink)" '
             'stroke-dasharray="3 3"/>'
-            f'<text x="{place:.1f}" y="9" text-anchor="{anchor}">{report._text(reason)}</text>'
+            f'<text x="{place:.1f}" y="9" text-anchor="{anchor}">{escape(reason)}</text>'
         )
     for value, anchor in ((low, "start"), (high, "end")):
         parts.append(
             f'<text x="{x(value):.1f}" y="{height + 14}" text-anchor="{anchor}">{value:.4g}</text>'
         )
     box = f"0 0 {width} {height + _BOTTOM}"
-    label = report._text(f"histogram of {name}")
+    label = escape(f"histogram of {name}")
     return f'<svg viewBox="{box}" role="img" aria-label="{label}">{"".join(parts)}</svg>'
 
 
@@ -204,14 +198,13 @@ def _clips(decisions, pictures: Pictures, descriptions) -> str:
         if decision.badness is not None:
             verdict += f" ({decision.badness:+.2f} doublings beyond the nearest bound)"
         images = "".join(
-            f'<img alt="at {seconds:.1f} s" src="{report._picture(image)}"/>'
-            for seconds, image in frames
+            f'<img alt="at {seconds:.1f} s" src="{picture(image)}"/>' for seconds, image in frames
         )
         kind = {0: "normal", 1: "abnormal"}.get(decision.label, "no label")
         parts.append(
-            f"<div class='clip'><h3>{report._text(clip)} <span class='soft'>({kind})</span></h3>"
-            f"<p>{report._text(verdict)}</p>{images}"
-            f"<p class='soft small'>{report._text(descriptions.get(clip, ''))}</p></div>"
+            f"<div class='clip'><h3>{escape(clip)} <span class='soft'>({kind})</span></h3>"
+            f"<p>{escape(verdict)}</p>{images}"
+            f"<p class='soft small'>{escape(descriptions.get(clip, ''))}</p></div>"
         )
     return "\n".join(parts)
 

@@ -1,45 +1,16 @@
 """The demo's page: one HTML file with inline SVG, readable in light and dark, without a network."""
 
-import base64
-import html
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from tools.html_page import document, escape, picture, table
+
 MEASURES = {"auc": "AUC", "auc_abnormal": "AUC, abnormal videos only", "ap": "AP", "far": "FAR"}
 _PLOT = (640, 120)  # width, height of a curve in SVG units
 _LEFT, _BOTTOM = 30, 18
-
-_STYLE = """
-:root { color-scheme: light dark; --ink: #1d2327; --soft: #5c6870; --paper: #fff; --line: #d5dadd;
-  --box: #f3f5f6; --arm0: #8a5a00; --arm1: #0063a8; --truth: #d9363630; --warn: #fff1c9; }
-@media (prefers-color-scheme: dark) { :root { --ink: #e6e9eb; --soft: #9aa6ad; --paper: #15191c;
-  --line: #3a4349; --box: #1f2529; --arm0: #f0b44a; --arm1: #5cb6ff; --truth: #ff6b6b45;
-  --warn: #45380f; } }
-body { font: 16px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper);
-  max-width: 62rem; margin: 2rem auto; padding: 0 1rem; }
-h1 { font-size: 1.6rem; } h2 { font-size: 1.2rem; margin-top: 2.2rem; }
-.warn { background: var(--warn); padding: .7rem 1rem; border-radius: .4rem; }
-.wide { overflow-x: auto; }
-table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
-th, td { text-align: right; padding: .3rem .6rem; border-bottom: 1px solid var(--line); }
-th:first-child, td:first-child { text-align: left; white-space: nowrap; }
-th { color: var(--soft); font-weight: 600; vertical-align: bottom; }
-.soft { color: var(--soft); } .small { font-size: .85rem; }
-.video { display: flex; flex-wrap: wrap; gap: .8rem; align-items: flex-start; margin: 1.2rem 0; }
-.video figure { margin: 0; } .video figcaption { font-size: .75rem; color: var(--soft); }
-.video img { display: block; width: 150px; border-radius: .3rem; }
-.video svg { flex: 1 1 22rem; min-width: 18rem; height: auto; }
-.video h3 { flex-basis: 100%; margin: 0; font-size: 1rem; font-weight: 600; }
-svg text { font: 11px system-ui, sans-serif; fill: var(--soft); }
-.key { display: inline-block; width: 1.6em; height: .25em; vertical-align: middle;
-  margin: 0 .4em 0 1em; }
-.key:first-child { margin-left: 0; } .key.truth { height: 1em; background: var(--truth); }
-pre { background: var(--box); padding: .7rem 1rem; border-radius: .4rem; overflow-x: auto;
-  font-size: .85rem; }
-"""
 
 
 def page(found: Mapping[str, Any], curves: Sequence[Mapping[str, Any]]) -> str:
@@ -63,7 +34,7 @@ def page(found: Mapping[str, Any], curves: Sequence[Mapping[str, Any]]) -> str:
     counts = found["data"]
     sections = [
         "<h1>Does training on generated videos help?</h1>",
-        f'<p class="warn"><strong>{_text(footage)}</strong></p>',
+        f'<p class="warn"><strong>{escape(footage)}</strong></p>',
         f"<p>One detector, five ways to train it, {found['seeds']} seeds each. "
         f"{counts['train']} training and {counts['test']} held-out videos of footage, "
         f"{counts['generated']} generated ones; training sees video labels only. "
@@ -79,25 +50,7 @@ def page(found: Mapping[str, Any], curves: Sequence[Mapping[str, Any]]) -> str:
         "<h2>How it was made</h2>",
         _provenance(found),
     ]
-    return (
-        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8"/>\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1"/>\n'
-        f"<title>GV-VAD demo</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n"
-        + "\n".join(sections)
-        + "\n</body>\n</html>\n"
-    )
-
-
-def _text(value: Any) -> str:
-    return html.escape(str(value), quote=True)
-
-
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    head = "".join(f"<th>{_text(cell)}</th>" for cell in header)
-    body = "".join(
-        "<tr>" + "".join(f"<td>{_text(cell)}</td>" for cell in row) + "</tr>\n" for row in rows
-    )
-    return f'<div class="wide"><table>\n<tr>{head}</tr>\n{body}</table></div>'
+    return document("GV-VAD demo", sections)
 
 
 def _results(found: Mapping[str, Any]) -> str:
@@ -113,7 +66,7 @@ def _results(found: Mapping[str, Any]) -> str:
         "score each frame without any training and count with the better of their two signs; the "
         "oracle gives every frame its video's true label, so it localises nothing."
     )
-    return _table(["", *MEASURES.values()], rows) + f'<p class="soft small">{_text(note)}</p>'
+    return table(["", *MEASURES.values()], rows) + f'<p class="soft small">{escape(note)}</p>'
 
 
 def _differences(found: Mapping[str, Any]) -> str:
@@ -129,7 +82,7 @@ def _differences(found: Mapping[str, Any]) -> str:
         f"{found['seeds']} seeds it is better. With so few seeds and one set of test videos, a "
         "difference within its spread says nothing."
     )
-    return _table(["", *MEASURES.values()], rows) + f'<p class="soft small">{_text(note)}</p>'
+    return table(["", *MEASURES.values()], rows) + f'<p class="soft small">{escape(note)}</p>'
 
 
 def _filter(found: Mapping[str, Any]) -> str:
@@ -137,13 +90,13 @@ def _filter(found: Mapping[str, Any]) -> str:
     rows = [["kept", counts["kept"]], ["dropped", counts["dropped"]]]
     rows += [[f"dropped: {reason}", count] for reason, count in counts["reasons"].items()]
     parts = [
-        _table(["generated clips", "number"], rows),
+        table(["generated clips", "number"], rows),
         '<p class="soft small">A clip may be dropped for more than one reason. As many of each '
         "label are dropped at random in the control arm, another draw each seed.</p>",
     ]
     if found["caught"]:
         planted = [[name, *of] for name, of in found["caught"].items()]
-        parts.append(_table(["what the world planted", "dropped", "of"], planted))
+        parts.append(table(["what the world planted", "dropped", "of"], planted))
         parts.append(
             '<p class="soft small">The filter never sees what was planted. “twin” clips show the '
             "other event than described; pixels alone can’t tell.</p>"
@@ -155,7 +108,7 @@ def _curves(curves: Sequence[Mapping[str, Any]]) -> str:
     if not curves:
         return "<p>No test video.</p>"
     keys = "".join(
-        f'<span class="key" style="background: var(--arm{i})"></span>{_text(arm)}'
+        f'<span class="key" style="background: var(--arm{i})"></span>{escape(arm)}'
         for i, arm in enumerate(curves[0]["scores"])
     )
     legend = f'<p>{keys}<span class="key truth"></span>abnormal in truth</p>'
@@ -165,11 +118,11 @@ def _curves(curves: Sequence[Mapping[str, Any]]) -> str:
 def _video(curve: Mapping[str, Any]) -> str:
     kind = "abnormal" if curve["label"] else "normal"
     pictures = "".join(
-        f'<figure><img alt="frame {frame}" src="{_picture(image)}"/>'
+        f'<figure><img alt="frame {frame}" src="{picture(image)}"/>'
         f"<figcaption>{frame / curve['fps']:.1f} s</figcaption></figure>"
         for frame, image in curve["pictures"]
     )
-    title = f"<h3>{_text(curve['id'])} <span class='soft'>({kind})</span></h3>"
+    title = f"<h3>{escape(curve['id'])} <span class='soft'>({kind})</span></h3>"
     return f'<div class="video">{title}{_plot(curve)}{pictures}</div>'
 
 
@@ -204,17 +157,9 @@ def _plot(curve: Mapping[str, Any]) -> str:
         parts.append(
             f'<polyline points="{points}" fill="none" stroke="var(--arm{i})" stroke-width="2"/>'
         )
-    label = _text(f"scores of {curve['id']} over time")
+    label = escape(f"scores of {curve['id']} over time")
     box = f"0 0 {width} {height + _BOTTOM}"
     return f'<svg viewBox="{box}" role="img" aria-label="{label}">{"".join(parts)}</svg>'
-
-
-def _picture(image_HxWx3: np.ndarray) -> str:
-    import cv2
-
-    ok, data = cv2.imencode(".jpg", image_HxWx3[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 85])
-    assert ok
-    return "data:image/jpeg;base64," + base64.b64encode(data).decode()
 
 
 def _provenance(found: Mapping[str, Any]) -> str:
@@ -226,10 +171,10 @@ def _provenance(found: Mapping[str, Any]) -> str:
     return "\n".join(
         (
             "<pre>python -m tools.demo --flagfile=configs/demo.flags --out=DIR</pre>",
-            f"<p>Data seed {_text(found['plan'].get('data_seed'))}; training seeds {seeds}.</p>",
-            f"<details><summary>Flags of the data</summary><pre>{_text(data)}</pre></details>",
-            f"<details><summary>Flags of training</summary><pre>{_text(train)}</pre></details>",
+            f"<p>Data seed {escape(found['plan'].get('data_seed'))}; training seeds {seeds}.</p>",
+            f"<details><summary>Flags of the data</summary><pre>{escape(data)}</pre></details>",
+            f"<details><summary>Flags of training</summary><pre>{escape(train)}</pre></details>",
             "<details><summary>Code, versions, hashes</summary><pre>"
-            f"{_text(json.dumps(found['provenance'], indent=1))}</pre></details>",
+            f"{escape(json.dumps(found['provenance'], indent=1))}</pre></details>",
         )
     )

@@ -78,16 +78,18 @@ class MultipleInstance(nn.Module):
       top_k: snippets selected per video.
       dropout: everywhere, the selection included.
       lambda_value: the initial value of a learnable lambda; None where it's fixed.
+      text_once: the text stream once a video instead of once a crop, as ours; the same outputs.
     """
 
     def __init__(
         self, dim: int, text_dim: int = 0, fusion: str = "concat", top_k: int = 3,
-        dropout: float = 0.7, lambda_value: float | None = None,
+        dropout: float = 0.7, lambda_value: float | None = None, text_once: bool = False,
     ):  # fmt: skip
         super().__init__()
         if fusion not in FUSIONS:
             raise ValueError(f"fusion: expected one of {', '.join(FUSIONS)}, found {fusion!r}")
         self.fusion, self.top_k, self.dropout = fusion, top_k, nn.Dropout(dropout)
+        self.text_once = text_once
         self.Aggregate = MTN(dim)
         width = dim + text_dim
         if text_dim:
@@ -99,8 +101,11 @@ class MultipleInstance(nn.Module):
         self.fc1, self.fc2, self.fc3 = nn.Linear(width, 512), nn.Linear(512, 128), nn.Linear(128, 1)
         self.VLR = None if lambda_value is None else nn.Parameter(torch.tensor(lambda_value))
 
-    def _stream(self, mtn: MTN, x_VxCxTxF: torch.Tensor) -> torch.Tensor:
-        return self.dropout(mtn(x_VxCxTxF.flatten(0, 1)).unflatten(0, x_VxCxTxF.shape[:2]))
+    def _stream(self, mtn: MTN, x_VxCxTxF: torch.Tensor, once: bool = False) -> torch.Tensor:
+        shape = x_VxCxTxF.shape
+        seen_VxCxTxF = x_VxCxTxF[:, :1] if once else x_VxCxTxF
+        found = mtn(seen_VxCxTxF.flatten(0, 1)).unflatten(0, seen_VxCxTxF.shape[:2])
+        return self.dropout(found.expand(shape))
 
     def features(self, visual: torch.Tensor, text: torch.Tensor | None = None) -> torch.Tensor:
         """What is scored [V, C, T, D], of visual [V, C, T, F] and text [V, C, any length, E]."""
@@ -108,7 +113,7 @@ class MultipleInstance(nn.Module):
         if text is None:
             return visual
         length = visual.shape[2]
-        text = self._stream(self.Aggregate_text, text)[:, :, :length]
+        text = self._stream(self.Aggregate_text, text, self.text_once)[:, :, :length]
         if missing := length - text.shape[2]:
             text = torch.cat([text, text[:, :, -missing:]], dim=2)
         if self.fusion == "concat":

@@ -7,7 +7,7 @@ from flax import linen as nn
 
 from gvvad_jax import losses
 from gvvad_jax.config import TrainConfig
-from gvvad_jax.detectors.mtn import Noise, Outputs, dropout, xavier
+from gvvad_jax.detectors.mtn import Noise, Outputs, dropout, probability, xavier
 
 # Of the hidden layers' dropout, and of both regularisers, as published.
 RATE = 0.6
@@ -42,7 +42,7 @@ class Detector(nn.Module):
         x = dropout(x, noise, rate, layer=0)
         x = dropout(nn.Dense(32, kernel_init=xavier, name="fc2")(x), noise, rate, layer=1)
         logits = nn.Dense(1, kernel_init=xavier, name="fc3")(x)
-        scores_VxT = jnp.mean(nn.sigmoid(logits[..., 0]), axis=1)
+        scores_VxT = jnp.mean(probability(logits[..., 0]), axis=1)
         return Outputs(scores_VxT=scores_VxT, features_VxNxTxD=visual_VxNxTxD)
 
 

@@ -6,12 +6,14 @@ what "same" convolutions see past a video's end.
 """
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping, Sequence
 
 import chex
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jax.extend.random import threefry_2x32
 
 # PyTorch's Xavier uniform, on kernels in the layouts of flax.
 xavier = nn.initializers.xavier_uniform()
@@ -67,10 +69,20 @@ def dropout(x_Vx: jax.Array, noise: Noise | None, rate: float, layer: int) -> ja
     """
     if noise is None or rate == 0.0:
         return x_Vx
-    keep_Vx = jax.vmap(lambda key: jax.random.bernoulli(key, 1.0 - rate, x_Vx.shape[1:]))(
-        per_video(noise, layer)
-    )
+    keep_Vx = jax.vmap(lambda key: kept(key, 1.0 - rate, x_Vx.shape[1:]))(per_video(noise, layer))
     return jnp.where(keep_Vx, x_Vx / (1.0 - rate), 0.0)
+
+
+def kept(key: jax.Array, share: float, shape: Sequence[int]) -> jax.Array:
+    """Which entries are kept: True with probability `share`, rounded to 1/65536.
+
+    jax.random.bernoulli hashes once an entry, which was a tenth of a step; one hash of Threefry
+    has bits for four.
+    """
+    size = math.prod(shape)
+    words = threefry_2x32(jax.random.key_data(key), jnp.arange(-(-size // 2), dtype=jnp.uint32))
+    halves = jax.lax.bitcast_convert_type(words, jnp.uint16).reshape(-1)
+    return (halves[:size] < round(share * 65536)).reshape(shape)
 
 
 def gaussian(shape: Sequence[int], noise: Noise, layer: int) -> jax.Array:
@@ -90,6 +102,11 @@ def batch_norm(train: bool, axis_name: str | None, **changes) -> Callable[[jax.A
         use_fast_variance=False,
         **changes,
     )
+
+
+def probability(logits: jax.Array) -> jax.Array:
+    """Sigmoid, in float32 at least: bfloat16 would leave scores two digits."""
+    return nn.sigmoid(logits.astype(jnp.promote_types(logits.dtype, jnp.float32)))
 
 
 class NonLocal(nn.Module):
@@ -186,4 +203,4 @@ class Head(nn.Module):
             x_VxNxTxD = nn.relu(nn.Dense(width, kernel_init=xavier, name=f"fc{i}")(x_VxNxTxD))
             x_VxNxTxD = dropout(x_VxNxTxD, noise, self.rate, layer=100 + i)
         logits = nn.Dense(1, kernel_init=xavier, name=f"fc{len(widths) + 1}")(x_VxNxTxD)
-        return jnp.mean(nn.sigmoid(logits[..., 0]), axis=1)
+        return jnp.mean(probability(logits[..., 0]), axis=1)

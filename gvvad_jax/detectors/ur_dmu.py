@@ -13,7 +13,7 @@ from flax import linen as nn
 
 from gvvad_jax import losses
 from gvvad_jax.config import TrainConfig
-from gvvad_jax.detectors.mtn import Noise, Outputs, dropout, gaussian, xavier
+from gvvad_jax.detectors.mtn import Noise, Outputs, dropout, gaussian, probability, xavier
 
 # As published: of the body's dropout, and of each part of the loss.
 RATE = 0.5
@@ -159,7 +159,7 @@ class Detector(nn.Module):
             y = nn.relu(_dense(size, f"fc{i}")(y))
         logits = _dense(1, "score")(y)[..., 0]
         return Outputs(
-            scores_VxT=jnp.mean(nn.sigmoid(logits), axis=1),
+            scores_VxT=jnp.mean(probability(logits), axis=1),
             features_VxNxTxD=features,
             extra={
                 "body": x,

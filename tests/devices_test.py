@@ -1,0 +1,89 @@
+"""Eight devices, and two processes of two, take the steps that one device takes."""
+
+import collections
+import os
+import socket
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from gvvad_jax.config import DETECTORS
+from tests import CHEAP_COMPILATION
+
+# Largest error relative to the largest value of an array. In float32 sums in another order differ
+# in the last bit, and Adam's first steps turn a gradient of rounding noise (a bias in front of a
+# BatchNorm has no other) into whole learning rates; float64 shows that nothing else differs.
+BOUNDS = {"float64": 1e-5, "float32": 1e-3}
+# Compiling is most of the time; the whole matrix in float32 is a command, see docs/scaling.md.
+CASES = {"float64": (*DETECTORS, "options"), "float32": ("lap",)}
+
+
+def start(precision, out, *, devices, **environment):
+    flags = f"{CHEAP_COMPILATION} --xla_force_host_platform_device_count={devices}"
+    return subprocess.Popen(
+        [sys.executable, "-m", "tests.device_steps", precision, str(out), *CASES[precision]],
+        env=os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"} | environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def finish(processes):
+    said = [process.communicate(timeout=280)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0] * len(processes), said
+
+
+def free_port():
+    with socket.socket() as taken:
+        taken.bind(("localhost", 0))
+        return str(taken.getsockname()[1])
+
+
+def read(path):
+    """{(mode, config): {name: array}}"""
+    found = collections.defaultdict(dict)
+    with np.load(path) as file:
+        for key, value in file.items():
+            mode, config, name = key.split("/", 2)
+            found[mode, config][name] = value
+    return found
+
+
+def require_equal(found, expected, bound):
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        assert found[name].dtype == value.dtype
+        scale = max(np.abs(value).max(initial=0), 1e-3)
+        assert np.abs(found[name] - value).max(initial=0) <= bound * scale, name
+
+
+def check(path, precision):
+    results = read(path)
+    assert {config for _, config in results} == {*CASES[precision]}
+    for (_, config), found in results.items():
+        require_equal(found, results["single", config], BOUNDS[precision])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", BOUNDS)
+def test_eight_devices_take_the_same_steps_with_dropout_on(precision, tmp_path):
+    finish([start(precision, tmp_path / "found.npz", devices=8)])
+    check(tmp_path / "found.npz", precision)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", BOUNDS)
+def test_two_processes_take_the_same_steps_with_dropout_on(precision, tmp_path):
+    ranks = {"WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": free_port()}
+    paths = [tmp_path / f"found{rank}.npz" for rank in range(2)]
+    finish(
+        [
+            start(precision, path, devices=2, RANK=str(rank), **ranks)
+            for rank, path in enumerate(paths)
+        ]
+    )
+    for path in paths:
+        check(path, precision)

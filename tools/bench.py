@@ -1,0 +1,157 @@
+"""How fast everything is, in one command; the tables of docs/performance.md.
+
+    python -m tools.bench [--sections=step,data] [--json=FILE]
+    python -m tools.bench --sections=accuracy --store=STORE
+
+Sections: step (each detector against plain PyTorch and the machine's matrix products), data
+(opening, gathering), evaluation (a UCF-Crime-sized test set), metrics, startup, memory (how it
+grows with the data), accuracy (what bfloat16 and float16 cost). Sides are timed in turn; a ratio is
+the median over the rounds and holds where times don't. On a machine with a GPU that JAX and
+PyTorch see, both use it. Nothing else should run beside.
+"""
+
+import json
+import pathlib
+import platform
+import tempfile
+from collections.abc import Sequence
+from typing import Any
+
+from absl import flags
+
+from gvvad_jax.command import UserError, run_command
+from gvvad_jax.config import DETECTORS
+from gvvad_jax.store import write_atomically
+
+SECTIONS = ("step", "data", "evaluation", "metrics", "startup", "memory", "accuracy")
+
+
+def main(_: Sequence[str]) -> None:
+    values = flags.FLAGS
+    unknown = set(values.sections) - set(SECTIONS) | set(values.detectors) - set(DETECTORS)
+    if unknown:
+        raise UserError(
+            f"--sections, --detectors: expected of {', '.join((*SECTIONS, *DETECTORS))}, found "
+            f"{', '.join(sorted(unknown))}; correct them"
+        )
+    if "accuracy" in values.sections and not values.store:
+        raise UserError("--store: expected a store for the section accuracy, found none; name one")
+    found: dict[str, Any] = {"machine": _machine()}
+    print(json.dumps(found["machine"]))
+    with tempfile.TemporaryDirectory(prefix="bench-") as folder:
+        for section in values.sections:
+            found[section] = _measure(section, pathlib.Path(folder), found["machine"]["device"])
+            if values.json:  # After each, so that a kill leaves what was measured.
+                write_atomically(values.json, (json.dumps(found, indent=1) + "\n").encode())
+
+
+def _machine() -> dict[str, Any]:
+    import importlib.metadata
+    import os
+
+    import jax
+    import torch
+
+    on_gpu = jax.default_backend() == "gpu" and torch.cuda.is_available()
+    return {
+        "device": "cuda" if on_gpu else "cpu",
+        "name": jax.devices()[0].device_kind if on_gpu else platform.processor() or "CPU",
+        "cores": os.cpu_count(),
+        "versions": {name: importlib.metadata.version(name) for name in ("jax", "torch")},
+    }
+
+
+def _measure(section: str, folder: pathlib.Path, device: str) -> Any:
+    from tools import (
+        bench_accuracy,
+        bench_data,
+        bench_evaluation,
+        bench_startup,
+    )
+
+    values = flags.FLAGS
+    folder = folder / section
+    folder.mkdir()
+    first = int(values.segments[0])
+    if section == "step":
+        return _steps(device)
+    if section == "data":
+        measured = bench_data.measure(folder, first, values.pairs, values.repeats)
+    elif section == "evaluation":
+        measured = bench_evaluation.measure(values.share, values.repeats, device=device)
+    elif section == "metrics":
+        measured = bench_evaluation.measures(values.repeats)
+    elif section == "startup":
+        measured = bench_startup.measure(folder, values.repeats)
+    elif section == "memory":
+        measured = bench_data.memory(folder)
+    else:
+        measured = bench_accuracy.measure(values.store, folder, values.seeds, values.steps)
+    print(f"\n{section}")
+    _print(measured, "  ")
+    return measured
+
+
+def _steps(device: str) -> dict[str, dict[str, Any]]:
+    from tools import bench_step
+
+    values = flags.FLAGS
+    head = (
+        "detector",
+        "segments",
+        "s",
+        "PyTorch s",
+        "ratio",
+        "text once",
+        "GFLOP",
+        "of matmul",
+        "GB",
+    )
+    print("\n" + "".join(f"{name:>11}" for name in head))
+    found: dict[str, dict[str, Any]] = {}
+    for detector in values.detectors:
+        for segments in values.segments:
+            row = bench_step.measure(
+                detector, int(segments), values.pairs, values.repeats,
+                device=device, compiled=values.compiled,
+            )  # fmt: skip
+            found.setdefault(detector, {})[segments] = row
+            cells = [
+                detector, segments, row["seconds"], row["torch_seconds"], row["ratio"],
+                row.get("ratio_text_once"), row["gigaoperations"], row["share_of_matmul_peak"],
+                row["peak_bytes"]["ours"] / 1e9,
+            ]  # fmt: skip
+            print("".join(f"{_cell(cell):>11}" for cell in cells), flush=True)
+    return found
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.3g}" if value < 100 else f"{value:.0f}"
+    return "-" if value is None else str(value)
+
+
+def _print(measured: Any, indent: str) -> None:
+    for name, value in measured.items():
+        if isinstance(value, dict):
+            print(f"{indent}{name}")
+            _print(value, indent + "  ")
+        elif isinstance(value, list):
+            print(f"{indent}{name}: {', '.join(_cell(each) for each in value)}")
+        else:
+            print(f"{indent}{name}: {_cell(value)}", flush=True)
+
+
+if __name__ == "__main__":
+    flags.DEFINE_list("sections", [s for s in SECTIONS if s != "accuracy"], "what to measure")
+    flags.DEFINE_list("detectors", list(DETECTORS), "for the steps")
+    flags.DEFINE_list("segments", ["32", "64"], "for the steps; the first for the data path")
+    flags.DEFINE_integer("pairs", 32, "pairs of videos a step", lower_bound=1)
+    flags.DEFINE_integer("repeats", 5, "rounds", lower_bound=1)
+    flags.DEFINE_float("share", 1.0, "of the test set's videos, for the evaluation", 0.01, 1.0)
+    flags.DEFINE_bool("compiled", False, "torch.compile beside eager PyTorch")
+    flags.DEFINE_string("store", "", "with training and test videos, for the accuracy")
+    flags.DEFINE_integer("seeds", 4, "for the accuracy", lower_bound=2)
+    flags.DEFINE_integer("steps", 200, "for the accuracy", lower_bound=1)
+    flags.DEFINE_string("json", "", "also write the figures here")
+    run_command(main, usage=__doc__)

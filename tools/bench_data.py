@@ -1,0 +1,135 @@
+"""What the data path costs beside a training step, and how it grows. Part of tools.bench."""
+
+import os
+import pathlib
+import statistics
+import subprocess
+import sys
+import time
+from typing import Any
+
+import numpy as np
+
+from tools import sparse_store
+from tools.bench_step import CROPS, DIM, TEXT_DIM, Ours, seconds_of
+
+# Mapped files hold so many batches, so that a batch isn't in the processor's cache.
+MAPPED_BATCHES = 4
+
+
+def measure(folder: pathlib.Path, segments: int, pairs: int, repeats: int) -> dict[str, Any]:
+    """Opening, segmenting, gathering; shares are of a LAP step of the same run.
+
+    Args:
+      folder: an empty one on the disk to be measured.
+      segments, pairs, repeats: as of the step.
+    """
+    from gvvad_jax import batches, store
+    from gvvad_jax.segments import Segments
+
+    ucf = sparse_store.write(folder / "ucf", sparse_store.UCF_CRIME_VIDEOS)
+    opened = store.Store(ucf)
+    members = batches.members(opened, None)[: MAPPED_BATCHES * 2 * pairs]
+    step = Ours("lap", segments, pairs)
+    step()
+    step_seconds = statistics.median(seconds_of(step) for _ in range(repeats))
+    standard = batches.Standardisation()
+    one = [seconds_of(lambda: Segments(members, standard, step.config).rows("visual", [0]))
+           for _ in range(repeats)]  # fmt: skip
+    return {
+        "open_seconds": min(seconds_of(lambda: store.Store(ucf)) for _ in range(3)),
+        "segment_seconds_a_video": statistics.median(one),
+        "step_seconds": step_seconds,
+        "resident": _resident(step, step_seconds, repeats),
+        "mapped": _mapped(members, folder / "kept", step, step_seconds, repeats),
+    }
+
+
+def _resident(step: Ours, step_seconds: float, repeats: int) -> dict[str, float]:
+    """The gather inside the step, by itself."""
+    import jax
+
+    from gvvad_jax.step import take
+
+    places_V = step.batch.videos_Bx2.reshape(-1)
+    gather = jax.jit(lambda data, videos_V: take(data, videos_V))
+
+    def run() -> None:
+        jax.block_until_ready(gather(step.data, places_V))
+
+    run()
+    seconds = statistics.median(seconds_of(run) for _ in range(3 * repeats))
+    return {"gather_seconds": seconds, "share_of_step": seconds / step_seconds}
+
+
+def _mapped(
+    members: list[Any], folder: pathlib.Path, step: Ours, step_seconds: float, repeats: int
+) -> dict[str, float]:
+    """Batches gathered a step ahead from files: what the loop waits, what the thread works."""
+    from gvvad_jax import batches
+    from gvvad_jax.segments import Ahead, Fixed, Segments
+
+    segments = Segments(members, batches.Standardisation(), step.config, folder)
+    rng = np.random.default_rng(0)
+    for kind, kept in segments._kept.items():  # Segmented, as after the first pass.
+        if kind == "done":
+            kept[:] = 1
+        else:
+            for row in kept:
+                row[:] = rng.standard_normal(row.shape, np.float32)
+            kept.flush()
+    labels_V = np.array([member.video.label for member in members])
+    synthetic_V = np.zeros(len(members), bool)
+    drawn = batches.Batches(labels_V, synthetic_V, step.config)
+    fixed = Fixed(synthetic_V=synthetic_V, bank_KxE=np.ones((60, TEXT_DIM), np.float32))
+    feed = Ahead(segments, fixed, drawn, step.runner)
+    import jax
+
+    waits, work = [], []
+    for number in range(repeats + 1):
+        start = time.perf_counter()
+        data, batch = feed.at(number)
+        waits.append(time.perf_counter() - start)
+        jax.block_until_ready(step.runner.step(data, batch))
+    for number in range(repeats):
+        work.append(seconds_of(lambda n=number: jax.block_until_ready(feed._make(1000 + n)[0])))
+    feed.close()
+    waited, worked = statistics.median(waits[1:]), statistics.median(work)
+    return {
+        "wait_seconds": waited,
+        "thread_seconds": worked,
+        "share_of_step": waited / step_seconds,
+        "thread_share_of_step": worked / step_seconds,
+    }
+
+
+def memory(folder: pathlib.Path) -> dict[str, Any]:
+    """Peak memory of training MIL-Rank from mapped files at the size of UCF-Crime and 100 times it.
+
+    Features are zeros in sparse files; the index is real.
+    """
+    found = {}
+    for times in (1, 100):
+        videos = times * sparse_store.UCF_CRIME_VIDEOS
+        path = sparse_store.write(folder / f"x{times}", videos)
+        flags = [f"--store={path}", f"--workdir={folder / f'w{times}'}", "--detector=mil_rank"]
+        flags += ["--steps=6", "--validation_share=0", "--device_gigabytes=0", "--segments=32"]
+        process = subprocess.Popen(
+            [sys.executable, "-m", "gvvad_jax.train", *flags],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        _, status, used = os.wait4(process.pid, 0)
+        if status:
+            raise RuntimeError(f"training on {path} ended with status {status}")
+        found[f"x{times}"] = {
+            "videos": videos,
+            "feature_bytes": videos
+            * sparse_store.UCF_CRIME_SNIPPETS
+            * 4
+            * (CROPS * DIM + TEXT_DIM),
+            "peak_bytes": used.ru_maxrss * 1024,
+        }
+    more = found["x100"]["peak_bytes"] - found["x1"]["peak_bytes"]
+    videos = found["x100"]["videos"] - found["x1"]["videos"]
+    return found | {"more_bytes_a_video": more / videos}

@@ -1,0 +1,176 @@
+"""Scoring and measuring a whole test set, against one video at a time. Part of tools.bench."""
+
+import statistics
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from gvvad_jax import metrics, score
+from tools.bench_step import CROPS, DIM, TEXT_DIM, seconds_of
+
+UCF_TEST_VIDEOS, UCF_TEST_SNIPPETS, SNIPPET_FRAMES = 290, 69_634, 16
+
+
+def lengths(videos: int, snippets: int) -> np.ndarray:
+    """Lengths like those of a test set of long and short videos: log-normal, of this sum."""
+    rng = np.random.default_rng(0)
+    drawn_V = rng.lognormal(0.0, 0.9, videos)
+    lengths_V = np.maximum(8, np.floor(drawn_V / drawn_V.sum() * snippets)).astype(int)
+    lengths_V[np.argmax(lengths_V)] += snippets - lengths_V.sum()
+    return lengths_V
+
+
+def measure(share: float, repeats: int, *, device: str) -> dict[str, Any]:
+    """Times LAP both ways on a share of a test set like UCF-Crime's; same weights, same scores.
+
+    One video at a time is how it is published: PyTorch's twin, text once a crop, then
+    scikit-learn's AUC and AP of the frames.
+
+    Args:
+      share: of the videos, so that a slow machine can do with fewer.
+      repeats: of both ways in turn; the first of ours compiles and doesn't count.
+      device: of the twin.
+
+    Raises:
+      RuntimeError: scores or measures of the two differ.
+    """
+    count = max(2, round(share * UCF_TEST_VIDEOS))
+    lengths_V = lengths(UCF_TEST_VIDEOS, UCF_TEST_SNIPPETS)[:count]
+    rng = np.random.default_rng(1)
+    features, labels = {}, {}
+    for i, length in enumerate(lengths_V):
+        visual_TxNxD = rng.standard_normal((length, CROPS, DIM), np.float32)
+        features[str(i)] = visual_TxNxD, rng.standard_normal((length, TEXT_DIM), np.float32)
+        truth_F = np.zeros(length * SNIPPET_FRAMES, np.int64)
+        if i % 2:
+            truth_F[len(truth_F) // 3 : len(truth_F) // 2] = 1
+        labels[str(i)] = truth_F
+    twin = _Twin(device)
+    model = twin.as_ours()
+
+    def ours() -> dict[str, Any]:
+        found = model.scores(features)
+        frames = {i: np.repeat(scores_T, SNIPPET_FRAMES) for i, scores_T in found.items()}
+        return {"scores": found, "measures": metrics.frame_measures(frames, labels)}
+
+    first_seconds = seconds_of(ours)
+    times: dict[str, list[float]] = {"ours": [], "torch": []}
+    for _ in range(repeats):
+        for name, way in (("ours", ours), ("torch", lambda: twin.evaluate(features, labels))):
+            start = time.perf_counter()
+            found = way()
+            times[name].append(time.perf_counter() - start)
+            if name == "ours":
+                own = found
+            else:
+                _require_same(own, found)
+    ratios = [theirs / own for own, theirs in zip(times["ours"], times["torch"], strict=True)]
+    buckets = score.buckets({str(i): length for i, length in enumerate(lengths_V)})
+    padded = sum(length * len(ids) for length, ids in buckets.items())
+    return {
+        "videos": count,
+        "snippets": int(lengths_V.sum()),
+        "lengths_compiled": len(buckets),
+        "padding_share": 1.0 - float(lengths_V.sum() / padded),
+        "first_seconds": first_seconds,
+        "seconds": statistics.median(times["ours"]),
+        "torch_seconds": statistics.median(times["torch"]),
+        "ratio": statistics.median(ratios),
+        "ratios": ratios,
+    }
+
+
+def _require_same(ours: Mapping[str, Any], torch: Mapping[str, Any]) -> None:
+    worst = max(np.abs(ours["scores"][i] - torch["scores"][i]).max() for i in ours["scores"])
+    apart = max(abs(ours["measures"][name] - torch["measures"][name]) for name in ("auc", "ap"))
+    if not (worst < 1e-4 and apart < 1e-3):
+        raise RuntimeError(f"expected the same scores, found {worst} and measures {apart} apart")
+
+
+class _Twin:
+    """LAP by PyTorch, at random weights."""
+
+    def __init__(self, device: str):
+        import torch
+
+        from tools import torch_twin
+
+        torch.manual_seed(0)
+        self._torch, self._device = torch, device
+        self._model = torch_twin.MultipleInstance(DIM, TEXT_DIM).to(device).eval()
+
+    def evaluate(
+        self,
+        features: Mapping[str, tuple[np.ndarray, np.ndarray]],
+        labels: Mapping[str, np.ndarray],
+    ) -> dict[str, Any]:
+        """Scores of each video by itself, then frame measures."""
+        from sklearn import metrics as sklearn_metrics
+
+        torch, scores = self._torch, {}
+        with torch.inference_mode():
+            for video_id, (visual_TxNxD, text_TxE) in features.items():
+                visual = torch.from_numpy(visual_TxNxD).transpose(0, 1)[None].to(self._device)
+                text = torch.from_numpy(text_TxE)[None, None].to(self._device)
+                text = text.repeat(1, visual.shape[1], 1, 1)
+                scores[video_id] = self._model.score(visual, text)[0].cpu().numpy()
+        frames_F = np.concatenate([np.repeat(scores[i], SNIPPET_FRAMES) for i in features])
+        labels_F = np.concatenate([labels[i] for i in features])
+        return {
+            "scores": scores,
+            "measures": {
+                "auc": sklearn_metrics.roc_auc_score(labels_F, frames_F),
+                "ap": sklearn_metrics.average_precision_score(labels_F, frames_F),
+            },
+        }
+
+    def as_ours(self) -> score.Model:
+        """Our model with the same weights."""
+        from gvvad_jax import batches, step, store
+        from gvvad_jax.config import TrainConfig
+        from tools import torch_names
+
+        state = {name: value.cpu().numpy() for name, value in self._model.state_dict().items()}
+        variables, _ = torch_names.to_flax(state)
+        variables.pop("ssls", None)
+        config = TrainConfig(detector="lap")
+        manifest = store.Manifest(
+            encoder={"id": "random"}, dim=DIM, crops={"count": CROPS}, snippet={},
+            fps_policy="native", text={"dim": TEXT_DIM},
+        )  # fmt: skip
+        return score.Model(
+            config=config,
+            manifest=manifest,
+            standard=batches.Standardisation(),
+            variables=variables,
+            score_step=step.make_score_step(config),
+        )
+
+
+def measures(repeats: int) -> dict[str, Any]:
+    """AUC and AP of a test set's frames: ours on runs of equal scores, scikit-learn's on frames."""
+    from sklearn import metrics as sklearn_metrics
+
+    rng = np.random.default_rng(0)
+    lengths_V = lengths(UCF_TEST_VIDEOS, UCF_TEST_SNIPPETS)
+    scores = {i: np.repeat(rng.random(n), SNIPPET_FRAMES) for i, n in enumerate(lengths_V)}
+    labels = {i: (np.arange(len(frames)) < len(frames) // 5 * (i % 2)).astype(np.int64)
+              for i, frames in scores.items()}  # fmt: skip
+    scores_F, labels_F = (np.concatenate(list(of.values())) for of in (scores, labels))
+
+    def plain() -> None:
+        sklearn_metrics.roc_auc_score(labels_F, scores_F)
+        sklearn_metrics.average_precision_score(labels_F, scores_F)
+
+    pairs = [
+        (seconds_of(lambda: metrics.frame_measures(scores, labels)), seconds_of(plain))
+        for _ in range(repeats)
+    ]
+    return {
+        "frames": len(scores_F),
+        "seconds": statistics.median(own for own, _ in pairs),
+        "sklearn_seconds": statistics.median(theirs for _, theirs in pairs),
+        "ratio": statistics.median(theirs / own for own, theirs in pairs),
+    }

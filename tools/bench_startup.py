@@ -1,0 +1,36 @@
+"""How long it takes until a training step is done. Part of tools.bench."""
+
+import pathlib
+import subprocess
+import sys
+
+from tools import sparse_store
+from tools.bench_step import seconds_of
+
+
+def measure(folder: pathlib.Path, repeats: int) -> dict[str, float]:
+    """Whole processes: --help, and one step of LAP with nothing compiled and all compiled.
+
+    The step has the published widths and programs but two pairs of videos, whose arithmetic is
+    next to nothing.
+    """
+    path = sparse_store.write(folder / "store", 8)
+
+    def command(*flags: str) -> None:
+        subprocess.run(
+            [sys.executable, "-m", "gvvad_jax.train", *flags],
+            check=True,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+
+    def one_step(number: int) -> float:
+        flags = [f"--store={path}", f"--workdir={folder / f'w{number}'}", "--steps=1"]
+        flags += ["--batch_size=2", f"--compilation_cache={folder / 'cache'}"]
+        return seconds_of(lambda: command(*flags))
+
+    return {
+        "help_seconds": min(seconds_of(lambda: command("--help")) for _ in range(repeats)),
+        "first_run_seconds": one_step(0),
+        "run_on_warm_cache_seconds": min(one_step(1 + number) for number in range(repeats)),
+    }

@@ -1,0 +1,243 @@
+"""Times a training step against plain PyTorch's and the machine's matrix products.
+
+Part of tools.bench; see there. All sides see the published batch (pairs of videos, ten crops, 768
+visual and 768 text features), random, in memory, float32, dropout on.
+"""
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from tools import operations
+
+CROPS, DIM, TEXT_DIM, PROMPTS = 10, 768, 768, 60
+# What docs/performance.md tells users of CPUs to set.
+OUR_MEMORY = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
+# No twin of these is in tools/torch_twin.py.
+WITHOUT_TWIN = ("mil_rank",)
+
+
+def seconds_of(run: Callable[[], Any]) -> float:
+    """Wall time of one call, which waits for its own end."""
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
+
+
+def interleaved(ways: Mapping[str, Callable[[], float]], repeats: int) -> dict[str, list[float]]:
+    """What each way times itself at, all in turn, forwards and backwards, after a round unused."""
+    times: dict[str, list[float]] = {name: [] for name in ways}
+    for number in range(repeats + 1):
+        for name in sorted(ways, reverse=bool(number % 2)):
+            found = ways[name]()
+            if number:
+                times[name].append(found)
+    return times
+
+
+class Ours:
+    """A training step of ours; call it to take one and wait for its loss."""
+
+    def __init__(self, detector: str, segments: int, pairs: int, precision: str = "float32"):
+        import jax
+
+        from gvvad_jax import parallel, step
+        from gvvad_jax.batches import Batch
+        from gvvad_jax.config import TrainConfig
+
+        config = TrainConfig(
+            detector=detector, segments=segments, batch_size=pairs, precision=precision
+        )
+        rng = np.random.default_rng(0)
+        visual = rng.standard_normal((2 * pairs, CROPS, segments, DIM), np.float32)
+        self.config, self._jax = config, jax
+        self.runner = parallel.Runner(config, step.init_state(config, DIM, TEXT_DIM))
+        self.data = step.TrainingData(
+            visual_VxNxTxD=self.runner.on_each(visual),
+            text_VxTxE=self.runner.on_each(visual[:, 0]) if config.uses_text else None,
+            synthetic_V=self.runner.on_each(np.zeros(2 * pairs, np.float32)),
+            bank_KxE=self.runner.on_each(visual[:PROMPTS, 0, 0]) if config.uses_bank else None,
+        )
+        places_Bx2 = np.arange(2 * pairs, dtype=np.int32).reshape(-1, 2)
+        self.batch = Batch(places_Bx2, np.arange(pairs, dtype=np.int32))
+
+    def __call__(self) -> None:
+        self._jax.block_until_ready(self.runner.step(self.data, self.batch))
+
+
+class Torch:
+    """A training step of the plain twin, likewise.
+
+    Args:
+      text_once: the text stream once a video, as ours, instead of once a crop, as published.
+      compiled: by torch.compile.
+    """
+
+    def __init__(
+        self,
+        detector: str,
+        segments: int,
+        pairs: int,
+        *,
+        device: str = "cpu",
+        text_once: bool = False,
+        compiled: bool = False,
+    ):
+        import torch
+
+        from tools import torch_twin
+
+        torch.manual_seed(0)
+        has_text = detector in ("tevad", "lap")
+        if detector == "ur_dmu":
+            model = torch_twin.DualMemory(DIM)
+        else:
+            model = torch_twin.MultipleInstance(DIM, TEXT_DIM * has_text, text_once=text_once)
+        self._torch, self._twin, self._device = torch, torch_twin, device
+        self._model = model.to(device)
+        self._adam = torch.optim.Adam(model.parameters(), lr=1e-3, weight_decay=5e-3)
+        batch = {}
+        for half in torch_twin.HALVES:
+            visual = torch.randn(pairs, CROPS, segments, DIM)
+            batch[f"visual_{half}"] = visual
+            if has_text:
+                once = torch.randn(pairs, 1, segments, TEXT_DIM)
+                batch[f"text_{half}"] = once.repeat(1, CROPS, 1, 1)
+            batch[f"source_{half}"] = torch.zeros(pairs)
+        if detector == "lap":
+            batch |= {"bank": torch.randn(PROMPTS, TEXT_DIM), "lambda": torch.tensor(0.5)}
+        self._batch = {name: value.to(device) for name, value in batch.items()}
+        self._step = torch.compile(torch_twin.train_step) if compiled else torch_twin.train_step
+
+    def __call__(self) -> None:
+        self._step(self._model, self._adam, self._batch)
+        if self._device != "cpu":
+            self._torch.cuda.synchronize()
+
+
+def matmul_rate(segments: int, pairs: int, repeats: int, precision: str = "float32") -> float:
+    """Operations a second of the fastest matrix product among the step's own shapes, by XLA."""
+    import jax
+    import jax.numpy as jnp
+
+    rows = 2 * pairs * CROPS * segments
+    # The convolutions of the visual stream, the head's first layer, and their gradients.
+    inner = [(3 * DIM, DIM), (3 * DIM, DIM // 4), (DIM + TEXT_DIM, 512)]
+    shapes = [shape for m, n in inner for shape in ((rows, m, n), (rows, n, m), (m, rows, n))]
+    product = jax.jit(jnp.matmul)
+    best = 0.0
+    for m, k, n in shapes:
+        left, right = (jnp.ones(shape, precision) for shape in ((m, k), (k, n)))
+        jax.block_until_ready(product(left, right))
+        for _ in range(repeats):
+            taken = seconds_of(lambda a=left, b=right: jax.block_until_ready(product(a, b)))
+            best = max(best, 2.0 * m * k * n / taken)
+    return best
+
+
+def best_matmul_rate(segments: int, pairs: int, repeats: int, device: str) -> float:
+    """The ceiling: the better of XLA's and, on the CPU, PyTorch's matrix products."""
+    rate = matmul_rate(segments, pairs, repeats)
+    if device != "cpu":
+        return rate
+    import torch
+
+    rows = 2 * pairs * CROPS * segments
+    left, right = torch.randn(rows, 3 * DIM), torch.randn(3 * DIM, DIM)
+    times = [seconds_of(lambda: left @ right) for _ in range(repeats + 1)]
+    return max(rate, 2.0 * rows * 3 * DIM * DIM / min(times[1:]))
+
+
+class Worker:
+    """A process that holds one side, and steps when told to.
+
+    Apart, because each is to run as it does for its users: one side's settings of the memory
+    allocator would serve the other too.
+
+    Args:
+      arguments: of main below.
+      environment: variables to set besides.
+    """
+
+    def __init__(self, arguments: Mapping[str, Any], environment: Mapping[str, str]):
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "tools.bench_step", json.dumps(arguments)],
+            env=os.environ | environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        self.first_seconds = self.seconds()
+
+    def seconds(self) -> float:
+        """Has it take a step; its time."""
+        self._process.stdin.write("step\n")
+        self._process.stdin.flush()
+        for line in self._process.stdout:
+            if line.startswith("seconds "):
+                return float(line.split()[1])
+        raise RuntimeError(f"{self._process.args}: ended with status {self._process.wait()}")
+
+    def close(self) -> int:
+        """Ends it; its largest memory in bytes."""
+        self._process.stdin.close()
+        self._process.stdout.close()
+        _, _, used = os.wait4(self._process.pid, 0)
+        return used.ru_maxrss * 1024
+
+
+def main(argument: str) -> None:
+    given = json.loads(argument)
+    side = Ours if given.pop("side") == "ours" else Torch
+    step = side(**given)
+    for _ in sys.stdin:
+        print("seconds", seconds_of(step), flush=True)
+
+
+def measure(
+    detector: str, segments: int, pairs: int, repeats: int, *, device: str, compiled: bool
+) -> dict[str, Any]:
+    """One row of the table; seconds are medians, ratios medians over the rounds."""
+    common = {"detector": detector, "segments": segments, "pairs": pairs}
+    torch = common | {"side": "torch", "device": device}
+    sides = {"ours": (common | {"side": "ours"}, OUR_MEMORY)}
+    if detector not in WITHOUT_TWIN:
+        sides["torch"] = torch, {}
+    if detector in ("tevad", "lap"):
+        sides["torch_text_once"] = torch | {"text_once": True}, {}
+    if compiled and "torch" in sides:
+        sides["torch_compiled"] = torch | {"compiled": True}, {}
+    workers = {name: Worker(*given) for name, given in sides.items()}
+    times = interleaved({name: worker.seconds for name, worker in workers.items()}, repeats)
+    rate = best_matmul_rate(segments, pairs, repeats, device)
+    seconds = statistics.median(times["ours"])
+    needed = operations.of_step(detector, 2 * pairs, CROPS, segments, DIM, TEXT_DIM)["train"]
+    row = {
+        "seconds": seconds,
+        "first_seconds": workers["ours"].first_seconds,
+        "gigaoperations": needed / 1e9,
+        "matmul_gigaoperations_a_second": rate / 1e9,
+        "share_of_matmul_peak": needed / seconds / rate,
+        "torch_seconds": None,
+        "ratio": None,
+    }
+    for name, values in times.items():
+        if name != "ours":
+            ratios = [theirs / own for own, theirs in zip(times["ours"], values, strict=True)]
+            suffix = name.removeprefix("torch")
+            row[f"torch{suffix}_seconds"] = statistics.median(values)
+            row[f"ratio{suffix}"] = statistics.median(ratios)
+            row[f"ratios{suffix}"] = ratios
+    row["peak_bytes"] = {name: worker.close() for name, worker in workers.items()}
+    return row
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

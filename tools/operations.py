@@ -1,0 +1,66 @@
+"""How many floating-point operations a training step cannot do without.
+
+Two a multiply and add, of the matrix products and convolutions alone. Counted are only those that
+the mathematics needs: taps of a convolution inside the video, text once a video, no gradient of
+what isn't trained (the features), latent variance of the normal videos alone.
+"""
+
+# A layer's output, the gradient of its weights, the gradient of its input.
+INNER = 3
+# No gradient of the input.
+FIRST = 2
+
+
+def _conv(sequences: int, length: int, size: int, dilation: int, inputs: int, outputs: int) -> int:
+    reach = dilation * (size // 2)
+    inside = size * length - 2 * dilation * sum(range(1, size // 2 + 1))
+    assert length > reach
+    return sequences * inside * inputs * outputs
+
+
+def mtn(sequences: int, length: int, width: int) -> tuple[int, int]:
+    """(multiplications of the layers on the features, of all others) of one forward pass."""
+    part, inner = width // 4, width // 8
+    rows = sequences * length
+    first = sum(_conv(sequences, length, 3, dilation, width, part) for dilation in (1, 2, 4))
+    first += rows * width * part
+    rest = 4 * rows * part * inner + 2 * rows * length * inner
+    rest += _conv(sequences, length, 3, 1, width, width)
+    return first, rest
+
+
+def of_step(
+    detector: str, videos: int, crops: int, length: int, dim: int, text_dim: int
+) -> dict[str, float]:
+    """Operations of one training step and of scoring as many videos.
+
+    Args:
+      detector: of config.DETECTORS, at its published widths.
+      videos, crops, length: of the batch.
+      dim, text_dim: widths of the features.
+
+    Returns:
+      {"train", "score"}.
+    """
+    rows = videos * crops * length
+    if detector == "mil_rank":
+        first, rest = rows * dim * 512, rows * (512 * 32 + 32)
+    elif detector == "ur_dmu":
+        first, rest = _ur_dmu(videos, crops, length, dim)
+    else:
+        first, rest = mtn(videos * crops, length, dim)
+        width = dim
+        if detector != "rtfm":
+            of_text = mtn(videos, length, text_dim)
+            first, rest, width = first + of_text[0], rest + of_text[1], dim + text_dim
+        rest += rows * (width * 512 + 512 * 128 + 128)
+    return {"train": 2.0 * (FIRST * first + INNER * rest), "score": 2.0 * (first + rest)}
+
+
+def _ur_dmu(videos: int, crops: int, length: int, dim: int) -> tuple[int, int]:
+    rows, width, memory = videos * crops * length, 512, 60
+    first = _conv(videos * crops, length, 3, 1, dim, width)
+    # Queries, keys, values and what is near; both attentions; out of them; the two of the MLP.
+    layer = rows * (4 * width * width + 3 * length * width + 2 * width * width + 2 * width * width)
+    memories = 2 * rows * (2 * width * memory + width * width) + rows // 2 * width * width
+    return first, 2 * layer + memories + rows * (2 * width * 128 + 128)
