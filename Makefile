@@ -8,7 +8,7 @@ TORCH_INDEX ?=
 TORCH := $(shell grep '^torch==' constraints.txt)
 VIDEOS ?=
 
-.PHONY: env test demo ped2 detectors world lint clean
+.PHONY: env test demo ped2 detectors world bench lint clean
 
 env: $(VENV)/.installed
 
@@ -35,6 +35,9 @@ detectors: env
 
 world: env
 	$(BIN)/python -m tools.check_world
+
+bench: env
+	$(BIN)/python -m tools.bench
 
 lint: env
 	$(BIN)/ruff check .

@@ -81,8 +81,8 @@ class Segments:
         # Shown only where it takes a while: a store of hours is read once.
         for i, video in enumerate(tqdm.tqdm(videos_V, desc=f"segment {kind}", delay=5)):
             rows[i] = self._kept_row(kind, video) if self._kept else self._segmented(kind, video)
+        # Else memory would seem to grow with all that a run has seen.
         for kept in self._kept.values():
-            # Else memory would seem to grow with all that a run has seen.
             kept.base.madvise(mmap.MADV_DONTNEED)
         return rows
 
@@ -94,11 +94,14 @@ class Segments:
         return self._kept[kind][video]
 
     def _segmented(self, kind: str, video: int) -> np.ndarray:
-        member = self._members[video]
+        opened, video_id = self._members[video].store, self._members[video].video.id
         if kind == "text":
-            return segment(member.store.text(member.video.id), self._segments)
-        feat_SxNxD = segment(member.store.visual(member.video.id), self._segments)
-        return self._standard.apply(feat_SxNxD).swapaxes(0, 1)
+            found = segment(opened.text(video_id), self._segments)
+        else:
+            feat_SxNxD = segment(opened.visual(video_id), self._segments)
+            found = self._standard.apply(feat_SxNxD).swapaxes(0, 1)
+        opened.release()
+        return found
 
     def _identity(self) -> str:
         digest = hashlib.sha256(

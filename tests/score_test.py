@@ -44,6 +44,16 @@ def test_scores_in_padded_batches_equal_one_by_one(run, real_store):
         np.testing.assert_allclose(together[video_id], alone[0], atol=1e-6)
 
 
+def test_a_set_of_videos_is_compiled_once(run, real_store):
+    model, opened = score.load(str(run[0])), store.Store(real_store)
+    features = {i: (opened.visual(i), opened.text(i)) for i in opened.rows}
+    lengths = {i: row.num_snippets for i, row in opened.rows.items()}
+    for _ in range(2):
+        model.scores(features)
+        # No set is so large here that one length takes two batches.
+        assert model.score_step._cache_size() == len(score.buckets(lengths))
+
+
 def test_bucket_lengths():
     assert [score.bucket_length(n) for n in (1, 8, 9, 12, 13, 17, 24, 25, 100, 1000)] == [
         8, 8, 10, 12, 14, 20, 24, 28, 112, 1024,

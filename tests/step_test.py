@@ -333,3 +333,17 @@ def test_averaged_parameters_by_hand():
     )
     assert step.scoring_variables(state)["params"] is state.averaged["params"]
     assert step.average(state, 0.0) == {}
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_what_a_step_keeps_is_float32_in_any_precision(precision):
+    config = TrainConfig(detector="rtfm", precision=precision, dropout=0.0, **SMALL)
+    state = step.init_state(config, 12, 8)
+    after, metrics = jax.jit(step.make_train_step(config))(state, _data(), BATCH)
+    chex.assert_trees_all_equal_shapes_and_dtypes(after, state)
+    assert metrics["loss"].dtype == jnp.float32
+    plain = TrainConfig(detector="rtfm", dropout=0.0, **SMALL)
+    expected = float(jax.jit(step.make_train_step(plain))(state, _data(), BATCH)[1]["loss"])
+    error = abs(float(metrics["loss"]) - expected) / expected
+    # It does compute in what it says: bfloat16 has three digits at best.
+    assert error == 0 if precision == "float32" else 1e-7 < error < 0.03
