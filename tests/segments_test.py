@@ -1,9 +1,5 @@
 """Segments of training videos: right numbers, made once, from files as from memory."""
 
-import os
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 
@@ -11,7 +7,7 @@ from gvvad_jax import batches, parallel, segments, step
 from gvvad_jax.config import TrainConfig
 from tests.conftest import DIM, TEXT_DIM
 from tests.step_test import SMALL
-from tools import sparse_store
+from tools import bench_data, sparse_store
 
 
 def test_segments_by_hand():
@@ -102,10 +98,7 @@ def _trained(path, workdir, videos):
     path = sparse_store.write(path, videos, dtype="float16")
     flags = [f"--store={path}", f"--workdir={workdir}", "--detector=mil_rank", "--steps=4"]
     flags += ["--batch_size=4", "--segments=8", "--validation_share=0", "--device_gigabytes=0"]
-    process = subprocess.Popen([sys.executable, "-m", "gvvad_jax.train", *flags])
-    _, status, used = os.wait4(process.pid, 0)
-    assert status == 0
-    return used.ru_maxrss / 1000
+    return bench_data.training_peak(*flags) / 1e6
 
 
 @pytest.mark.slow

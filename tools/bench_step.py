@@ -6,6 +6,8 @@ visual and 768 text features), random, in memory, float32, dropout on.
 
 import json
 import os
+import pathlib
+import re
 import statistics
 import subprocess
 import sys
@@ -155,6 +157,15 @@ def best_matmul_rate(segments: int, pairs: int, repeats: int, device: str) -> fl
     return max(rate, 2.0 * rows * 3 * DIM * DIM / min(times[1:]))
 
 
+def peak_bytes(process: int | str = "self") -> int:
+    """The most memory that a running process has had (Linux).
+
+    Not rusage's: a child's begins with what its parent had.
+    """
+    status = pathlib.Path(f"/proc/{process}/status").read_text()
+    return 1024 * int(re.search(r"VmHWM:\s+(\d+) kB", status).group(1))
+
+
 class Worker:
     """A process that holds one side, and steps when told to.
 
@@ -187,10 +198,11 @@ class Worker:
 
     def close(self) -> int:
         """Ends it; its largest memory in bytes."""
+        peak = peak_bytes(self._process.pid)
         self._process.stdin.close()
         self._process.stdout.close()
-        _, _, used = os.wait4(self._process.pid, 0)
-        return used.ru_maxrss * 1024
+        self._process.wait()
+        return peak
 
 
 def main(argument: str) -> None:
