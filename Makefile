@@ -8,7 +8,7 @@ TORCH_INDEX ?=
 TORCH := $(shell grep '^torch==' constraints.txt)
 VIDEOS ?=
 
-.PHONY: env test demo ped2 detectors world bench lint clean
+.PHONY: env test demo ped2 detectors world bench devices lint clean
 
 env: $(VENV)/.installed
 
@@ -35,6 +35,9 @@ detectors: env
 
 world: env
 	$(BIN)/python -m tools.check_world
+
+devices: env
+	$(BIN)/python -m pytest tests/devices_test.py -m "matrix or not matrix"
 
 bench: env
 	$(BIN)/python -m tools.bench

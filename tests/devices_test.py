@@ -16,14 +16,25 @@ from tests import CHEAP_COMPILATION
 # in the last bit, and Adam's first steps turn a gradient of rounding noise (a bias in front of a
 # BatchNorm has no other) into whole learning rates; float64 shows that nothing else differs.
 BOUNDS = {"float64": 1e-5, "float32": 1e-3}
-# Compiling is most of the time; the whole matrix in float32 is a command, see docs/scaling.md.
-CASES = {"float64": (*DETECTORS, "options"), "float32": ("lap",)}
+QUICK = (("float64", "lap"), ("float64", "mil_rank"), ("float64", "options"), ("float32", "lap"))
+# Compiling is most of the time: the suite runs a detector with everything and one with next to
+# nothing; `make devices` all of them.
+CASES = [
+    pytest.param(
+        precision,
+        config,
+        marks=() if (precision, config) in QUICK else pytest.mark.matrix,
+        id=f"{precision}-{config}",
+    )
+    for precision in BOUNDS
+    for config in (*DETECTORS, "options")
+]
 
 
-def start(precision, out, *, devices, **environment):
+def start(precision, config, out, *, devices, **environment):
     flags = f"{CHEAP_COMPILATION} --xla_force_host_platform_device_count={devices}"
     return subprocess.Popen(
-        [sys.executable, "-m", "tests.device_steps", precision, str(out), *CASES[precision]],
+        [sys.executable, "-m", "tests.device_steps", precision, str(out), config],
         env=os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"} | environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -60,30 +71,29 @@ def require_equal(found, expected, bound):
         assert np.abs(found[name] - value).max(initial=0) <= bound * scale, name
 
 
-def check(path, precision):
+def check(path, precision, config):
     results = read(path)
-    assert {config for _, config in results} == {*CASES[precision]}
-    for (_, config), found in results.items():
-        require_equal(found, results["single", config], BOUNDS[precision])
+    for mode in ("pmap", "mesh"):
+        require_equal(results[mode, config], results["single", config], BOUNDS[precision])
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("precision", BOUNDS)
-def test_eight_devices_take_the_same_steps_with_dropout_on(precision, tmp_path):
-    finish([start(precision, tmp_path / "found.npz", devices=8)])
-    check(tmp_path / "found.npz", precision)
+@pytest.mark.parametrize(("precision", "config"), CASES)
+def test_eight_devices_take_the_same_steps_with_dropout_on(precision, config, tmp_path):
+    finish([start(precision, config, tmp_path / "found.npz", devices=8)])
+    check(tmp_path / "found.npz", precision, config)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("precision", BOUNDS)
-def test_two_processes_take_the_same_steps_with_dropout_on(precision, tmp_path):
+@pytest.mark.parametrize(("precision", "config"), CASES)
+def test_two_processes_take_the_same_steps_with_dropout_on(precision, config, tmp_path):
     ranks = {"WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": free_port()}
     paths = [tmp_path / f"found{rank}.npz" for rank in range(2)]
     finish(
         [
-            start(precision, path, devices=2, RANK=str(rank), **ranks)
+            start(precision, config, path, devices=2, RANK=str(rank), **ranks)
             for rank, path in enumerate(paths)
         ]
     )
     for path in paths:
-        check(path, precision)
+        check(path, precision, config)
