@@ -12,9 +12,8 @@ import pytest
 from gvvad_jax.config import DETECTORS
 from tests import CHEAP_COMPILATION
 
-# Largest error relative to the largest value of an array. In float32 sums in another order differ
-# in the last bit, and Adam's first steps turn a gradient of rounding noise (a bias in front of a
-# BatchNorm has no other) into whole learning rates; float64 shows that nothing else differs.
+# Largest error relative to the largest value of an array. Float32 sums in another order differ in
+# the last bits, which Adam's first steps enlarge where a gradient is small.
 BOUNDS = {"float64": 1e-5, "float32": 1e-3}
 QUICK = (("float64", "lap"), ("float64", "mil_rank"), ("float64", "options"), ("float32", "lap"))
 # Compiling is most of the time: the suite runs a detector with everything and one with next to
@@ -63,9 +62,21 @@ def read(path):
     return found
 
 
+# The bias in front of the non-local block's BatchNorm, which takes it away again: its gradient is
+# rounding and nothing else, in any precision, and Adam makes whole steps of that. What follows it
+# and reaches no output: the running mean behind it, cancelling it, and the length of the update.
+MEANINGLESS = (
+    "['non_local']['W']['bias']",
+    "['non_local']['W_norm']['mean']",
+    "metric update_norm",
+)
+
+
 def require_equal(found, expected, bound):
     assert found.keys() == expected.keys()
     for name, value in expected.items():
+        if name.endswith(MEANINGLESS):
+            continue
         assert found[name].dtype == value.dtype
         scale = max(np.abs(value).max(initial=0), 1e-3)
         assert np.abs(found[name] - value).max(initial=0) <= bound * scale, name
