@@ -151,8 +151,8 @@ class Model:
                 found[video_id] = np.asarray(self.score_step(self.variables, visual, text, None))[0]
             else:
                 lengths[video_id] = len(visual_TxNxD)
-        crops = self.manifest.crops["count"]
         for length, ids in buckets(lengths).items():
+            crops = features[ids[0]][0].shape[1]  # Of an import the manifest doesn't know.
             most = max(1, ROWS_AT_ONCE // (length * crops))
             # Equal batches, so that hardly any place stays empty.
             size = -(-len(ids) // -(-len(ids) // most))
