@@ -7,13 +7,11 @@ Killed at any moment, the same command resumes and ends with the same numbers. T
 gets config.flags, model.json, metrics.jsonl, TensorBoard events, checkpoints/ and result.json.
 """
 
-import dataclasses
 import hashlib
 import json
 import pathlib
 import subprocess
-import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from gvvad_jax import options
@@ -81,6 +79,8 @@ def _train(config: TrainConfig, workdir: pathlib.Path) -> dict[str, Any]:
     import tqdm
 
     from gvvad_jax import checkpoints, parallel
+    from gvvad_jax.run_log import RunLog
+    from gvvad_jax.selection import Selection
     from gvvad_jax.step import init_state
 
     # The first process alone writes, and knows of checkpoints; the others are told.
@@ -92,7 +92,7 @@ def _train(config: TrainConfig, workdir: pathlib.Path) -> dict[str, Any]:
     start = int(parallel.from_first((saved.latest("last") or 0) if saved else 0))
     if start:
         state = parallel.from_first(saved.restore("last", state) if saved else state)
-    selection = _Selection(config, ready, saved)
+    selection = Selection(config, ready.splits, ready.manifest, ready.standard, saved)
     runner = parallel.Runner(config, state)
     feed = _feed(config, ready, runner, workdir)
     if is_first:
@@ -100,7 +100,7 @@ def _train(config: TrainConfig, workdir: pathlib.Path) -> dict[str, Any]:
         write_atomically(workdir / "config.flags", options.to_flagfile(config).encode())
         bank = None if ready.bank_KxE is None else ready.bank_KxE.tolist()
         checkpoints.write_model(workdir, config, ready.manifest, ready.standard.to_json(), bank)
-    log = _Log(workdir if is_first else None, start)
+    log = RunLog(workdir if is_first else None, start)
 
     progress = tqdm.tqdm(range(start, config.steps), initial=start, total=config.steps,
                          desc="train", unit="step", mininterval=1.0,
@@ -146,15 +146,11 @@ class _Prepared(NamedTuple):
     bank_KxE: Any
     synthetic_V: Any
     drawn: Any
+    members: Sequence[Any]  # All whose features a step may ask for, by their number.
 
     @property
     def manifest(self) -> Any:
         return self.stores[0].manifest
-
-    @property
-    def members(self) -> list[Any]:
-        """All whose features a step may ask for, in the order of their numbers."""
-        return [*self.splits.train, *self.splits.held_out]
 
 
 def _prepare(config: TrainConfig) -> _Prepared:
@@ -179,6 +175,7 @@ def _prepare(config: TrainConfig) -> _Prepared:
         bank_KxE=_read_bank(stores[0]) if config.uses_bank else None,
         synthetic_V=synthetic_V,
         drawn=drawn,
+        members=members,
     )
 
 
@@ -265,168 +262,6 @@ def _require_encoder(path: pathlib.Path, opened: Store) -> None:
             f"{found!r}; encode the store again, or copy bank.npy and bank.json from one of that "
             "encoder"
         )
-
-
-class _Log:
-    """metrics.jsonl and TensorBoard. A resumed run's log reads like an uninterrupted one's.
-
-    Without a folder it only looks out for NaN.
-    """
-
-    def __init__(self, workdir: pathlib.Path | None, start: int):
-        self._file = self._board = None
-        if workdir is None:
-            return
-        path = workdir / "metrics.jsonl"
-        kept = [line for line in _whole_lines(path) if json.loads(line)["step"] <= start]
-        write_atomically(path, "".join(f"{line}\n" for line in kept).encode())
-        self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115
-        self._folder, self._start = workdir / "tensorboard", start
-
-    def training(self, step: int, metrics: Any, every: int) -> None:
-        """Fetches a step's metrics, stops on a NaN, and writes them at the log's pace."""
-        import jax
-        import numpy as np
-
-        values = {name: float(value) for name, value in jax.device_get(metrics).items()}
-        if not np.isfinite(values["loss"]):
-            raise FloatingPointError(f"step {step}: loss is {values['loss']}; metrics: {values}")
-        if step % every == 0:
-            self.write(step, values)
-
-    def write(self, step: int, values: dict[str, float]) -> None:
-        if not values or not self._file:
-            return
-        self._file.write(json.dumps({"step": step, **values}) + "\n")
-        self._file.flush()
-        if not self._board:
-            import tensorboardX  # A second, which the first step needn't wait for.
-
-            self._board = tensorboardX.SummaryWriter(
-                str(self._folder), purge_step=self._start, write_to_disk=True
-            )
-        for name, value in values.items():
-            if value is not None:
-                self._board.add_scalar(name, value, step)
-
-    def close(self) -> None:
-        for opened in (self._file, self._board):
-            if opened:
-                opened.close()
-
-
-def _whole_lines(path: pathlib.Path) -> Iterator[str]:
-    """Lines of a log, less the one that a kill cut short."""
-    if not path.exists():
-        return
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            json.loads(line)
-        except ValueError:
-            return
-        yield line
-
-
-class _Selection:
-    """Which checkpoints are best, and what they reach on the test set.
-
-    Validation videos have video labels only: best_on_validation has the highest video-level AUC
-    of top-k mean scores, ties by validation loss. The test set selects nothing unless
-    best_on_test is asked for.
-    """
-
-    def __init__(self, config: TrainConfig, ready: _Prepared, saved):
-        from gvvad_jax import score, step
-
-        splits = ready.splits
-        if config.early_stop and not splits.validation:
-            raise UserError(
-                "--early_stop: expected validation videos, found none (fewer than five training "
-                "videos of a label, or --validation_share=0); name some in videos.json or set it "
-                "to 0"
-            )
-        self._splits, self._config, self._saved = splits, config, saved
-        self._model = score.Model(
-            config=config,
-            manifest=ready.manifest,
-            standard=ready.standard,
-            variables=None,
-            score_step=step.make_score_step(config),
-        )
-        has_frames = [m for m in splits.test if m.video.abnormal_frames is not None
-                      or not m.video.label]  # fmt: skip
-        self._test = splits.test if len(has_frames) == len(splits.test) else []
-        if splits.test and not self._test:
-            print("test videos without abnormal_frames: no frame-level result", file=sys.stderr)
-
-    def _at(self, state) -> Any:
-        from gvvad_jax import step
-
-        return dataclasses.replace(self._model, variables=step.scoring_variables(state))
-
-    def stale(self, step: int) -> bool:
-        """Whether the last --early_stop validations brought nothing better."""
-        from gvvad_jax import parallel
-
-        if not self._config.early_stop:
-            return False
-        best = self._saved and self._saved.latest("best_on_validation")
-        patience = self._config.early_stop * self._config.validate_every
-        return bool(parallel.from_first(best is not None and step - best >= patience))
-
-    def consider(self, step: int, state) -> dict[str, float]:
-        """Saves the state where it is the best so far; returns the measures to log."""
-        if not self._saved:
-            return {}
-        from gvvad_jax import evaluate
-
-        model, measures = self._at(state), {}
-        if self._splits.validation:
-            auc, loss = self._validate(model)
-            measures |= {"validation_auc": auc, "validation_loss": loss}
-            self._keep("best_on_validation", step, state, [auc, -loss])
-        if self._config.best_on_test and self._test:
-            auc = evaluate.of_members(model, self._test)["auc"]
-            measures["test_auc"] = auc
-            self._keep("best_on_test", step, state, [auc])
-        return measures
-
-    def _keep(self, kind: str, step: int, state, measure: list[float]) -> None:
-        best = self._saved.measure(kind)
-        # Seen before the kill that this run resumes from.
-        seen = step <= (self._saved.latest(kind) or 0)
-        if not seen and (best is None or measure > best):
-            self._saved.save(kind, step, state, measure)
-
-    def _validate(self, model) -> tuple[float, float]:
-        import numpy as np
-
-        from gvvad_jax import metrics
-
-        members = self._splits.validation
-        scores = model.scores(
-            {m.video.id: (m.store.visual(m.video.id), m.store.text(m.video.id)) for m in members}
-        )
-        of_video = np.array(
-            [metrics.video_score(scores[m.video.id], self._config.top_k) for m in members]
-        )
-        labels = np.array([m.video.label for m in members])
-        chance = np.clip(np.where(labels, of_video, 1 - of_video), 1e-7, 1)
-        return metrics.roc_auc(of_video, labels), float(-np.log(chance).mean())
-
-    def results(self, state) -> dict[str, Any]:
-        """Test measures of the last and the best checkpoints, None where there is none."""
-        from gvvad_jax import evaluate
-
-        kinds = ["best_on_validation"] + ["best_on_test"] * self._config.best_on_test
-        found = {"last": evaluate.of_members(self._at(state), self._test) if self._test else None}
-        for kind in kinds:
-            step = self._saved.latest(kind)
-            found[kind] = None
-            if step is not None and self._test:
-                best = self._at(self._saved.restore(kind, state))
-                found[kind] = evaluate.of_members(best, self._test) | {"step": step}
-        return found
 
 
 def _provenance(config: TrainConfig, ready: _Prepared) -> dict[str, Any]:
