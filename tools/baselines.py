@@ -111,13 +111,20 @@ def score_videos(
     """`rule_scores` of the files of some videos, by video id; decoded once each."""
     import tqdm
 
+    return {
+        video.id: score_video(annotated, video)
+        for video in tqdm.tqdm(videos, desc="rules", unit="video")
+    }
+
+
+def score_video(
+    annotated: annotations.Annotations, video: annotations.VideoAnnotation
+) -> dict[str, np.ndarray]:
+    """`rule_scores` of one video's file."""
     from generation import video_io
 
     cv2.setNumThreads(1)
-    scores = {}
-    for video in tqdm.tqdm(videos, desc="rules", unit="video"):
-        path = annotated.resolve(video)
-        if not path.exists():
-            raise UserError(f"{path}: expected the video of {video.id!r}, found none")
-        scores[video.id] = rule_scores(video_io.read(path).frames_TxHxWx3)
-    return scores
+    path = annotated.resolve(video)
+    if not path.exists():
+        raise UserError(f"{path}: expected the video of {video.id!r}, found none")
+    return rule_scores(video_io.read(path).frames_TxHxWx3)

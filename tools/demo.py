@@ -159,15 +159,17 @@ def _rules(
     folder: pathlib.Path,
 ) -> dict[str, Any]:
     """What the trivial rules and the oracle reach; each video's scores are kept in `folder`."""
+    import tqdm
+
     from tools import baselines
 
     folder.mkdir(exist_ok=True)
     scores = {}
-    for video in test:
+    for video in tqdm.tqdm(test, desc="rules", unit="video"):
         path = folder / f"{hashlib.sha256(video.id.encode()).hexdigest()[:16]}.npz"
         if not path.exists():
             buffer = io.BytesIO()
-            np.savez(buffer, **baselines.score_videos(annotated, [video])[video.id])
+            np.savez(buffer, **baselines.score_video(annotated, video))
             store.write_atomically(path, buffer.getvalue())
         with np.load(path, allow_pickle=False) as arrays:
             scores[video.id] = {rule: arrays[rule] for rule in baselines.RULES}
