@@ -10,9 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gvvad_jax import detectors, step
+from gvvad_jax import detectors, step, store
 from gvvad_jax.config import DETECTORS, TrainConfig
-from tools import bench_evaluation, bench_step, operations, torch_twin
+from tools import bench_accuracy, bench_evaluation, bench_step, operations, torch_twin
 
 
 @pytest.mark.parametrize("detector", DETECTORS)
@@ -83,6 +83,24 @@ def test_the_command_writes_its_figures(tmp_path):
     assert found["step"]["mil_rank"]["8"]["torch_seconds"] is None
     assert {"open_seconds", "resident", "mapped"} <= found["data"].keys()
     assert found["metrics"]["frames"] == 16 * 69_634
+
+
+def test_a_store_as_float16_is_the_same_store(real_store, tmp_path):
+    found = store.Store(bench_accuracy.as_float16(str(real_store), tmp_path / "float16"))
+    original = store.Store(real_store)
+    assert found.manifest.dtype == "float16" and found.rows.keys() == original.rows.keys()
+    assert (tmp_path / "float16" / "bank.npy").exists()
+    for video_id in found.rows:
+        for rows in ("visual", "text"):
+            expected = getattr(original, rows)(video_id).astype(np.float16)
+            np.testing.assert_array_equal(getattr(found, rows)(video_id), expected)
+
+
+def test_precisions_are_compared_seed_by_seed():
+    found = bench_accuracy._summary([0.5, 0.7], plain=[0.4, 0.8])
+    assert found["auc"] == pytest.approx(0.6) and found["difference"] == pytest.approx(0)
+    assert found["difference_deviation"] == pytest.approx(0.02**0.5)
+    assert found["deviation"] == pytest.approx(found["difference_deviation"])
 
 
 def test_bad_flags_are_one_line():

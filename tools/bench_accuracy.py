@@ -3,6 +3,7 @@
 import dataclasses
 import pathlib
 import statistics
+from collections.abc import Sequence
 from typing import Any
 
 from gvvad_jax import store
@@ -10,7 +11,7 @@ from gvvad_jax.config import TrainConfig
 
 
 def as_float16(path: str, folder: pathlib.Path) -> pathlib.Path:
-    """A copy of a store with visual rows of float16."""
+    """A copy of a store with rows of float16."""
     from gvvad_jax.store_writer import Writer
 
     opened = store.Store(path)
@@ -56,14 +57,17 @@ def measure(path: str, folder: pathlib.Path, seeds: int, steps: int) -> dict[str
                 **changes,
             )
             found[name].append(train(config)["last"]["auc"])
+    plain = found["float32"]
+    return {name: _summary(aucs, plain) for name, aucs in found.items()}
+
+
+def _summary(aucs: Sequence[float], plain: Sequence[float]) -> dict[str, Any]:
+    """Mean and spread over seeds, and of the paired difference to float32."""
+    differences = [mine - theirs for mine, theirs in zip(aucs, plain, strict=True)]
     return {
-        name: {
-            "auc": statistics.mean(values),
-            "deviation": statistics.stdev(values),
-            "difference": statistics.mean(
-                mine - plain for mine, plain in zip(values, found["float32"], strict=True)
-            ),
-            "aucs": values,
-        }
-        for name, values in found.items()
+        "auc": statistics.mean(aucs),
+        "deviation": statistics.stdev(aucs),
+        "difference": statistics.mean(differences),
+        "difference_deviation": statistics.stdev(differences),
+        "aucs": list(aucs),
     }
