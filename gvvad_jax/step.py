@@ -189,8 +189,7 @@ def make_loss(
         outputs = cast(outputs, jnp.promote_types(config.precision, jnp.float32))
         # LAP's threshold and triplets look at the whole batch, so the loss always does.
         outputs, text, synthetic_V = gather((outputs, videos.text_VxTxE, videos.synthetic_V))
-        whole = noise and noise.replace(videos_V=gather(noise.videos_V))
-        terms = file.loss_terms(outputs, text, videos.bank_KxE, config, whole)
+        terms = file.loss_terms(outputs, text, videos.bank_KxE, config)
         terms = losses.weigh_labels(terms, config.normal_weight, config.abnormal_weight)
         total, parts = ssls.scaled_loss(terms, synthetic_V.reshape(-1, 2), lambda_, config)
         costs = [parts[name] for name in ("cost_real", "cost_synthetic", "cost_scaled")]

@@ -2,11 +2,13 @@
 
 import functools
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jax.extend.random import threefry_2x32
 
 from gvvad_jax import detectors, ssls
 from gvvad_jax.config import DETECTORS, TrainConfig
@@ -88,7 +90,7 @@ def test_lap_without_text_is_rtfm():
     plain = _scores(rtfm.Detector(config), variables, visual)
     np.testing.assert_array_equal(_scores(detector, variables, visual), plain)
     outputs = _outputs(detector, variables, jnp.concatenate([visual, visual[:1]]))
-    assert set(lap.loss_terms(outputs, None, None, config, None)) == {
+    assert set(lap.loss_terms(outputs, None, None, config)) == {
         "bag", "magnitude", "smoothness", "sparsity",
     }  # fmt: skip
 
@@ -116,7 +118,7 @@ def _total_loss(name, length, **changes):
             variables | {"params": params}, visual, text, noise=noise, train=True,
             mutable=["batch_stats"],
         )  # fmt: skip
-        terms = detectors.by_name(name).loss_terms(outputs, text, jnp.eye(3, 8), config, noise)
+        terms = detectors.by_name(name).loss_terms(outputs, text, jnp.eye(3, 8), config)
         synthetic_Bx2 = jnp.array([[0.0, 1.0], [0.0, 0.0]])
         return ssls.scaled_loss(terms, synthetic_Bx2, jnp.asarray(0.5), config)[0]
 
@@ -164,6 +166,34 @@ def test_dropout_keeps_the_mean_and_depends_on_video_and_layer_only():
     assert (other != part).any() and (whole[0] != whole[1]).any()
 
 
+def test_dropout_draws_the_words_of_jaxs_threefry():
+    key = jax.random.key_data(jax.random.key(5))
+    expected = threefry_2x32(key, jnp.arange(14, dtype=jnp.uint32))
+    np.testing.assert_array_equal(mtn.threefry(key, 7), expected)
+
+
+def test_the_head_gives_unselected_normal_scores_no_gradient_and_changes_nothing_else():
+    rng = np.random.default_rng(0)
+    features = jnp.asarray(rng.standard_normal((4, 2, 7, 6)), jnp.float32)
+    selected = jnp.asarray([[4, 1], [0, 2], [6, 3], [5, 1]])
+    noise = mtn.Noise(key=jax.random.key(3), videos_V=jnp.arange(4))
+    head = mtn.Head((5, 4), 0.3)
+    params = head.init(jax.random.key(1), features, None)
+
+    def loss(params, features, selected_Vxk):
+        scores_VxT = head.apply(params, features, noise, selected_Vxk)
+        of_selected_Vxk = jnp.take_along_axis(scores_VxT, selected, axis=1)
+        return jnp.sum(of_selected_Vxk**2) + jnp.sum(scores_VxT[1::2] ** 3), scores_VxT
+
+    found, whole = (
+        jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)(params, features, given)
+        for given in (selected, None)
+    )
+    chex.assert_trees_all_close(found, whole, rtol=1e-5, atol=1e-6)
+    of_features = np.asarray(found[1][1])
+    assert not of_features[0, :, [0, 2, 3, 5, 6]].any() and of_features[0, :, [1, 4]].any()
+
+
 def test_suspected_snippets_by_hand():
     bank_KxE = jnp.array([[2.0, 0.0], [0.0, 3.0]])
     # Largest cosines: 1, 0, 0.8, 0; mean 0.45, unbiased deviation sqrt(0.83/3) = 0.526.
@@ -195,7 +225,7 @@ def test_the_loss_does_not_depend_on_the_order_of_pairs(name):
 
     @jax.jit
     def values(outputs, text):
-        terms = detectors.by_name(name).loss_terms(outputs, text, jnp.eye(3, 8), config, None)
+        terms = detectors.by_name(name).loss_terms(outputs, text, jnp.eye(3, 8), config)
         return {term: value.values_M.mean() for term, value in terms.items()}
 
     outputs, order = _outputs(detector, variables, visual, text), np.array([4, 5, 0, 1, 2, 3])

@@ -1,6 +1,7 @@
 """SSLS: what a synthetic video weighs."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -63,14 +64,15 @@ def test_a_synthetic_videos_gradient_is_linear_in_lambda_and_zero_at_zero(name):
     outputs = Outputs(
         scores_VxT=jnp.asarray(rng.uniform(0.1, 0.9, (4, 7)), jnp.float32),
         features_VxNxTxD=jnp.asarray(rng.normal(size=(4, 2, 7, 5)), jnp.float32),
+        extra={"selected": jnp.asarray([[4, 1, 0], [0, 2, 5], [6, 3, 1], [5, 1, 2]])},
     )
     text_VxTxE = jnp.asarray(rng.normal(size=(4, 7, 6)), jnp.float32)
     bank_KxE = jnp.asarray(rng.normal(size=(3, 6)), jnp.float32)
 
     @jax.jit
-    @jax.grad
+    @functools.partial(jax.grad, allow_int=True)
     def gradient(outputs, lambda_):
-        terms = detectors.by_name(name).loss_terms(outputs, text_VxTxE, bank_KxE, config, None)
+        terms = detectors.by_name(name).loss_terms(outputs, text_VxTxE, bank_KxE, config)
         return ssls.scaled_loss(terms, SYNTHETIC_Bx2, lambda_, config)[0]
 
     zero, half, one = (gradient(outputs, lambda_) for lambda_ in (0.0, 0.5, 1.0))
@@ -82,7 +84,7 @@ def test_a_synthetic_videos_gradient_is_linear_in_lambda_and_zero_at_zero(name):
             assert np.abs(at[2]).max() > 0
     # A real video's own bag loss doesn't feel lambda.
     bag = dataclasses.replace(config, magnitude_weight=0.0)
-    terms = rtfm.loss_terms(outputs, None, None, bag, None)
+    terms = rtfm.loss_terms(outputs, None, None, bag)
     real = [ssls.term_value(terms["bag"], ssls.video_weights(SYNTHETIC_Bx2.reshape(-1), w))
             for w in (0.0, 1.0)]  # fmt: skip
     values = np.asarray(terms["bag"].values_M)

@@ -84,7 +84,7 @@ def _parameter_gradient(name):
         batch = step.take(data, BATCH.videos_Bx2.reshape(-1))
         visual, text = batch.visual_VxNxTxD, batch.text_VxTxE
         outputs = file.Detector(config).apply(variables, visual, text)
-        terms = file.loss_terms(outputs, text, data.bank_KxE, config, None)
+        terms = file.loss_terms(outputs, text, data.bank_KxE, config)
         synthetic_Bx2 = batch.synthetic_V.reshape(-1, 2)
         return ssls.scaled_loss(terms, synthetic_Bx2, lambda_, config)[0]
 
@@ -194,7 +194,7 @@ def test_meta_gradient_against_finite_differences():
     def cost(params, videos_Bx2, lambda_):
         videos = step.take(data, videos_Bx2.reshape(-1))
         outputs = file.Detector(config).apply({"params": params}, videos.visual_VxNxTxD)
-        terms = file.loss_terms(outputs, None, None, config, None)
+        terms = file.loss_terms(outputs, None, None, config)
         return ssls.scaled_loss(terms, videos.synthetic_V.reshape(-1, 2), lambda_, config)[0]
 
     def held_out_after(lambda_, rate=1e-2):

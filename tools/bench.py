@@ -113,7 +113,7 @@ def _steps(device: str) -> dict[str, dict[str, Any]]:
         for segments in values.segments:
             row = bench_step.measure(
                 detector, int(segments), values.pairs, values.repeats,
-                device=device, compiled=values.compiled,
+                turn=values.turn, device=device, compiled=values.compiled,
             )  # fmt: skip
             found.setdefault(detector, {})[segments] = row
             cells = [
@@ -148,6 +148,7 @@ if __name__ == "__main__":
     flags.DEFINE_list("segments", ["32", "64"], "for the steps; the first for the data path")
     flags.DEFINE_integer("pairs", 32, "pairs of videos a step", lower_bound=1)
     flags.DEFINE_integer("repeats", 5, "rounds", lower_bound=1)
+    flags.DEFINE_float("turn", 10.0, "seconds of steps unused, then timed, of each side", 0.0)
     flags.DEFINE_float("share", 1.0, "of the test set's videos, for the evaluation", 0.01, 1.0)
     flags.DEFINE_bool("compiled", False, "torch.compile beside eager PyTorch")
     flags.DEFINE_string("store", "", "with training and test videos, for the accuracy")

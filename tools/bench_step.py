@@ -4,6 +4,7 @@ Part of tools.bench; see there. All sides see the published batch (pairs of vide
 visual and 768 text features), random, in memory, float32, dropout on.
 """
 
+import functools
 import json
 import os
 import pathlib
@@ -35,13 +36,11 @@ def seconds_of(run: Callable[[], Any]) -> float:
 
 
 def interleaved(ways: Mapping[str, Callable[[], float]], repeats: int) -> dict[str, list[float]]:
-    """What each way times itself at, all in turn, forwards and backwards, after a round unused."""
+    """What each way times itself at, all in turn, forwards and backwards."""
     times: dict[str, list[float]] = {name: [] for name in ways}
-    for number in range(repeats + 1):
+    for number in range(repeats):
         for name in sorted(ways, reverse=bool(number % 2)):
-            found = ways[name]()
-            if number:
-                times[name].append(found)
+            times[name].append(ways[name]())
     return times
 
 
@@ -70,6 +69,9 @@ class Ours:
         )
         places_Bx2 = np.arange(2 * pairs, dtype=np.int32).reshape(-1, 2)
         self.batch = Batch(places_Bx2, np.arange(pairs, dtype=np.int32))
+
+    def seconds(self) -> float:
+        return seconds_of(self)
 
     def __call__(self) -> None:
         self._jax.block_until_ready(self.runner.step(self.data, self.batch))
@@ -119,43 +121,46 @@ class Torch:
         self._batch = {name: value.to(device) for name, value in batch.items()}
         self._step = torch.compile(torch_twin.train_step) if compiled else torch_twin.train_step
 
+    def seconds(self) -> float:
+        return seconds_of(self)
+
     def __call__(self) -> None:
         self._step(self._model, self._adam, self._batch)
         if self._device != "cpu":
             self._torch.cuda.synchronize()
 
 
-def matmul_rate(segments: int, pairs: int, repeats: int, precision: str = "float32") -> float:
-    """Operations a second of the fastest matrix product among the step's own shapes, by XLA."""
-    import jax
-    import jax.numpy as jnp
+class Ceiling:
+    """The matrix products of the step's own shapes, by XLA and, on the CPU, by PyTorch."""
 
-    rows = 2 * pairs * CROPS * segments
-    # The convolutions of the visual stream, the head's first layer, and their gradients.
-    inner = [(3 * DIM, DIM), (3 * DIM, DIM // 4), (DIM + TEXT_DIM, 512)]
-    shapes = [shape for m, n in inner for shape in ((rows, m, n), (rows, n, m), (m, rows, n))]
-    product = jax.jit(jnp.matmul)
-    best = 0.0
-    for m, k, n in shapes:
-        left, right = (jnp.ones(shape, precision) for shape in ((m, k), (k, n)))
-        jax.block_until_ready(product(left, right))
-        for _ in range(repeats):
-            taken = seconds_of(lambda a=left, b=right: jax.block_until_ready(product(a, b)))
-            best = max(best, 2.0 * m * k * n / taken)
-    return best
+    def __init__(self, segments: int, pairs: int, device: str):
+        self._rows, self._device = 2 * pairs * CROPS * segments, device
 
+    def seconds(self) -> float:
+        """Of ONE operation of the fastest product, each product in the better of two trials."""
+        # The convolutions of the visual stream, the head's first layer, and their gradients.
+        inner = [(3 * DIM, DIM), (3 * DIM, DIM // 4), (DIM + TEXT_DIM, 512)]
+        rows = self._rows
+        shapes = [shape for m, n in inner for shape in ((rows, m, n), (rows, n, m), (m, rows, n))]
+        ways = [self._by_xla] if self._device != "cpu" else [self._by_xla, self._by_torch]
+        return min(way(m, k, n) / (2.0 * m * k * n) for way in ways for m, k, n in shapes)
 
-def best_matmul_rate(segments: int, pairs: int, repeats: int, device: str) -> float:
-    """The ceiling: the better of XLA's and, on the CPU, PyTorch's matrix products."""
-    rate = matmul_rate(segments, pairs, repeats)
-    if device != "cpu":
-        return rate
-    import torch
+    def _by_xla(self, m: int, k: int, n: int) -> float:
+        import jax
+        import jax.numpy as jnp
 
-    rows = 2 * pairs * CROPS * segments
-    left, right = torch.randn(rows, 3 * DIM), torch.randn(3 * DIM, DIM)
-    times = [seconds_of(lambda: left @ right) for _ in range(repeats + 1)]
-    return max(rate, 2.0 * rows * 3 * DIM * DIM / min(times[1:]))
+        left, right = jnp.ones((m, k)), jnp.ones((k, n))
+        product = jax.jit(jnp.matmul)
+        return self._best(lambda: jax.block_until_ready(product(left, right)))
+
+    def _by_torch(self, m: int, k: int, n: int) -> float:
+        import torch
+
+        left, right = torch.ones(m, k), torch.ones(k, n)
+        return self._best(lambda: left @ right)
+
+    def _best(self, run: Callable[[], Any]) -> float:
+        return min(seconds_of(run) for _ in range(2))
 
 
 def peak_bytes(process: int | str = "self") -> int:
@@ -188,9 +193,9 @@ class Worker:
         )
         self.first_seconds = self._said()
 
-    def seconds(self) -> float:
-        """Has it take two steps; the time of the second."""
-        self._process.stdin.write("step\n")
+    def seconds(self, turn: float) -> float:
+        """Has it take steps for `turn` seconds unused, then for as long; the median of these."""
+        self._process.stdin.write(f"{turn}\n")
         self._process.stdin.flush()
         return self._said()
 
@@ -211,23 +216,39 @@ class Worker:
 
 def main(argument: str) -> None:
     given = json.loads(argument)
-    side = Ours if given.pop("side") == "ours" else Torch
-    step = side(**given)
-    print("seconds", seconds_of(step), flush=True)
-    for _ in sys.stdin:
+    side = {"ours": Ours, "torch": Torch, "ceiling": Ceiling}[given.pop("side")](**given)
+    print("seconds", side.seconds(), flush=True)
+    for turn in sys.stdin:
         # In training, steps follow each other. While a process waits for its turn, a virtual
         # machine may take its free memory away: a step after a pause is not what is asked for.
-        step()
-        print("seconds", seconds_of(step), flush=True)
+        _taken(side, float(turn))
+        print("seconds", statistics.median(_taken(side, float(turn))), flush=True)
+
+
+def _taken(side: Ours | Torch | Ceiling, turn: float) -> list[float]:
+    """What steps took: one, and more until so many seconds have passed."""
+    end, times = time.perf_counter() + turn, []
+    while not times or time.perf_counter() < end:
+        times.append(side.seconds())
+    return times
 
 
 def measure(
-    detector: str, segments: int, pairs: int, repeats: int, *, device: str, compiled: bool
+    detector: str,
+    segments: int,
+    pairs: int,
+    repeats: int,
+    *,
+    turn: float,
+    device: str,
+    compiled: bool,
 ) -> dict[str, Any]:
-    """One row of the table; seconds are medians, ratios medians over the rounds."""
+    """One row of the table; seconds are medians, ratios and shares medians over the rounds."""
     common = {"detector": detector, "segments": segments, "pairs": pairs}
     torch = common | {"side": "torch", "device": device}
-    sides = {"ours": (common | {"side": "ours"}, OUR_MEMORY)}
+    ceiling = {"side": "ceiling", "segments": segments, "pairs": pairs, "device": device}
+    # The ceiling in every round too: the best of a whole run is of the machine's best moment.
+    sides = {"ours": (common | {"side": "ours"}, OUR_MEMORY), "ceiling": (ceiling, OUR_MEMORY)}
     if detector not in WITHOUT_TWIN:
         sides["torch"] = torch, {}
     if detector in ("tevad", "lap"):
@@ -235,16 +256,19 @@ def measure(
     if compiled and "torch" in sides:
         sides["torch_compiled"] = torch | {"compiled": True}, {}
     workers = {name: Worker(*given) for name, given in sides.items()}
-    times = interleaved({name: worker.seconds for name, worker in workers.items()}, repeats)
-    rate = best_matmul_rate(segments, pairs, repeats, device)
+    ways = {name: functools.partial(worker.seconds, turn) for name, worker in workers.items()}
+    times = interleaved(ways, repeats)
+    ceilings = [1.0 / seconds for seconds in times.pop("ceiling")]
     seconds = statistics.median(times["ours"])
     needed = operations.of_step(detector, 2 * pairs, CROPS, segments, DIM, TEXT_DIM)["train"]
+    shares = [needed / own / rate for own, rate in zip(times["ours"], ceilings, strict=True)]
     row = {
         "seconds": seconds,
         "first_seconds": workers["ours"].first_seconds,
         "gigaoperations": needed / 1e9,
-        "matmul_gigaoperations_a_second": rate / 1e9,
-        "share_of_matmul_peak": needed / seconds / rate,
+        "matmul_gigaoperations_a_second": statistics.median(ceilings) / 1e9,
+        "share_of_matmul_peak": statistics.median(shares),
+        "shares_of_matmul_peak": shares,
         "torch_seconds": None,
         "ratio": None,
     }
@@ -255,7 +279,8 @@ def measure(
             row[f"torch{suffix}_seconds"] = statistics.median(values)
             row[f"ratio{suffix}"] = statistics.median(ratios)
             row[f"ratios{suffix}"] = ratios
-    row["peak_bytes"] = {name: worker.close() for name, worker in workers.items()}
+    peaks = {name: worker.close() for name, worker in workers.items()}
+    row["peak_bytes"] = {name: peak for name, peak in peaks.items() if name != "ceiling"}
     return row
 
 

@@ -2,13 +2,16 @@
 
 Two a multiply and add, of the matrix products and convolutions alone. Counted are only those that
 the mathematics needs: taps of a convolution inside the video, text once a video, no gradient of
-what isn't trained (the features), latent variance of the normal videos alone.
+what isn't trained (the features) nor of scores that are in no loss (a normal video's that aren't
+selected), latent variance of the normal videos alone.
 """
 
 # A layer's output, the gradient of its weights, the gradient of its input.
 INNER = 3
 # No gradient of the input.
 FIRST = 2
+# Snippets that RTFM's losses select of a video.
+SELECTED = 3
 
 
 def _conv(sequences: int, length: int, size: int, dilation: int, inputs: int, outputs: int) -> int:
@@ -43,6 +46,7 @@ def of_step(
       {"train", "score"}.
     """
     rows = videos * crops * length
+    head = with_gradient = 0
     if detector == "mil_rank":
         first, rest = rows * dim * 512, rows * (512 * 32 + 32)
     elif detector == "ur_dmu":
@@ -53,8 +57,10 @@ def of_step(
         if detector != "rtfm":
             of_text = mtn(videos, length, text_dim)
             first, rest, width = first + of_text[0], rest + of_text[1], dim + text_dim
-        rest += rows * (width * 512 + 512 * 128 + 128)
-    return {"train": 2.0 * (FIRST * first + INNER * rest), "score": 2.0 * (first + rest)}
+        head = rows * (width * 512 + 512 * 128 + 128)
+        with_gradient = head * (length + SELECTED) // (2 * length)
+    trained = FIRST * first + INNER * rest + head + (INNER - 1) * with_gradient
+    return {"train": 2.0 * trained, "score": 2.0 * (first + rest + head)}
 
 
 def _ur_dmu(videos: int, crops: int, length: int, dim: int) -> tuple[int, int]:

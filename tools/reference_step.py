@@ -162,7 +162,7 @@ class _Comparison:
                 train=True,
                 mutable=["batch_stats"],
             )
-            terms = file.loss_terms(out, data.text_VxTxE, data.bank_KxE, config, self.noise)
+            terms = file.loss_terms(out, data.text_VxTxE, data.bank_KxE, config)
             lambda_ = ssls.lambda_of(params["ssls"], jnp.zeros((), int), config)
             total, parts = ssls.scaled_loss(terms, data.synthetic_V.reshape(-1, 2), lambda_, config)
             unweighted = {

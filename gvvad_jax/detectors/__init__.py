@@ -1,7 +1,7 @@
 """Base models, one file each, found by name. A detector's file has
 
     Detector(config, axis_name): a flax module, (visual, text, mask, noise=, train=) -> Outputs
-    loss_terms(outputs, text, bank, config, noise) -> {name: losses.Term}
+    loss_terms(outputs, text, bank, config) -> {name: losses.Term}
 
 Adding one is a new file here and a line in config.DETECTORS that says what it takes.
 """

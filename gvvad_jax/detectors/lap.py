@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from gvvad_jax import losses
 from gvvad_jax.config import TrainConfig
 from gvvad_jax.detectors import rtfm, tevad
-from gvvad_jax.detectors.mtn import Noise, Outputs
+from gvvad_jax.detectors.mtn import Outputs
 
 Detector = tevad.Detector
 
@@ -60,10 +60,9 @@ def loss_terms(
     text_VxTxE: jax.Array | None,
     bank_KxE: jax.Array | None,
     config: TrainConfig,
-    noise: Noise | None,
 ) -> dict[str, losses.Term]:
     """RTFM's terms, and with text `pseudo` and `triplet`. See rtfm.loss_terms."""
-    terms = rtfm.loss_terms(outputs, text_VxTxE, bank_KxE, config, noise)
+    terms = rtfm.loss_terms(outputs, text_VxTxE, bank_KxE, config)
     if not config.uses_text:
         return terms
     suspected_BxT = suspected_snippets(text_VxTxE[1::2], bank_KxE)

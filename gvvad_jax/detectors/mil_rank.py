@@ -51,10 +51,9 @@ def loss_terms(
     text_VxTxE: jax.Array | None,
     bank_KxE: jax.Array | None,
     config: TrainConfig,
-    noise: Noise | None,
 ) -> dict[str, losses.Term]:
     """Terms `ranking`, `smoothness`, `sparsity`. See rtfm.loss_terms for the arguments."""
-    del text_VxTxE, bank_KxE, config, noise
+    del text_VxTxE, bank_KxE, config
     scores_VxT = outputs.scores_VxT
     chex.assert_rank(scores_VxT, 2)
     abnormal_BxT = scores_VxT[1::2]

@@ -13,7 +13,6 @@ import chex
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jax.extend.random import threefry_2x32
 
 # PyTorch's Xavier uniform, on kernels in the layouts of flax.
 xavier = nn.initializers.xavier_uniform()
@@ -67,22 +66,50 @@ def dropout(x_Vx: jax.Array, noise: Noise | None, rate: float, layer: int) -> ja
       rate: share of entries dropped.
       layer: a number of this call's own, so that layers drop independently.
     """
+    return dropped(x_Vx, kept(x_Vx.shape, noise, rate, layer), rate)
+
+
+def dropped(x_Vx: jax.Array, kept_Vx: jax.Array | None, rate: float) -> jax.Array:
+    """The entries that are kept, scaled; all of them as they are where nothing is to be dropped."""
+    return x_Vx if kept_Vx is None else jnp.where(kept_Vx, x_Vx / (1.0 - rate), 0.0)
+
+
+def kept(shape_Vx: Sequence[int], noise: Noise | None, rate: float, layer: int) -> jax.Array | None:
+    """Which entries dropout keeps; None where nothing is to be dropped. See dropout."""
     if noise is None or rate == 0.0:
-        return x_Vx
-    keep_Vx = jax.vmap(lambda key: kept(key, 1.0 - rate, x_Vx.shape[1:]))(per_video(noise, layer))
-    return jnp.where(keep_Vx, x_Vx / (1.0 - rate), 0.0)
+        return None
+    keys_V = per_video(noise, layer)
+    return jax.vmap(lambda key: _kept(key, 1.0 - rate, shape_Vx[1:]))(keys_V)
 
 
-def kept(key: jax.Array, share: float, shape: Sequence[int]) -> jax.Array:
-    """Which entries are kept: True with probability `share`, rounded to 1/65536.
+def _kept(key: jax.Array, share: float, shape: Sequence[int]) -> jax.Array:
+    """True with probability `share`, rounded to 1/65536.
 
     jax.random.bernoulli hashes once an entry, which was a tenth of a step; one hash of Threefry
     has bits for four.
     """
     size = math.prod(shape)
-    words = threefry_2x32(jax.random.key_data(key), jnp.arange(-(-size // 2), dtype=jnp.uint32))
+    words = threefry(jax.random.key_data(key), -(-size // 4))
     halves = jax.lax.bitcast_convert_type(words, jnp.uint16).reshape(-1)
     return (halves[:size] < round(share * 65536)).reshape(shape)
+
+
+def threefry(key_2: jax.Array, count: int) -> jax.Array:
+    """Threefry-2x32 of 0 ... 2 * count - 1, as jax.extend.random.threefry_2x32 gives it.
+
+    Written out because XLA, on CPUs, makes a loop of jax's: five passes over memory and no fusion,
+    a third of what dropout took. Source: Salmon et al., "Parallel random numbers", SC 2011.
+    """
+    schedule = key_2[0], key_2[1], key_2[0] ^ key_2[1] ^ jnp.uint32(0x1BD11BDA)
+    numbers = jnp.arange(2 * count, dtype=jnp.uint32)
+    x, y = numbers[:count] + schedule[0], numbers[count:] + schedule[1]
+    for group in range(5):
+        for turn in ((13, 15, 26, 6), (17, 29, 16, 24))[group % 2]:
+            x = x + y
+            y = x ^ ((y << turn) | (y >> (32 - turn)))
+        x = x + schedule[(group + 1) % 3]
+        y = y + schedule[(group + 2) % 3] + jnp.uint32(group + 1)
+    return jnp.concatenate([x, y])
 
 
 def gaussian(shape: Sequence[int], noise: Noise, layer: int) -> jax.Array:
@@ -196,11 +223,46 @@ class Head(nn.Module):
     rate: float = 0.7
 
     @nn.compact
-    def __call__(self, x_VxNxTxD: jax.Array, noise: Noise | None) -> jax.Array:
+    def __call__(
+        self, x_VxNxTxD: jax.Array, noise: Noise | None, selected_Vxk: jax.Array | None = None
+    ) -> jax.Array:
+        """Scores [V, T].
+
+        Args:
+          x_VxNxTxD: features.
+          noise: of dropout, or None.
+          selected_Vxk: while training, the snippets that the loss selects. Of a normal video
+            (the even ones) no other score has a gradient in any of the losses, so no other is
+            given one: nearly half of the way back through the head.
+        """
         chex.assert_rank(x_VxNxTxD, 4)
         widths = self.widths or (512, 128)
-        for i, width in enumerate(widths, start=1):
-            x_VxNxTxD = nn.relu(nn.Dense(width, kernel_init=xavier, name=f"fc{i}")(x_VxNxTxD))
-            x_VxNxTxD = dropout(x_VxNxTxD, noise, self.rate, layer=100 + i)
-        logits = nn.Dense(1, kernel_init=xavier, name=f"fc{len(widths) + 1}")(x_VxNxTxD)
-        return jnp.mean(probability(logits[..., 0]), axis=1)
+        layers = [
+            nn.Dense(width, kernel_init=xavier, name=f"fc{i}")
+            for i, width in enumerate((*widths, 1), start=1)
+        ]
+        kepts = [
+            kept((*x_VxNxTxD.shape[:-1], width), noise, self.rate, layer=100 + i)
+            for i, width in enumerate(widths, start=1)
+        ]
+
+        def scores(x_MxNxSxD: jax.Array, kepts: Sequence[jax.Array | None]) -> jax.Array:
+            for layer, kept_MxNxSxC in zip(layers, kepts, strict=False):
+                x_MxNxSxD = dropped(nn.relu(layer(x_MxNxSxD)), kept_MxNxSxC, self.rate)
+            return jnp.mean(probability(layers[-1](x_MxNxSxD)[..., 0]), axis=1)
+
+        if selected_Vxk is None:
+            return scores(x_VxNxTxD, kepts)
+        V, _, T, _ = x_VxNxTxD.shape
+        pairs = jax.tree.map(lambda x: x.reshape(V // 2, 2, *x.shape[1:]), (x_VxNxTxD, kepts))
+        selected_Bxk = selected_Vxk[0::2]
+
+        def with_gradient(x_Bx2xNxTxC):
+            rows = jnp.take_along_axis(x_Bx2xNxTxC[:, 0], selected_Bxk[:, None, :, None], axis=2)
+            return jnp.concatenate([x_Bx2xNxTxC[:, 1], rows], axis=2)
+
+        found = scores(*jax.tree.map(with_gradient, pairs))
+        normal = jax.lax.stop_gradient(scores(*jax.tree.map(lambda x: x[:, 0], pairs)))
+        abnormal_BxT, chosen_Bxk = found[:, :T], found[:, T:]
+        normal_BxT = jax.vmap(lambda x, at, y: x.at[at].set(y))(normal, selected_Bxk, chosen_Bxk)
+        return jnp.stack([normal_BxT, abnormal_BxT], axis=1).reshape(V, T)

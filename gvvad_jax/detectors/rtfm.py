@@ -35,10 +35,20 @@ class Detector(nn.Module):
         mtn = MTN(self.config.mtn_channels, self.axis_name, name="visual")
         features_VxNxTxD = over_crops(mtn, visual_VxNxTxD, mask_VxT, train)
         features_VxNxTxD = dropout(features_VxNxTxD, noise, self.config.dropout, layer=0)
-        scores_VxT = Head(self.config.head_widths, self.config.dropout, name="head")(
-            features_VxNxTxD, noise
-        )
-        return Outputs(scores_VxT=scores_VxT, features_VxNxTxD=features_VxNxTxD)
+        return scored(features_VxNxTxD, self.config, noise, train)
+
+
+def scored(
+    features_VxNxTxD: jax.Array, config: TrainConfig, noise: Noise | None, train: bool
+) -> Outputs:
+    """The end of a detector, within its nn.compact: selects snippets and scores all."""
+    selected_Vxk = select(features_VxNxTxD, config.top_k, noise, config.dropout)
+    head = Head(config.head_widths, config.dropout, name="head")
+    return Outputs(
+        scores_VxT=head(features_VxNxTxD, noise, selected_Vxk if train else None),
+        features_VxNxTxD=features_VxNxTxD,
+        extra={"selected": selected_Vxk},
+    )
 
 
 def select(features_VxNxTxD: jax.Array, top_k: int, noise: Noise | None, rate: float) -> jax.Array:
@@ -60,23 +70,21 @@ def loss_terms(
     text_VxTxE: jax.Array | None,
     bank_KxE: jax.Array | None,
     config: TrainConfig,
-    noise: Noise | None,
 ) -> dict[str, losses.Term]:
     """RTFM's loss on B pairs; videos are in the order normal 0, abnormal 0, normal 1, ...
 
     Args:
-      outputs: of the 2B videos.
+      outputs: of the 2B videos; `extra["selected"]` [2B, k] are the snippets that stand for them.
       text_VxTxE: unused here, the signature is every detector's.
       bank_KxE: likewise.
-      config: weights, margin, k, fidelity.
-      noise: for the dropout on selection; None to select without.
+      config: weights, margin, fidelity.
 
     Returns:
       Terms `bag`, `magnitude`, `smoothness`, `sparsity`.
     """
     del text_VxTxE, bank_KxE
     chex.assert_rank([outputs.scores_VxT, outputs.features_VxNxTxD], [2, 4])
-    selected_Vxk = select(outputs.features_VxNxTxD, config.top_k, noise, config.dropout)
+    selected_Vxk = outputs.extra["selected"]
     return {
         "bag": _bag(outputs.scores_VxT, selected_Vxk),
         "magnitude": _magnitude(outputs.features_VxNxTxD, selected_Vxk, config),

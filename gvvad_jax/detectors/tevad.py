@@ -7,7 +7,7 @@ from flax import linen as nn
 
 from gvvad_jax.config import TrainConfig
 from gvvad_jax.detectors import rtfm
-from gvvad_jax.detectors.mtn import MTN, Head, Noise, Outputs, dropout, over_crops, xavier
+from gvvad_jax.detectors.mtn import MTN, Noise, Outputs, dropout, over_crops, xavier
 
 loss_terms = rtfm.loss_terms
 
@@ -65,8 +65,7 @@ class Detector(nn.Module):
             text_VxNxTxE = jnp.broadcast_to(text_VxTxE[:, None], (V, num_crops, T, E))
             streams.append(dropout(text_VxNxTxE, noise, config.dropout, layer=2))
         fused_VxNxTxD = streams[0] if len(streams) == 1 else self._fuse(*streams, noise)
-        scores_VxT = Head(config.head_widths, config.dropout, name="head")(fused_VxNxTxD, noise)
-        return Outputs(scores_VxT=scores_VxT, features_VxNxTxD=fused_VxNxTxD)
+        return rtfm.scored(fused_VxNxTxD, config, noise, train)
 
     def _text(self, text_VxSxE, mask_VxT, length: int, train: bool) -> jax.Array:
         chex.assert_rank(text_VxSxE, 3)

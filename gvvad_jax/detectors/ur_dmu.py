@@ -178,7 +178,6 @@ def loss_terms(
     text_VxTxE: jax.Array | None,
     bank_KxE: jax.Array | None,
     config: TrainConfig,
-    noise: Noise | None,
 ) -> dict[str, losses.Term]:
     """UR-DMU's loss on B pairs; videos are in the order normal 0, abnormal 0, normal 1, ...
 
@@ -189,7 +188,7 @@ def loss_terms(
       Terms `bag`; `abnormal_seen` and `normal_seen` (each half through its own memory) and
       `abnormal_unseen` and `normal_unseen` (through the other); `triplet`, `kl`, `distance`.
     """
-    del text_VxTxE, bank_KxE, noise
+    del text_VxTxE, bank_KxE
     chex.assert_rank(outputs.scores_VxT, 2)
     normal = {name: value[0::2] for name, value in outputs.extra.items()}
     abnormal = {name: value[1::2] for name, value in outputs.extra.items()}
