@@ -95,6 +95,18 @@ def test_lap_without_text_is_rtfm():
     }  # fmt: skip
 
 
+@pytest.mark.parametrize("channels", [4, 12])
+def test_the_non_local_block_by_its_formula_whichever_order_is_cheaper(channels):
+    x, mask = jax.random.normal(jax.random.key(0), (2, 9, 6)), jnp.ones((2, 9, 1))
+    block = mtn.NonLocal(channels)
+    variables = block.init(jax.random.key(1), x, mask, False)
+    params = variables["params"] | {"W_norm": {"scale": jnp.full(6, 2.0), "bias": jnp.ones(6)}}
+    found = block.apply(variables | {"params": params}, x, mask, False)
+    theta, phi, g = (x @ params[name]["kernel"] for name in ("theta", "phi", "g"))
+    seen = (theta @ phi.swapaxes(1, 2) / 9) @ g @ params["W"]["kernel"]
+    np.testing.assert_allclose(found, x + 2.0 * seen / np.sqrt(1 + 1e-5) + 1.0, rtol=1e-4)
+
+
 def test_selection_by_hand():
     features = jnp.zeros((1, 2, 4, 2)).at[0, :, :, 0].set(jnp.array([[1, 5, 0, 2], [1, 1, 9, 2]]))
     # Magnitudes, mean over crops: 1, 3, 4.5, 2.

@@ -2,10 +2,14 @@
 
 import pathlib
 
+import chex
+import jax
 import numpy as np
 import pytest
 import torch
 
+from gvvad_jax.config import TrainConfig
+from gvvad_jax.detectors import mil_rank
 from tools import torch_golden, torch_twin
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -137,3 +141,31 @@ def test_unknown_names_are_refused():
         torch_golden.golden("mil_rank")
     with pytest.raises(ValueError, match="expected one of concat, add, product, add_up"):
         torch_golden.golden("lap", fusion="sum")
+
+
+def test_mil_ranks_losses_and_gradients_are_ours():
+    """It has no golden: the twin and ours, written apart, at the same parameters."""
+    torch.manual_seed(0)
+    twin = torch_twin.Ranking(10, dropout=0.0)
+    batch = {f"visual_{half}": torch.randn(3, 2, 7, 10) for half in torch_twin.HALVES}
+    found = torch_twin.losses(twin, twin(batch), batch)
+    found["cost"].backward()
+    config = TrainConfig(detector="mil_rank", dropout=0.0)
+    visual = np.stack([batch[f"visual_{half}"].numpy() for half in torch_twin.HALVES], axis=1)
+
+    def kernels(of):
+        return {
+            name: {"kernel": of(layer.weight).numpy().T, "bias": of(layer.bias).numpy()}
+            for name, layer in twin.named_children()
+            if name != "dropout"
+        }
+
+    def loss(params):
+        outputs = mil_rank.Detector(config).apply({"params": params}, visual.reshape(6, 2, 7, 10))
+        terms = mil_rank.loss_terms(outputs, None, None, config)
+        return sum(term.weight * term.values_M.mean() for term in terms.values())
+
+    params, expected = kernels(lambda x: x.detach()), kernels(lambda x: x.grad)
+    value, gradient = jax.value_and_grad(loss)(params)
+    np.testing.assert_allclose(value, found["cost"].item(), rtol=1e-5)
+    chex.assert_trees_all_close(gradient, expected, rtol=1e-4, atol=1e-7)

@@ -24,8 +24,6 @@ CROPS, DIM, TEXT_DIM, PROMPTS = 10, 768, 768, 60
 # What docs/performance.md tells users of CPUs to set. Keeping freed memory as well (mmap_max=0) was
 # faster by a few percent, but let the heap grow to several times a step's memory now and then.
 OUR_MEMORY = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
-# No twin of these is in tools/torch_twin.py.
-WITHOUT_TWIN = ("mil_rank",)
 
 
 def seconds_of(run: Callable[[], Any]) -> float:
@@ -103,6 +101,8 @@ class Torch:
         has_text = detector in ("tevad", "lap")
         if detector == "ur_dmu":
             model = torch_twin.DualMemory(DIM)
+        elif detector == "mil_rank":
+            model = torch_twin.Ranking(DIM)
         else:
             model = torch_twin.MultipleInstance(DIM, TEXT_DIM * has_text, text_once=text_once)
         self._torch, self._twin, self._device = torch, torch_twin, device
@@ -249,11 +249,10 @@ def measure(
     ceiling = {"side": "ceiling", "segments": segments, "pairs": pairs, "device": device}
     # The ceiling in every round too: the best of a whole run is of the machine's best moment.
     sides = {"ours": (common | {"side": "ours"}, OUR_MEMORY), "ceiling": (ceiling, OUR_MEMORY)}
-    if detector not in WITHOUT_TWIN:
-        sides["torch"] = torch, {}
+    sides["torch"] = torch, {}
     if detector in ("tevad", "lap"):
         sides["torch_text_once"] = torch | {"text_once": True}, {}
-    if compiled and "torch" in sides:
+    if compiled:
         sides["torch_compiled"] = torch | {"compiled": True}, {}
     workers = {name: Worker(*given) for name, given in sides.items()}
     ways = {name: functools.partial(worker.seconds, turn) for name, worker in workers.items()}
@@ -269,8 +268,6 @@ def measure(
         "matmul_gigaoperations_a_second": statistics.median(ceilings) / 1e9,
         "share_of_matmul_peak": statistics.median(shares),
         "shares_of_matmul_peak": shares,
-        "torch_seconds": None,
-        "ratio": None,
     }
     for name, values in times.items():
         if name != "ours":

@@ -27,7 +27,7 @@ def mtn(sequences: int, length: int, width: int) -> tuple[int, int]:
     rows = sequences * length
     first = sum(_conv(sequences, length, 3, dilation, width, part) for dilation in (1, 2, 4))
     first += rows * width * part
-    rest = 4 * rows * part * inner + 2 * rows * length * inner
+    rest = 4 * rows * part * inner + 2 * rows * min(length, inner) * inner
     rest += _conv(sequences, length, 3, 1, width, width)
     return first, rest
 

@@ -1,7 +1,8 @@
 """Plain PyTorch twins of the published detectors: a second opinion on ours, its speed's yardstick.
 
-RTFM, TEVAD and LAP (`MultipleInstance`) and UR-DMU (`DualMemory`), eager, as published code
-computes them, quirks included, parameters under the published names. Nothing here knows of ours.
+RTFM, TEVAD and LAP (`MultipleInstance`), UR-DMU (`DualMemory`) and MIL-Rank (`Ranking`), eager, as
+published code computes them, quirks included, parameters under the published names. Nothing here
+knows of ours.
 
   from_golden(golden)              a model with the parameters and sizes of a tests/golden/*.npz
   inputs(golden)                   its training batch
@@ -152,6 +153,20 @@ class MultipleInstance(nn.Module):
         return outputs | {"features": features_VxCxTxD}
 
 
+class Ranking(nn.Module):
+    """MIL-Rank: a perceptron on each snippet. Source: Sultani et al., CVPR 2018."""
+
+    def __init__(self, dim: int, dropout: float = 0.6):
+        super().__init__()
+        self.fc1, self.fc2, self.fc3 = nn.Linear(dim, 512), nn.Linear(512, 32), nn.Linear(32, 1)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, batch: Batch) -> dict[str, torch.Tensor]:
+        x = self.dropout(fn.relu(self.fc1(_videos(batch, "visual"))))
+        scores_VxCxTx1 = torch.sigmoid(self.fc3(self.dropout(self.fc2(x))))
+        return {"snippet_scores": scores_VxCxTx1.mean(dim=1)}
+
+
 class Attention(nn.Module):
     """Self-attention beside a fixed one to what is near, concatenated within each head."""
 
@@ -288,6 +303,8 @@ def losses(model: nn.Module, outputs: Batch, batch: Batch) -> dict[str, torch.Te
     """What the goldens have as loss/*. Trained on: `total`, or `cost` where there is none."""
     if isinstance(model, DualMemory):
         return _dual_memory_losses(outputs)
+    if isinstance(model, Ranking):
+        return _ranking_losses(outputs)
     of_abnormal_BxT = outputs["snippet_scores"].squeeze(-1).chunk(2)[1]
     bce = (_bce(outputs["bag_score_normal"], 0.0) + _bce(outputs["bag_score_abnormal"], 1.0)) / 2
     far_N = MARGIN - outputs["selected_features_abnormal"].mean(dim=1).norm(dim=1)
@@ -346,6 +363,16 @@ def _dual_memory_losses(outputs: Batch) -> dict[str, torch.Tensor]:
     }
     found = {name: loss for name, (_, loss) in weighted.items()}
     return found | {"cost": sum(weight * loss for weight, loss in weighted.values())}
+
+
+def _ranking_losses(outputs: Batch) -> dict[str, torch.Tensor]:
+    normal_BxT, abnormal_BxT = outputs["snippet_scores"].squeeze(-1).chunk(2)
+    found = {
+        "ranking": fn.relu(1 - abnormal_BxT.amax(dim=1) + normal_BxT.amax(dim=1)).mean(),
+        "smooth": 8e-5 * abnormal_BxT.diff(dim=1).square().sum(dim=1).mean(),
+        "sparsity": 8e-5 * abnormal_BxT.sum(dim=1).mean(),
+    }
+    return found | {"cost": sum(found.values())}
 
 
 def train_step(model: nn.Module, adam: torch.optim.Optimizer, batch: Batch) -> dict:

@@ -152,8 +152,15 @@ class NonLocal(nn.Module):
         g_MxTxI = dense("g", self.channels)(x_MxTxC) * mask_MxTx1
         # A row that is all padding has length 0.
         length_Mx1x1 = jnp.maximum(jnp.sum(mask_MxTx1, axis=1, keepdims=True), 1.0)
-        affinity_MxTxT = jnp.einsum("mti,msi->mts", theta_MxTxI, phi_MxTxI) / length_Mx1x1
-        y_MxTxC = dense("W", x_MxTxC.shape[-1])(affinity_MxTxT @ g_MxTxI)
+        # Without a softmax, theta (phi' g) is (theta phi') g: of a long video a matrix of its
+        # channels instead of one of all its pairs of snippets.
+        if x_MxTxC.shape[1] > self.channels:
+            context_MxIxI = jnp.einsum("mti,mtj->mij", phi_MxTxI, g_MxTxI) / length_Mx1x1
+            seen_MxTxI = theta_MxTxI @ context_MxIxI
+        else:
+            affinity_MxTxT = jnp.einsum("mti,msi->mts", theta_MxTxI, phi_MxTxI) / length_Mx1x1
+            seen_MxTxI = affinity_MxTxT @ g_MxTxI
+        y_MxTxC = dense("W", x_MxTxC.shape[-1])(seen_MxTxI)
         zeros = nn.initializers.zeros
         y_MxTxC = batch_norm(train, self.axis_name, scale_init=zeros, name="W_norm")(y_MxTxC)
         return (x_MxTxC + y_MxTxC) * mask_MxTx1
