@@ -70,7 +70,7 @@ def test_ways_take_turns():
 @pytest.mark.slow
 def test_the_command_writes_its_figures(tmp_path):
     out = tmp_path / "bench.json"
-    flags = ["--sections=step,data,metrics", "--detectors=mil_rank,lap", "--segments=8"]
+    flags = ["--sections=step,data,metrics", "--detectors=lap", "--segments=8"]
     flags += ["--pairs=2", "--repeats=1", "--turn=0", f"--json={out}"]
     done = subprocess.run(
         [sys.executable, "-m", "tools.bench", *flags], capture_output=True, text=True, check=False
@@ -80,7 +80,6 @@ def test_the_command_writes_its_figures(tmp_path):
     row = found["step"]["lap"]["8"]
     assert {"seconds", "torch_seconds", "ratio", "share_of_matmul_peak"} <= row.keys()
     assert row["ratio_text_once"] > 0 and row["peak_bytes"]["ours"] > 1e6
-    assert found["step"]["mil_rank"]["8"]["ratio"] > 0
     assert {"open_seconds", "resident", "mapped"} <= found["data"].keys()
     assert found["metrics"]["frames"] == 16 * 69_634
 
