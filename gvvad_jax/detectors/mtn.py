@@ -98,7 +98,7 @@ def threefry(key_2: jax.Array, count: int) -> jax.Array:
     """Threefry-2x32 of 0 ... 2 * count - 1, as jax.extend.random.threefry_2x32 gives it.
 
     Written out because XLA, on CPUs, makes a loop of jax's: five passes over memory and no fusion,
-    a third of what dropout took. Source: Salmon et al., "Parallel random numbers", SC 2011.
+    nearly half of what dropout took. Source: Salmon et al., "Parallel random numbers", SC 2011.
     """
     schedule = key_2[0], key_2[1], key_2[0] ^ key_2[1] ^ jnp.uint32(0x1BD11BDA)
     numbers = jnp.arange(2 * count, dtype=jnp.uint32)
