@@ -21,9 +21,9 @@ from gvvad_jax import annotations, store
 from gvvad_jax.command import UserError, run_command
 
 # Crops x snippets that go through the detector at once: bounds memory, not results.
-ROWS_AT_ONCE = 8192
+ROWS_AT_ONCE = 4096
 # Lengths that a set of videos is padded to: a program is compiled for each.
-MOST_BUCKETS = 16
+MOST_BUCKETS = 20
 
 
 def main(_: Sequence[str]) -> None:
@@ -143,7 +143,7 @@ class Model:
           float32 [T] by video id, in the order given.
         """
         lengths: dict[str, int] = {}
-        found = {}
+        found: dict[str, np.ndarray] = {}
         for video_id, (visual_TxNxD, text_SxE) in features.items():
             if self.config.uses_text and len(text_SxE) != len(visual_TxNxD):
                 visual = self.standard.apply(visual_TxNxD).swapaxes(0, 1)[None]
@@ -151,61 +151,87 @@ class Model:
                 found[video_id] = np.asarray(self.score_step(self.variables, visual, text, None))[0]
             else:
                 lengths[video_id] = len(visual_TxNxD)
-        for length, ids in buckets(lengths).items():
-            crops = features[ids[0]][0].shape[1]  # Of an import the manifest doesn't know.
-            most = max(1, ROWS_AT_ONCE // (length * crops))
-            # Equal batches, so that hardly any place stays empty.
-            size = -(-len(ids) // -(-len(ids) // most))
+        # Of an import the manifest doesn't know the crops.
+        crops = features[next(iter(lengths))][0].shape[1] if lengths else 1
+        ahead: list[tuple[list[str], Any]] = []
+        for length, ids in buckets(lengths, crops).items():
+            size = batch_size(len(ids), length, crops)
             for start in range(0, len(ids), size):
                 batch = ids[start : start + size]
-                found |= self._score_batch([(i, *features[i]) for i in batch], length, size)
+                ahead.append((batch, self._score_batch([features[i] for i in batch], length, size)))
+                if len(ahead) > 1:  # The next one is made ready while this one is computed.
+                    found |= _unpadded(*ahead.pop(0), lengths)
+        for batch, scores_VxT in ahead:
+            found |= _unpadded(batch, scores_VxT, lengths)
         return {video_id: found[video_id] for video_id in features}
 
     def _score_batch(
-        self, videos: Iterable[tuple[str, np.ndarray, np.ndarray | None]], length: int, size: int
-    ) -> dict[str, np.ndarray]:
-        videos = list(videos)
-        crops = videos[0][1].shape[1]
+        self, videos: Sequence[tuple[np.ndarray, np.ndarray | None]], length: int, size: int
+    ) -> Any:
+        """Padded scores [size, length], not yet there: JAX goes on computing them."""
+        crops = videos[0][0].shape[1]
         visual = np.zeros((size, crops, length, self.manifest.dim), np.float32)
         text, mask = None, np.zeros((size, length), np.float32)
         if self.config.uses_text:
             text = np.zeros((size, length, self.manifest.text["dim"]), np.float32)
-        for i, (_, visual_TxNxD, text_TxE) in enumerate(videos):
+        for i, (visual_TxNxD, text_TxE) in enumerate(videos):
             count = len(visual_TxNxD)
             visual[i, :, :count] = self.standard.apply(visual_TxNxD).swapaxes(0, 1)
             mask[i, :count] = 1
             if text is not None:
                 text[i, :count] = text_TxE
-        scores = np.asarray(self.score_step(self.variables, visual, text, mask))
-        return {v[0]: scores[i, : len(v[1])] for i, v in enumerate(videos)}
+        return self.score_step(self.variables, visual, text, mask)
+
+
+def _unpadded(
+    ids: Sequence[str], scores_VxT: Any, lengths: Mapping[str, int]
+) -> dict[str, np.ndarray]:
+    scores_VxT = np.asarray(scores_VxT)
+    return {i: scores_T[: lengths[i]] for i, scores_T in zip(ids, scores_VxT, strict=False)}
 
 
 def bucket_length(length: int) -> int:
-    """The smallest of 8, 10, 12, 14, 16, 20, 24 ... (four an octave) that is at least `length`."""
-    step = max(2, 1 << max(0, (length - 1).bit_length() - 3))
+    """The smallest of 8, 10, 12, 14, 16, 18 ... 32, 36, 40 ... (eight an octave) that fits."""
+    step = max(2, 1 << max(0, (length - 1).bit_length() - 4))
     return max(8, -(-length // step) * step)
 
 
-def buckets(lengths: Mapping[str, int], most: int = MOST_BUCKETS) -> dict[int, list[str]]:
+def batch_size(videos: int, length: int, crops: int) -> int:
+    """Videos in each of the equal batches that hold so many of one length."""
+    most = max(1, ROWS_AT_ONCE // (length * crops))
+    return -(-videos // -(-videos // most))
+
+
+def buckets(
+    lengths: Mapping[str, int], crops: int, most: int = MOST_BUCKETS
+) -> dict[int, list[str]]:
     """Ids by the length that they are padded to, so that little is padded and few are compiled.
 
     Args:
       lengths: of the videos, by id.
+      crops: of each video.
       most: lengths at most. Lengths of bucket_length are merged into longer ones where that adds
-        the least padding (dynamic programming over the sorted lengths).
+        the fewest snippets, empty places of batches among them (dynamic programming over the
+        sorted lengths).
     """
     by_length: dict[int, list[str]] = {}
     for video_id, length in lengths.items():
         by_length.setdefault(bucket_length(int(length)), []).append(video_id)
     steps = sorted(by_length)
     counts = np.cumsum([0] + [len(by_length[step]) for step in steps])
-    # best[j]: (padded snippets, borders) of the first j lengths in so many buckets.
+
+    def snippets(start: int, stop: int) -> int:
+        videos, length = int(counts[stop] - counts[start]), steps[stop - 1]
+        size = batch_size(videos, length, crops)
+        return -(-videos // size) * size * length
+
+    # best[j]: (snippets, borders) of the first j lengths in so many buckets.
     best = {0: (0, ())}
     for _ in range(most):
         longer = dict(best)
         for start, (cost, borders) in best.items():
             for stop in range(start + 1, len(steps) + 1):
-                padded = cost + steps[stop - 1] * int(counts[stop] - counts[start])
+                padded = cost + snippets(start, stop)
                 if stop not in longer or padded < longer[stop][0]:
                     longer[stop] = padded, (*borders, stop)
         best = longer

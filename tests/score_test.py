@@ -48,26 +48,27 @@ def test_a_set_of_videos_is_compiled_once(run, real_store):
     model, opened = score.load(str(run[0])), store.Store(real_store)
     features = {i: (opened.visual(i), opened.text(i)) for i in opened.rows}
     lengths = {i: row.num_snippets for i, row in opened.rows.items()}
+    crops = opened.manifest.crops["count"]
     for _ in range(2):
         model.scores(features)
         # No set is so large here that one length takes two batches.
-        assert model.score_step._cache_size() == len(score.buckets(lengths))
+        assert model.score_step._cache_size() == len(score.buckets(lengths, crops))
 
 
 def test_bucket_lengths():
-    assert [score.bucket_length(n) for n in (1, 8, 9, 12, 13, 17, 24, 25, 100, 1000)] == [
-        8, 8, 10, 12, 14, 20, 24, 28, 112, 1024,
+    assert [score.bucket_length(n) for n in (1, 8, 9, 12, 13, 17, 25, 33, 100, 1000)] == [
+        8, 8, 10, 12, 14, 18, 26, 36, 104, 1024,
     ]  # fmt: skip
 
 
 def test_few_buckets_hold_every_video_with_the_least_padding():
     rng = np.random.default_rng(0)
     lengths = {str(i): int(n) for i, n in enumerate(rng.integers(1, 200, 60))}
-    fine = score.buckets(lengths, most=100)
+    fine = score.buckets(lengths, 1, most=100)
     assert all(score.bucket_length(lengths[i]) == n for n, ids in fine.items() for i in ids)
     before = sum(n * len(ids) for n, ids in fine.items())
     for most in (6, 3, 1):
-        found = score.buckets(lengths, most)
+        found = score.buckets(lengths, 1, most)
         assert len(found) <= most
         assert sorted(i for ids in found.values() for i in ids) == sorted(lengths)
         assert all(lengths[i] <= n for n, ids in found.items() for i in ids)
@@ -76,8 +77,8 @@ def test_few_buckets_hold_every_video_with_the_least_padding():
         before = padded
     # By hand: 8, 8, 16, 20, 64 into two: 16 and 20 with 8s up to 20, or 64.
     few = {"a": 8, "b": 8, "c": 16, "d": 20, "e": 64}
-    assert score.buckets(few, 2) == {20: ["a", "b", "c", "d"], 64: ["e"]}
-    assert score.buckets({}) == {}
+    assert score.buckets(few, 1, 2) == {20: ["a", "b", "c", "d"], 64: ["e"]}
+    assert score.buckets({}, 1) == {}
 
 
 def test_score_and_evaluate_agree_with_training(run, real_store, tmp_path):

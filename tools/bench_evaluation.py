@@ -67,8 +67,11 @@ def measure(share: float, repeats: int, *, device: str) -> dict[str, Any]:
             else:
                 _require_same(own, found)
     ratios = [theirs / own for own, theirs in zip(times["ours"], times["torch"], strict=True)]
-    buckets = score.buckets({str(i): length for i, length in enumerate(lengths_V)})
-    padded = sum(length * len(ids) for length, ids in buckets.items())
+    buckets = score.buckets({str(i): length for i, length in enumerate(lengths_V)}, CROPS)
+    padded = 0
+    for length, ids in buckets.items():
+        size = score.batch_size(len(ids), length, CROPS)
+        padded += -(-len(ids) // size) * size * length
     return {
         "videos": count,
         "snippets": int(lengths_V.sum()),
@@ -128,6 +131,8 @@ class _Twin:
 
     def as_ours(self) -> score.Model:
         """Our model with the same weights."""
+        import jax
+
         from gvvad_jax import batches, step, store
         from gvvad_jax.config import TrainConfig
         from tools import torch_names
@@ -144,7 +149,7 @@ class _Twin:
             config=config,
             manifest=manifest,
             standard=batches.Standardisation(),
-            variables=variables,
+            variables=jax.device_put(variables),  # As score.load gives them.
             score_step=step.make_score_step(config),
         )
 

@@ -218,16 +218,38 @@ def over_crops(mtn: MTN, x_VxNxTxD: jax.Array, mask_VxT: jax.Array | None, train
     return mtn(x_VxNxTxD.reshape(V * N, T, D), mask_MxT, train=train).reshape(V, N, T, D)
 
 
+class _Dense(nn.Module):
+    """nn.Dense, but what is the same for every crop is multiplied once a video.
+
+    Attributes:
+      features: channels that come out.
+      shared: of the channels that come in, how many of the last are the same for every crop.
+    """
+
+    features: int
+    shared: int
+
+    @nn.compact
+    def __call__(self, x_VxNxTxD: jax.Array) -> jax.Array:
+        own = x_VxNxTxD.shape[-1] - self.shared
+        kernel_DxC = self.param("kernel", xavier, (x_VxNxTxD.shape[-1], self.features))
+        bias_C = self.param("bias", nn.initializers.zeros, (self.features,))
+        of_video_Vx1xTxC = x_VxNxTxD[:, :1, :, own:] @ kernel_DxC[own:]
+        return x_VxNxTxD[..., :own] @ kernel_DxC[:own] + of_video_Vx1xTxC + bias_C
+
+
 class Head(nn.Module):
     """Scoring head: an MLP on each snippet, sigmoid, mean over crops.
 
     Attributes:
       widths: of the hidden layers; empty for (512, 128), as published.
       rate: of the dropout behind each.
+      shared: of the features' last channels, how many are the same for every crop.
     """
 
     widths: Sequence[int] = ()
     rate: float = 0.7
+    shared: int = 0
 
     @nn.compact
     def __call__(
@@ -244,10 +266,13 @@ class Head(nn.Module):
         """
         chex.assert_rank(x_VxNxTxD, 4)
         widths = self.widths or (512, 128)
-        layers = [
-            nn.Dense(width, kernel_init=xavier, name=f"fc{i}")
-            for i, width in enumerate((*widths, 1), start=1)
-        ]
+
+        def dense(i: int, width: int) -> nn.Module:
+            if i == 1 and self.shared:
+                return _Dense(width, self.shared, name="fc1")
+            return nn.Dense(width, kernel_init=xavier, name=f"fc{i}")
+
+        layers = [dense(i, width) for i, width in enumerate((*widths, 1), start=1)]
         kepts = [
             kept((*x_VxNxTxD.shape[:-1], width), noise, self.rate, layer=100 + i)
             for i, width in enumerate(widths, start=1)

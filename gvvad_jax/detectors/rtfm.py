@@ -39,11 +39,23 @@ class Detector(nn.Module):
 
 
 def scored(
-    features_VxNxTxD: jax.Array, config: TrainConfig, noise: Noise | None, train: bool
+    features_VxNxTxD: jax.Array,
+    config: TrainConfig,
+    noise: Noise | None,
+    train: bool,
+    shared: int = 0,
 ) -> Outputs:
-    """The end of a detector, within its nn.compact: selects snippets and scores all."""
+    """The end of a detector, within its nn.compact: selects snippets and scores all.
+
+    Args:
+      features_VxNxTxD: of the snippets.
+      config: the run's settings.
+      noise: of dropout, or None.
+      train: whether losses are to follow.
+      shared: of the last channels, how many are the same for every crop.
+    """
     selected_Vxk = select(features_VxNxTxD, config.top_k, noise, config.dropout)
-    head = Head(config.head_widths, config.dropout, name="head")
+    head = Head(config.head_widths, config.dropout, shared, name="head")
     return Outputs(
         scores_VxT=head(features_VxNxTxD, noise, selected_Vxk if train else None),
         features_VxNxTxD=features_VxNxTxD,

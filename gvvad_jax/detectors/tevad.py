@@ -65,7 +65,10 @@ class Detector(nn.Module):
             text_VxNxTxE = jnp.broadcast_to(text_VxTxE[:, None], (V, num_crops, T, E))
             streams.append(dropout(text_VxNxTxE, noise, config.dropout, layer=2))
         fused_VxNxTxD = streams[0] if len(streams) == 1 else self._fuse(*streams, noise)
-        return rtfm.scored(fused_VxNxTxD, config, noise, train)
+        # Dropout would make the crops' text differ.
+        side_by_side = len(streams) == 2 and config.fusion == "concat"
+        shared = streams[1].shape[-1] if side_by_side and noise is None else 0
+        return rtfm.scored(fused_VxNxTxD, config, noise, train, shared)
 
     def _text(self, text_VxSxE, mask_VxT, length: int, train: bool) -> jax.Array:
         chex.assert_rank(text_VxSxE, 3)
