@@ -16,7 +16,7 @@ import optax
 from gvvad_jax import detectors, losses, ssls
 from gvvad_jax.batches import Batch
 from gvvad_jax.config import TrainConfig
-from gvvad_jax.detectors.mtn import Noise
+from gvvad_jax.detectors.layers import Noise
 
 # The function rows_at below, or one like it.
 RowsAt = Callable[[jax.Array, jax.Array, jax.Array | None], jax.Array]

@@ -8,11 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import linen as nn
 from jax.extend.random import threefry_2x32
 
 from gvvad_jax import detectors, ssls
 from gvvad_jax.config import DETECTORS, TrainConfig
-from gvvad_jax.detectors import lap, mtn, rtfm, tevad
+from gvvad_jax.detectors import lap, layers, mtn, rtfm, tevad
 
 SMALL = {"head_widths": (16, 8), "mtn_channels": 4, "body_width": 8, "memory_rows": 20}
 
@@ -122,7 +123,7 @@ def _total_loss(name, length, **changes):
     """(params -> loss of two pairs with dropout and noise on, params)."""
     config = TrainConfig(detector=name, dropout=0.6, **SMALL, **changes)
     detector, variables, visual, text = _detector(name, config, length=length, videos=4)
-    noise = mtn.Noise(key=jax.random.key(3), videos_V=jnp.arange(4))
+    noise = layers.Noise(key=jax.random.key(3), videos_V=jnp.arange(4))
     variables, visual, text = jax.tree.map(lambda x: x.astype(float), (variables, visual, text))
 
     def loss(params):
@@ -160,7 +161,7 @@ def test_the_whole_gradient_against_finite_differences(name):
 
 def test_dropped_snippets_are_not_selected_while_training():
     features = jnp.ones((200, 1, 8, 2)) * jnp.arange(1, 9)[:, None]
-    noise = mtn.Noise(key=jax.random.key(0), videos_V=jnp.arange(200))
+    noise = layers.Noise(key=jax.random.key(0), videos_V=jnp.arange(200))
     chosen = np.asarray(rtfm.select(features, 1, noise, 0.7))[:, 0]
     # The largest survives with chance 0.3; 200 draws give 60 within five deviations.
     assert 27 < np.sum(chosen == 7) < 93
@@ -169,26 +170,66 @@ def test_dropped_snippets_are_not_selected_while_training():
 def test_dropout_keeps_the_mean_and_depends_on_video_and_layer_only():
     x = jnp.ones((2, 1000))
     key = jax.random.key(0)
-    whole = mtn.dropout(x, mtn.Noise(key=key, videos_V=jnp.array([4, 5])), 0.7, layer=0)
+    whole = layers.dropout(x, layers.Noise(key=key, videos_V=jnp.array([4, 5])), 0.7, layer=0)
     # 1000 entries of 1/0.3 with chance 0.3: mean 1, deviation 0.05.
     np.testing.assert_allclose(whole.mean(axis=1), 1.0, atol=0.25)
-    part = mtn.dropout(x[1:], mtn.Noise(key=key, videos_V=jnp.array([5])), 0.7, layer=0)
+    part = layers.dropout(x[1:], layers.Noise(key=key, videos_V=jnp.array([5])), 0.7, layer=0)
     np.testing.assert_array_equal(part[0], whole[1])
-    other = mtn.dropout(x[1:], mtn.Noise(key=key, videos_V=jnp.array([5])), 0.7, layer=1)
+    other = layers.dropout(x[1:], layers.Noise(key=key, videos_V=jnp.array([5])), 0.7, layer=1)
     assert (other != part).any() and (whole[0] != whole[1]).any()
 
 
 def test_dropout_draws_the_words_of_jaxs_threefry():
     key = jax.random.key_data(jax.random.key(5))
     expected = threefry_2x32(key, jnp.arange(14, dtype=jnp.uint32))
-    np.testing.assert_array_equal(mtn.threefry(key, 7), expected)
+    np.testing.assert_array_equal(layers.threefry(key, 7), expected)
+
+
+def test_dense_is_flaxs_with_the_same_gradients():
+    rng = np.random.default_rng(0)
+    x = jnp.asarray(rng.standard_normal((3, 2, 5, 7)), jnp.float32)
+    theirs = nn.Dense(4, kernel_init=layers.xavier)
+    variables = theirs.init(jax.random.key(0), x)
+
+    class Ours(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            return layers.dense(4, "only")(x)
+
+    def value(params, x, module):
+        return jnp.sum(jnp.sin(module.apply({"params": params}, x)))
+
+    expected = jax.value_and_grad(value, (0, 1))(variables["params"], x, theirs)
+    found = jax.value_and_grad(value, (0, 1))({"only": variables["params"]}, x, Ours())
+    found = found[0], (found[1][0]["only"], found[1][1])
+    chex.assert_trees_all_close(found, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_what_crops_share_is_multiplied_once_with_the_same_result_and_gradients():
+    rng = np.random.default_rng(0)
+    own = jnp.asarray(rng.standard_normal((3, 2, 5, 7)), jnp.float32)
+    shared = jnp.asarray(rng.standard_normal((3, 1, 5, 3)), jnp.float32)
+    split, plain = layers.CropDense(4, shared=3), nn.Dense(4)
+    variables = plain.init(jax.random.key(0), jnp.ones((1, 1, 1, 10)))
+
+    def value(params, own, shared, module):
+        x = jnp.concatenate([own, jnp.broadcast_to(shared, (3, 2, 5, 3))], axis=-1)
+        return jnp.sum(jnp.sin(module.apply({"params": params}, x)))
+
+    of = jax.value_and_grad(value, (0, 1, 2))
+    chex.assert_trees_all_close(
+        of(variables["params"], own, shared, split),
+        of(variables["params"], own, shared, plain),
+        rtol=1e-5,
+        atol=1e-6,
+    )
 
 
 def test_the_head_gives_unselected_normal_scores_no_gradient_and_changes_nothing_else():
     rng = np.random.default_rng(0)
     features = jnp.asarray(rng.standard_normal((4, 2, 7, 6)), jnp.float32)
     selected = jnp.asarray([[4, 1], [0, 2], [6, 3], [5, 1]])
-    noise = mtn.Noise(key=jax.random.key(3), videos_V=jnp.arange(4))
+    noise = layers.Noise(key=jax.random.key(3), videos_V=jnp.arange(4))
     head = mtn.Head((5, 4), 0.3)
     params = head.init(jax.random.key(1), features, None)
 
@@ -240,8 +281,8 @@ def test_the_loss_does_not_depend_on_the_order_of_pairs(name):
         terms = detectors.by_name(name).loss_terms(outputs, text, jnp.eye(3, 8), config)
         return {term: value.values_M.mean() for term, value in terms.items()}
 
-    outputs, order = _outputs(detector, variables, visual, text), np.array([4, 5, 0, 1, 2, 3])
-    expected = values(outputs, text)
-    found = values(jax.tree.map(lambda x: x[order], outputs), text[order])
+    order = np.array([4, 5, 0, 1, 2, 3])
+    expected = values(_outputs(detector, variables, visual, text), text)
+    found = values(_outputs(detector, variables, visual[order], text[order]), text[order])
     for term in expected.keys() - {"triplet"}:  # Ties among unsuspected snippets go by index.
         np.testing.assert_allclose(found[term], expected[term], rtol=1e-5)

@@ -12,7 +12,7 @@ from gvvad_jax import detectors, losses, ssls
 from gvvad_jax.command import UserError
 from gvvad_jax.config import LAMBDA_MODES, TrainConfig
 from gvvad_jax.detectors import rtfm
-from gvvad_jax.detectors.mtn import Outputs
+from gvvad_jax.detectors.layers import Outputs
 
 REFERENCE = TrainConfig(fidelity="reference")
 SYNTHETIC_Bx2 = jnp.array([[True, False], [False, True]])

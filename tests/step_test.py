@@ -11,7 +11,7 @@ import pytest
 from gvvad_jax import detectors, ssls, step
 from gvvad_jax.batches import Batch
 from gvvad_jax.config import DETECTORS, TrainConfig
-from gvvad_jax.detectors.mtn import Noise
+from gvvad_jax.detectors.layers import Noise
 
 SMALL = {"head_widths": (16, 8), "mtn_channels": 4, "body_width": 8, "memory_rows": 20}
 SMALL |= {"batch_size": 2, "segments": 6}

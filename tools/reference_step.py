@@ -97,7 +97,7 @@ class _Comparison:
         import numpy as np
 
         from gvvad_jax import step
-        from gvvad_jax.detectors.mtn import Noise
+        from gvvad_jax.detectors.layers import Noise
         from tools import torch_names
 
         self.golden = golden
@@ -125,12 +125,11 @@ class _Comparison:
         )
         gaussian = None
         if "noise" in golden:
-            noise_BxTxC = golden["noise"]
-            both = np.stack([noise_BxTxC, np.zeros_like(noise_BxTxC)], axis=1)
-            # A crop of one, or as many as the videos have.
-            gaussian = jnp.asarray(both.reshape(*visual_VxNxTxD.shape[:3], -1))
+            # Of the normal half; a crop of one, or as many as the videos have.
+            shape = num_videos // 2, *visual_VxNxTxD.shape[1:3], -1
+            gaussian = jnp.asarray(golden["noise"].reshape(shape))
         self.noise = Noise(
-            key=jax.random.key(0), videos_V=jnp.arange(num_videos), gaussian_Vx=gaussian
+            key=jax.random.key(0), videos_V=jnp.arange(num_videos), gaussian=gaussian
         )
 
     def errors(self) -> dict[str, float]:

@@ -218,7 +218,7 @@ def measured(
 
     Args:
       config: the run's settings.
-      out: detectors.mtn.Outputs of the batch's videos in pairs.
+      out: detectors.layers.Outputs of the batch's videos in pairs.
       parts: of ssls.scaled_loss, and `total`.
       unweighted: the terms' means by name.
     """

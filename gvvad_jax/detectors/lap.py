@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from gvvad_jax import losses
 from gvvad_jax.config import TrainConfig
 from gvvad_jax.detectors import rtfm, tevad
-from gvvad_jax.detectors.mtn import Outputs
+from gvvad_jax.detectors.layers import Outputs
 
 Detector = tevad.Detector
 

@@ -7,7 +7,7 @@ from flax import linen as nn
 
 from gvvad_jax import losses
 from gvvad_jax.config import TrainConfig
-from gvvad_jax.detectors.mtn import Noise, Outputs, dropout, probability, xavier
+from gvvad_jax.detectors.layers import Noise, Outputs, dense, dropout, probability
 
 # Of the hidden layers' dropout, and of both regularisers, as published.
 RATE = 0.6
@@ -38,10 +38,10 @@ class Detector(nn.Module):
         """Scores V videos. See `Outputs` for what comes back."""
         del text_VxTxE, mask_VxT, train  # Every snippet is scored by itself.
         rate = RATE if self.config.dropout else 0.0
-        x = nn.relu(nn.Dense(512, kernel_init=xavier, name="fc1")(visual_VxNxTxD))
+        x = nn.relu(dense(512, "fc1")(visual_VxNxTxD))
         x = dropout(x, noise, rate, layer=0)
-        x = dropout(nn.Dense(32, kernel_init=xavier, name="fc2")(x), noise, rate, layer=1)
-        logits = nn.Dense(1, kernel_init=xavier, name="fc3")(x)
+        x = dropout(dense(32, "fc2")(x), noise, rate, layer=1)
+        logits = dense(1, "fc3")(x)
         scores_VxT = jnp.mean(probability(logits[..., 0]), axis=1)
         return Outputs(scores_VxT=scores_VxT, features_VxNxTxD=visual_VxNxTxD)
 

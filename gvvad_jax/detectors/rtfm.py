@@ -7,7 +7,8 @@ from flax import linen as nn
 
 from gvvad_jax import losses
 from gvvad_jax.config import TrainConfig
-from gvvad_jax.detectors.mtn import MTN, Head, Noise, Outputs, dropout, over_crops
+from gvvad_jax.detectors.layers import Noise, Outputs, dropout
+from gvvad_jax.detectors.mtn import MTN, Head, over_crops
 
 
 class Detector(nn.Module):

@@ -7,7 +7,8 @@ from flax import linen as nn
 
 from gvvad_jax.config import TrainConfig
 from gvvad_jax.detectors import rtfm
-from gvvad_jax.detectors.mtn import MTN, Noise, Outputs, dropout, over_crops, xavier
+from gvvad_jax.detectors.layers import Noise, Outputs, dense, dropout
+from gvvad_jax.detectors.mtn import MTN, over_crops
 
 loss_terms = rtfm.loss_terms
 
@@ -80,16 +81,15 @@ class Detector(nn.Module):
     def _fuse(self, visual_VxNxTxD, text_VxNxTxE, noise: Noise | None) -> jax.Array:
         config = self.config
 
-        def dense(x, name: str, features: int, layer: int) -> jax.Array:
-            x = nn.relu(nn.Dense(features, kernel_init=xavier, name=name)(x))
-            return dropout(x, noise, config.dropout, layer)
+        def projected(x, name: str, features: int, layer: int) -> jax.Array:
+            return dropout(nn.relu(dense(features, name)(x)), noise, config.dropout, layer)
 
         widths = visual_VxNxTxD.shape[-1], text_VxNxTxE.shape[-1]
         if config.fusion == "concat":
             return jnp.concatenate([visual_VxNxTxD, text_VxNxTxE], axis=-1)
         if config.fusion == "add":
-            return dense(visual_VxNxTxD, "fc0", widths[1], 3) + text_VxNxTxE
+            return projected(visual_VxNxTxD, "fc0", widths[1], 3) + text_VxNxTxE
         if config.fusion == "product":
-            return dense(visual_VxNxTxD, "fc0", widths[1], 3) * text_VxNxTxE
-        visual = dense(visual_VxNxTxD, "fc_vis", sum(widths), 3)
-        return visual + dense(text_VxNxTxE, "fc_text", sum(widths), 4)
+            return projected(visual_VxNxTxD, "fc0", widths[1], 3) * text_VxNxTxE
+        visual = projected(visual_VxNxTxD, "fc_vis", sum(widths), 3)
+        return visual + projected(text_VxNxTxE, "fc_text", sum(widths), 4)

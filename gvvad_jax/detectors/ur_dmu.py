@@ -4,6 +4,7 @@ A body of a convolution and two layers of attention; a memory of abnormal and on
 patterns that every snippet is read through; latent normality as a Gaussian.
 """
 
+import dataclasses
 import math
 
 import chex
@@ -13,7 +14,7 @@ from flax import linen as nn
 
 from gvvad_jax import losses
 from gvvad_jax.config import TrainConfig
-from gvvad_jax.detectors.mtn import Noise, Outputs, dropout, gaussian, probability, xavier
+from gvvad_jax.detectors.layers import Noise, Outputs, dense, dropout, gaussian, probability, xavier
 
 # As published: of the body's dropout, and of each part of the loss.
 RATE = 0.5
@@ -22,10 +23,6 @@ ATTENTION_WEIGHT = 0.1
 TRIPLET_WEIGHT = 0.1
 KL_WEIGHT = 1e-3
 DISTANCE_WEIGHT = 1e-4
-
-
-def _dense(width: int, name: str, bias: bool = True) -> nn.Module:
-    return nn.Dense(width, use_bias=bias, kernel_init=xavier, name=name)
 
 
 def nearness(mask_MxT: jax.Array) -> jax.Array:
@@ -54,7 +51,7 @@ class Attention(nn.Module):
     @nn.compact
     def __call__(self, x_MxTxC: jax.Array, mask_MxT: jax.Array) -> jax.Array:
         M, T, _ = x_MxTxC.shape
-        parts = _dense(4 * self.heads * self.channels, "to_qkvt", bias=False)(x_MxTxC)
+        parts = dense(4 * self.heads * self.channels, "to_qkvt", bias=False)(x_MxTxC)
         q, k, v, t = jnp.moveaxis(parts.reshape(M, T, 4, self.heads, self.channels), (2, 3), (0, 2))
         logits_MxHxTxT = q @ k.swapaxes(-1, -2) / math.sqrt(self.channels)
         # Minus infinity would make a video that is all padding NaN.
@@ -62,7 +59,7 @@ class Attention(nn.Module):
         seen_MxHxTxC = nn.softmax(logits_MxHxTxT) @ v
         near_MxHxTxC = nearness(mask_MxT)[:, None] @ t
         both_MxHxTxC = jnp.concatenate([seen_MxHxTxC, near_MxHxTxC], axis=-1)
-        return _dense(self.width, "to_out")(both_MxHxTxC.swapaxes(1, 2).reshape(M, T, -1))
+        return dense(self.width, "to_out")(both_MxHxTxC.swapaxes(1, 2).reshape(M, T, -1))
 
 
 class Body(nn.Module):
@@ -90,9 +87,9 @@ class Body(nn.Module):
             attention = Attention(config.heads, channels, width, name=f"attention_{i}")
             seen = attention(norm(f"attention_{i}_norm")(x), mask_MxT)
             x = x + drop(seen, 10 * i)
-            y = _dense(width, f"mlp_{i}_in")(norm(f"mlp_{i}_norm")(x))
+            y = dense(width, f"mlp_{i}_in")(norm(f"mlp_{i}_norm")(x))
             y = drop(nn.gelu(y, approximate=False), 10 * i + 1)
-            x = x + drop(_dense(width, f"mlp_{i}_out")(y), 10 * i + 2)
+            x = x + drop(dense(width, f"mlp_{i}_out")(y), 10 * i + 2)
         return x.reshape(V, N, T, width)
 
 
@@ -145,19 +142,16 @@ class Detector(nn.Module):
         x = Body(self.config, name="body")(visual_VxNxTxD, mask_VxT, noise)
         abnormal_VxNxT, augmented_A = Memory(self.config.memory_rows, name="abnormal_memory")(x)
         normal_VxNxT, augmented_N = Memory(self.config.memory_rows, name="normal_memory")(x)
-        mu = _dense(width, "mu")
+        mu = dense(width, "mu")
         mu_A, mu_N = mu(augmented_A), mu(augmented_N)
-        latent_N, var_N = mu_N, _dense(width, "var")(augmented_N)
-        if train and noise is not None:
-            # Only a normal video's normality is uncertain.
-            is_normal_V = (jnp.arange(V) % 2 == 0)[:, None, None, None]
-            spread = gaussian(mu_N.shape, noise, layer=100) * jnp.exp(var_N / 2)
-            latent_N = mu_N + jnp.where(is_normal_V, spread, 0.0)
+        # Only a normal video's normality is uncertain; scoring has no use for it.
+        var_normal = dense(width, "var")(augmented_N[0::2])
+        latent_N = _spread(mu_N, var_normal, noise) if train and noise is not None else mu_N
         features = jnp.concatenate([x, mu_A + latent_N], axis=-1)
         y = features
         for i, size in enumerate(self.config.head_widths or (128,), start=1):
-            y = nn.relu(_dense(size, f"fc{i}")(y))
-        logits = _dense(1, "score")(y)[..., 0]
+            y = nn.relu(dense(size, f"fc{i}")(y))
+        logits = dense(1, "score")(y)[..., 0]
         return Outputs(
             scores_VxT=jnp.mean(probability(logits), axis=1),
             features_VxNxTxD=features,
@@ -167,10 +161,19 @@ class Detector(nn.Module):
                 "normal_attention": normal_VxNxT,
                 "mu_abnormal": mu_A,
                 "mu_normal": mu_N,
-                "var_normal": var_N,
+                "var_normal": var_normal,
                 "latent_normal": latent_N,
             },
         )
+
+
+def _spread(mu_VxNxTxC: jax.Array, var_BxNxTxC: jax.Array, noise: Noise) -> jax.Array:
+    """Of each pair the normal video's drawn around `mu`, the abnormal one's as they are."""
+    mu_Bx2xNxTxC = mu_VxNxTxC.reshape(-1, 2, *mu_VxNxTxC.shape[1:])
+    of_normal = dataclasses.replace(noise, videos_V=noise.videos_V[0::2])
+    spread = gaussian(var_BxNxTxC.shape, of_normal, layer=100) * jnp.exp(var_BxNxTxC / 2)
+    drawn_BxNxTxC = mu_Bx2xNxTxC[:, 0] + spread
+    return jnp.stack([drawn_BxNxTxC, mu_Bx2xNxTxC[:, 1]], axis=1).reshape(mu_VxNxTxC.shape)
 
 
 def loss_terms(
@@ -190,8 +193,9 @@ def loss_terms(
     """
     del text_VxTxE, bank_KxE
     chex.assert_rank(outputs.scores_VxT, 2)
-    normal = {name: value[0::2] for name, value in outputs.extra.items()}
-    abnormal = {name: value[1::2] for name, value in outputs.extra.items()}
+    of_both = {name: value for name, value in outputs.extra.items() if name != "var_normal"}
+    normal = {name: value[0::2] for name, value in of_both.items()}
+    abnormal = {name: value[1::2] for name, value in of_both.items()}
     videos_V = jnp.arange(len(outputs.scores_VxT))
     pairs_Bx2 = videos_V.reshape(-1, 2)
 
@@ -201,12 +205,13 @@ def loss_terms(
         members = jnp.repeat(videos_BxJ, values_BxN.shape[1], axis=0)
         return losses.Term(values_M=values_BxN.reshape(-1), videos_MxJ=members, weight=weight)
 
-    def dense(value: float):
+    def all_are(value: float):
         return lambda attention_T: losses.pseudo_anomaly_loss(
             attention_T, jnp.full_like(attention_T, value)
         )
 
     of_normal, of_abnormal = pairs_Bx2[:, :1], pairs_Bx2[:, 1:]
+    var_normal = outputs.extra["var_normal"]
     labels_V = (videos_V % 2).astype(jnp.float32)
     return {
         "bag": losses.Term(
@@ -222,12 +227,12 @@ def loss_terms(
             lambda a: losses.attention_loss(1.0 - a, jnp.ones(())),
             ATTENTION_WEIGHT, of_abnormal, abnormal["normal_attention"],
         ),
-        "normal_seen": term(dense(1.0), ATTENTION_WEIGHT, of_normal, normal["normal_attention"]),
+        "normal_seen": term(all_are(1.0), ATTENTION_WEIGHT, of_normal, normal["normal_attention"]),
         "normal_unseen": term(
-            dense(0.0), ATTENTION_WEIGHT, of_normal, normal["abnormal_attention"]
+            all_are(0.0), ATTENTION_WEIGHT, of_normal, normal["abnormal_attention"]
         ),
         "triplet": term(_triplet, TRIPLET_WEIGHT, pairs_Bx2, normal, abnormal),
-        "kl": term(losses.kl_loss, KL_WEIGHT, of_normal, normal["mu_normal"], normal["var_normal"]),
+        "kl": term(losses.kl_loss, KL_WEIGHT, of_normal, normal["mu_normal"], var_normal),
         "distance": term(
             lambda n, a: _distance(n, a, config.margin), DISTANCE_WEIGHT, pairs_Bx2, normal,
             abnormal,
