@@ -1,9 +1,10 @@
 """How many floating-point operations a training step cannot do without.
 
 Two a multiply and add, of the matrix products and convolutions alone. Counted are only those that
-the mathematics needs: taps of a convolution inside the video, text once a video, no gradient of
-what isn't trained (the features) nor of scores that are in no loss (a normal video's that aren't
-selected), latent variance of the normal videos alone.
+the mathematics needs: taps of a convolution inside the video, text once a video (in the head too,
+where no dropout makes it another in each crop), no gradient of what is not trained (features) nor
+of scores that are in no loss (a normal video's that aren't selected), latent variance of the normal
+videos alone.
 """
 
 # A layer's output, the gradient of its weights, the gradient of its input.
@@ -46,7 +47,7 @@ def of_step(
       {"train", "score"}.
     """
     rows = videos * crops * length
-    head = with_gradient = 0
+    head = with_gradient = shared = 0
     if detector == "mil_rank":
         first, rest = rows * dim * 512, rows * (512 * 32 + 32)
     elif detector == "ur_dmu":
@@ -57,10 +58,11 @@ def of_step(
         if detector != "rtfm":
             of_text = mtn(videos, length, text_dim)
             first, rest, width = first + of_text[0], rest + of_text[1], dim + text_dim
+            shared = (rows - videos * length) * text_dim * 512
         head = rows * (width * 512 + 512 * 128 + 128)
         with_gradient = head * (length + SELECTED) // (2 * length)
     trained = FIRST * first + INNER * rest + head + (INNER - 1) * with_gradient
-    return {"train": 2.0 * trained, "score": 2.0 * (first + rest + head)}
+    return {"train": 2.0 * trained, "score": 2.0 * (first + rest + head - shared)}
 
 
 def _ur_dmu(videos: int, crops: int, length: int, dim: int) -> tuple[int, int]:
