@@ -81,6 +81,15 @@ def test_few_buckets_hold_every_video_with_the_least_padding():
     assert score.buckets({}, 1) == {}
 
 
+def test_a_short_video_takes_a_longer_ones_empty_place(monkeypatch):
+    monkeypatch.setattr(score, "ROWS_AT_ONCE", 64)
+    assert [score.batch_size(videos, 32, 1) for videos in (1, 2, 3, 5)] == [1, 2, 2, 2]
+    assert score.batch_size(5, 32, 10) == 1
+    # Three of 32 are two batches of two, with a place for the one of 30: 128 snippets, not 158.
+    lengths = {"a": 32, "b": 32, "c": 32, "d": 30}
+    assert score.buckets(lengths, 1, 2) == {32: ["d", "a", "b", "c"]}
+
+
 def test_score_and_evaluate_agree_with_training(run, real_store, tmp_path):
     workdir, result = run
     found = _command("evaluate", f"--workdir={workdir}", f"--store={real_store}")
