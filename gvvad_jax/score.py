@@ -202,6 +202,12 @@ def batch_size(videos: int, length: int, crops: int) -> int:
     return -(-videos // -(-videos // most))
 
 
+def padded_snippets(videos: int, length: int, crops: int) -> int:
+    """Snippets of so many videos padded to one length, empty places of batches included."""
+    size = batch_size(videos, length, crops)
+    return -(-videos // size) * size * length
+
+
 def buckets(
     lengths: Mapping[str, int], crops: int, most: int = MOST_BUCKETS
 ) -> dict[int, list[str]]:
@@ -211,27 +217,21 @@ def buckets(
       lengths: of the videos, by id.
       crops: of each video.
       most: lengths at most. Lengths of bucket_length are merged into longer ones where that adds
-        the fewest snippets, empty places of batches among them (dynamic programming over the
-        sorted lengths).
+        the fewest of padded_snippets (dynamic programming over the sorted lengths).
     """
     by_length: dict[int, list[str]] = {}
     for video_id, length in lengths.items():
         by_length.setdefault(bucket_length(int(length)), []).append(video_id)
     steps = sorted(by_length)
     counts = np.cumsum([0] + [len(by_length[step]) for step in steps])
-
-    def snippets(start: int, stop: int) -> int:
-        videos, length = int(counts[stop] - counts[start]), steps[stop - 1]
-        size = batch_size(videos, length, crops)
-        return -(-videos // size) * size * length
-
-    # best[j]: (snippets, borders) of the first j lengths in so many buckets.
+    # best[j]: (padded snippets, borders) of the first j lengths in so many buckets.
     best = {0: (0, ())}
     for _ in range(most):
         longer = dict(best)
         for start, (cost, borders) in best.items():
             for stop in range(start + 1, len(steps) + 1):
-                padded = cost + snippets(start, stop)
+                videos = int(counts[stop] - counts[start])
+                padded = cost + padded_snippets(videos, steps[stop - 1], crops)
                 if stop not in longer or padded < longer[stop][0]:
                     longer[stop] = padded, (*borders, stop)
         best = longer

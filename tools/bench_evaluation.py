@@ -1,15 +1,17 @@
 """Scoring and measuring a whole test set, against one video at a time. Part of tools.bench."""
 
 import statistics
-import time
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from gvvad_jax import metrics, score
-from tools.bench_step import CROPS, DIM, TEXT_DIM, seconds_of
+from tools.bench_step import CROPS, DIM, TEXT_DIM, interleaved, seconds_of
 
+# (visual_TxNxD, text_TxE) by video id.
+Features = Mapping[str, tuple[np.ndarray, np.ndarray]]
 UCF_TEST_VIDEOS, UCF_TEST_SNIPPETS, SNIPPET_FRAMES = 290, 69_634, 16
 
 
@@ -37,8 +39,45 @@ def measure(share: float, repeats: int, *, device: str) -> dict[str, Any]:
     Raises:
       RuntimeError: scores or measures of the two differ.
     """
-    count = max(2, round(share * UCF_TEST_VIDEOS))
-    lengths_V = lengths(UCF_TEST_VIDEOS, UCF_TEST_SNIPPETS)[:count]
+    lengths_V = lengths(UCF_TEST_VIDEOS, UCF_TEST_SNIPPETS)
+    lengths_V = lengths_V[: max(2, round(share * UCF_TEST_VIDEOS))]
+    features, labels = _test_set(lengths_V)
+    twin = _Twin(device)
+    model = twin.as_ours()
+    ways = {
+        "ours": lambda: _ours(model, features, labels),
+        "alone": lambda: _alone(model, features, labels),
+        "torch": lambda: twin.evaluate(features, labels),
+    }
+    found: dict[str, dict[str, Any]] = {}
+
+    def timed(name: str) -> float:
+        return seconds_of(lambda: found.update({name: ways[name]()}))
+
+    first, alone = timed("ours"), timed("alone")
+    times = interleaved({name: partial(timed, name) for name in ("ours", "torch")}, repeats)
+    for other in ("alone", "torch"):
+        _require_same(found["ours"], found[other])
+    ratios = [theirs / own for own, theirs in zip(times["ours"], times["torch"], strict=True)]
+    buckets = score.buckets({str(i): length for i, length in enumerate(lengths_V)}, CROPS)
+    padded = sum(score.padded_snippets(len(ids), n, CROPS) for n, ids in buckets.items())
+    return {
+        "videos": len(lengths_V),
+        "snippets": int(lengths_V.sum()),
+        "lengths_compiled": len(buckets),
+        "padding_share": 1.0 - float(lengths_V.sum() / padded),
+        "first_seconds": first,
+        "alone_first_seconds": alone,
+        "first_ratio": alone / first,
+        "seconds": statistics.median(times["ours"]),
+        "torch_seconds": statistics.median(times["torch"]),
+        "ratio": statistics.median(ratios),
+        "ratios": ratios,
+    }
+
+
+def _test_set(lengths_V: np.ndarray) -> tuple[Features, dict[str, np.ndarray]]:
+    """Random features by video id, and frame labels; every other video has an event."""
     rng = np.random.default_rng(1)
     features, labels = {}, {}
     for i, length in enumerate(lengths_V):
@@ -48,52 +87,12 @@ def measure(share: float, repeats: int, *, device: str) -> dict[str, Any]:
         if i % 2:
             truth_F[len(truth_F) // 3 : len(truth_F) // 2] = 1
         labels[str(i)] = truth_F
-    twin = _Twin(device)
-    model = twin.as_ours()
-
-    def ours() -> dict[str, Any]:
-        found = model.scores(features)
-        frames = {i: np.repeat(scores_T, SNIPPET_FRAMES) for i, scores_T in found.items()}
-        return {"scores": found, "measures": metrics.frame_measures(frames, labels)}
-
-    found_alone: dict[str, Any] = {}
-    first_seconds = seconds_of(ours)
-    alone_seconds = seconds_of(lambda: found_alone.update(_alone(model, features, labels)))
-    times: dict[str, list[float]] = {"ours": [], "torch": []}
-    for _ in range(repeats):
-        for name, way in (("ours", ours), ("torch", lambda: twin.evaluate(features, labels))):
-            start = time.perf_counter()
-            found = way()
-            times[name].append(time.perf_counter() - start)
-            if name == "ours":
-                own = found
-                _require_same(own, found_alone)
-            else:
-                _require_same(own, found)
-    ratios = [theirs / own for own, theirs in zip(times["ours"], times["torch"], strict=True)]
-    buckets = score.buckets({str(i): length for i, length in enumerate(lengths_V)}, CROPS)
-    padded = 0
-    for length, ids in buckets.items():
-        size = score.batch_size(len(ids), length, CROPS)
-        padded += -(-len(ids) // size) * size * length
-    return {
-        "videos": count,
-        "snippets": int(lengths_V.sum()),
-        "lengths_compiled": len(buckets),
-        "padding_share": 1.0 - float(lengths_V.sum() / padded),
-        "first_seconds": first_seconds,
-        "alone_first_seconds": alone_seconds,
-        "first_ratio": alone_seconds / first_seconds,
-        "seconds": statistics.median(times["ours"]),
-        "torch_seconds": statistics.median(times["torch"]),
-        "ratio": statistics.median(ratios),
-        "ratios": ratios,
-    }
+    return features, labels
 
 
-def _require_same(ours: Mapping[str, Any], torch: Mapping[str, Any]) -> None:
-    worst = max(np.abs(ours["scores"][i] - torch["scores"][i]).max() for i in ours["scores"])
-    apart = max(abs(ours["measures"][name] - torch["measures"][name]) for name in ("auc", "ap"))
+def _require_same(ours: Mapping[str, Any], other: Mapping[str, Any]) -> None:
+    worst = max(np.abs(ours["scores"][i] - other["scores"][i]).max() for i in ours["scores"])
+    apart = max(abs(ours["measures"][name] - other["measures"][name]) for name in ("auc", "ap"))
     if not (worst < 1e-4 and apart < 1e-3):
         raise RuntimeError(f"expected the same scores, found {worst} and measures {apart} apart")
 
@@ -111,10 +110,16 @@ def _by_sklearn(
     }
 
 
+def _ours(
+    model: score.Model, features: Features, labels: Mapping[str, np.ndarray]
+) -> dict[str, Any]:
+    scores = model.scores(features)
+    frames = {i: np.repeat(scores_T, SNIPPET_FRAMES) for i, scores_T in scores.items()}
+    return {"scores": scores, "measures": metrics.frame_measures(frames, labels)}
+
+
 def _alone(
-    model: score.Model,
-    features: Mapping[str, tuple[np.ndarray, np.ndarray]],
-    labels: Mapping[str, np.ndarray],
+    model: score.Model, features: Features, labels: Mapping[str, np.ndarray]
 ) -> dict[str, Any]:
     """Our detector without buckets: each video at its own length, nothing compiled before."""
     from gvvad_jax import step
@@ -138,11 +143,7 @@ class _Twin:
         self._torch, self._device = torch, device
         self._model = torch_twin.MultipleInstance(DIM, TEXT_DIM).to(device).eval()
 
-    def evaluate(
-        self,
-        features: Mapping[str, tuple[np.ndarray, np.ndarray]],
-        labels: Mapping[str, np.ndarray],
-    ) -> dict[str, Any]:
+    def evaluate(self, features: Features, labels: Mapping[str, np.ndarray]) -> dict[str, Any]:
         """Scores of each video by itself, then frame measures."""
         torch, scores = self._torch, {}
         with torch.inference_mode():
