@@ -342,7 +342,7 @@ class Server:
                 self._reached, reason = True, str(error)
             except openai.OpenAIError as error:
                 reason, asked = chat_replies.explain(error, self.model, self.host, self.timeout)
-                self._reached |= isinstance(error, (openai.APIStatusError, openai.APITimeoutError))
+                self._reached |= chat_replies.reached(error)
                 wait = min(max(self.backoff * 2**attempt, asked), self.longest_wait)
             last = attempt + 1 == self.attempts
             if last or stop.wait(wait * (1 + _JITTER * random.random())):

@@ -88,6 +88,15 @@ def explain(error: Exception, model: str, host: str, timeout: float) -> tuple[st
     return "the connection broke", 0.0
 
 
+def reached(error: Exception) -> bool:
+    """Whether an openai.OpenAIError came from a server that took the connection.
+
+    One that drops a request is there; another request of the same moment may be answered.
+    """
+    # By name: the HTTP package beneath is another one from version to version of openai.
+    return type(error.__cause__).__name__ not in ("ConnectError", "ConnectTimeout")
+
+
 def explain_status(status: int, body: Any, model: str, host: str) -> str:
     """The reason of an HTTP error that may pass; UserError for one that doesn't."""
     body = body if isinstance(body, Mapping) else {"message": body or ""}

@@ -252,6 +252,13 @@ def test_keys(fake, monkeypatch):
     assert ask(chat.Server(model="painter"), "red").name == "red"
 
 
+def test_a_dropped_request_is_no_absent_server(fake):
+    # Asked alone, so no other request's answer says that the server is there.
+    fake.fail("green", *["drop"] * 9)
+    (green,) = ask_all(make(fake, attempts=2), "green")
+    assert isinstance(green, chat.Failed) and green.reason == "the connection broke; tried 2 times"
+
+
 def test_a_server_that_isnt_there():
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
