@@ -28,11 +28,11 @@ def _path(out: pathlib.Path, name: str) -> pathlib.Path:
 
 def _read(path: pathlib.Path) -> dict[str, Any] | None:
     """A clip's record; None where there is none, UserError where it isn't one of ours."""
-    if not path.exists():
-        return None
     try:
         record = read_json(path)
     except UserError as error:
+        if isinstance(error.__cause__, FileNotFoundError):
+            return None
         raise UserError(f"{error}; remove it, and the clip is made again") from error
     missing = _ALWAYS - set(record) if isinstance(record, dict) else _ALWAYS
     if not missing and record["error"] is None:
@@ -51,20 +51,20 @@ def _fingerprint(description: Description, backend: Backend) -> str:
 
 
 def is_done(out: pathlib.Path, description: Description, backend: Backend) -> bool:
-    """Whether the clip is there.
+    """Whether the clip is there; one that failed isn't, with whatever settings.
 
     Raises:
       UserError: it was made with other settings, or its record is damaged.
     """
     record = _read(_path(out, description.id))
-    if record is None:
+    if record is None or record["error"] is not None:
         return False
     if record["fingerprint"] != _fingerprint(description, backend):
         raise UserError(
             f"{out}: expected {description.id!r} to be made with these settings, found another "
             "making; give another --out or remove the folder"
         )
-    return record["error"] is None and (out / "videos" / f"{description.id}.mp4").exists()
+    return (out / "videos" / f"{description.id}.mp4").exists()
 
 
 def begin(out: pathlib.Path, descriptions: Sequence[Description]) -> None:
@@ -73,7 +73,7 @@ def begin(out: pathlib.Path, descriptions: Sequence[Description]) -> None:
     The first of the ranks to begin forgets the errors of all: the one that ends first would take
     those of a rank yet to begin for its outcome. Later ones forget their own, from before a kill.
     """
-    listed = read_json(out / "errors.json") if (out / "errors.json").exists() else {}
+    listed = _listed(out)
     mine = {description.id for description in ranks.share(descriptions)}
     for description in descriptions:
         path = _path(out, description.id)
@@ -87,7 +87,19 @@ def begin(out: pathlib.Path, descriptions: Sequence[Description]) -> None:
         if again:
             path.unlink(missing_ok=True)
     (out / "videos.json").unlink(missing_ok=True)
+    if listed and not any((out / "videos").glob("*.mp4")):  # Other weights may do better.
+        (out / "model.json").unlink(missing_ok=True)
     (out / "errors.json").unlink(missing_ok=True)  # Last: after a kill all of this is done again.
+
+
+def _listed(out: pathlib.Path) -> dict[str, str]:
+    """errors.json; {} where there is none, or where another rank is taking it away."""
+    try:
+        return read_json(out / "errors.json")
+    except UserError as error:
+        if isinstance(error.__cause__, FileNotFoundError):
+            return {}
+        raise
 
 
 def make(out: pathlib.Path, batch: Sequence[Description], backend: Backend) -> None:

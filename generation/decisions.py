@@ -69,8 +69,9 @@ class Evidence:
 
 
 def thresholds_path(path: str | os.PathLike) -> pathlib.Path:
-    """Where the thresholds of a decisions.jsonl lie."""
-    return pathlib.Path(path).with_suffix(".thresholds.json")
+    """Where the thresholds of a decisions.jsonl lie: beside it, whatever it is called."""
+    path = pathlib.Path(path)
+    return path.with_name(f"{path.name.removesuffix('.jsonl')}.thresholds.json")
 
 
 def save(

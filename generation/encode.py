@@ -33,9 +33,8 @@ from generation.recipe import Options as Options
 from generation.recipe import Recipe
 from generation.recipe import make_captioner as make_captioner
 from generation.recipe import parse_fps_policy as parse_fps_policy
-from gvvad_jax import annotations, options, store
+from gvvad_jax import annotations, options, store, store_writer
 from gvvad_jax.store import UserError, run_command
-from gvvad_jax.store_writer import Writer
 
 
 def encode(
@@ -72,11 +71,12 @@ def encode(
         captioned, or `out` holds a store of another making.
     """
     assert isinstance(recipe, Options) or not ray_workers, "a Recipe can't go to workers"
-    videos = _require_files(annotations.load(videos_path))
+    videos = require_files(annotations.load(videos_path))
     records = provenance.descriptions(prompts_path)
     made_of = provenance.made_of(videos, records, recipe.source)
     chosen = recipe if isinstance(recipe, Options) else None
     if chosen and provenance.is_made_by(out, chosen.fingerprint(), videos, made_of):
+        store_writer.clear_leftovers(pathlib.Path(out))
         _tell(store.Store(out))
         return True
     loaded = _load(recipe, out, ray_workers)
@@ -112,16 +112,16 @@ def _begin(
     recipe: Recipe,
     videos: annotations.Annotations,
     made_of: Mapping[str, str],
-) -> Writer:
+) -> store_writer.Writer:
     """The store's writer, after telling what it dropped; the bank is beside the manifest."""
-    writer = Writer(out, recipe.manifest(), videos, made_of)
+    writer = store_writer.Writer(out, recipe.manifest(), videos, made_of)
     for video_id in writer.outdated:
         _warn(video_id, "its row is of another file, prompt record or source; encoded again")
     _write_bank(writer.path, recipe)
     return writer
 
 
-def _finish(writer: Writer, mine: Sequence[str], chosen: Options | None) -> bool:
+def _finish(writer: store_writer.Writer, mine: Sequence[str], chosen: Options | None) -> bool:
     """Packs, unless other ranks aren't done, and notes the options that made the store."""
     failed = [video_id for video_id in mine if not writer.has(video_id)]
     if failed:
@@ -152,7 +152,8 @@ def _usage_told(captioner: Any, spent: MutableMapping[str, Any] | None) -> Itera
                 spent["usage"] = usage
 
 
-def _require_files(videos: annotations.Annotations) -> annotations.Annotations:
+def require_files(videos: annotations.Annotations) -> annotations.Annotations:
+    """The same videos; raises UserError where a file is missing or outside its folder."""
     missing = [v.file for v in videos.videos.values() if not videos.resolve(v).exists()]
     if missing:
         raise UserError(
@@ -188,7 +189,7 @@ def _start(
     cv2.setNumThreads(1)
     recipe = source.recipe(out) if isinstance(source, Options) else source
     videos = annotations.load(videos_path)
-    writer = Writer(out, recipe.manifest(), videos, made_of)
+    writer = store_writer.Writer(out, recipe.manifest(), videos, made_of)
     records = provenance.descriptions(prompts_path)
 
     def work(ids: Sequence[str]) -> Iterator[None]:
@@ -201,7 +202,7 @@ def _start(
 
 
 def _encode_videos(
-    writer: Writer,
+    writer: store_writer.Writer,
     videos: Sequence[annotations.VideoAnnotation],
     recipe: Recipe,
     records: Mapping[str, Any],
@@ -259,7 +260,7 @@ class _Rows:
             # As it will be written: of a long video there is a lot.
             self._visual.append(visual_TxNxD.astype(self._recipe.dtype, copy=False))
 
-    def finish(self, writer: Writer, ending: Any, record: Any, made_of: str) -> None:
+    def finish(self, writer: store_writer.Writer, ending: Any, record: Any, made_of: str) -> None:
         """Writes the part; a video that couldn't be captioned gets none, and is to be done again.
 
         Args:

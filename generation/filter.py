@@ -276,6 +276,11 @@ def main(_) -> None:
             "--out, --store, --scores: expected a file to write, and a store to judge or earlier "
             "decisions; give --out and one of the two others"
         )
+    if _SCORES.value and (_REFERENCE.value or _PROMPTS.value or _WEIGHTS.value):
+        raise UserError(
+            "--scores: expected no --reference_store, --prompts or --clip_weights beside it, found "
+            "one: what they say is in the scores; leave them out, or give --store"
+        )
     options = from_flags(Options)
     pathlib.Path(_OUT.value).resolve().parent.mkdir(parents=True, exist_ok=True)
     if _SCORES.value:

@@ -177,11 +177,13 @@ def rules(
     missing = [relative.score for relative in _RELATIVE if not len(real.get(relative.score, ()))]
     if missing:
         found = (
-            f"one without {missing[0]!r}; encode it with this version" if real else "none; give it"
+            f"some without {missing[0]!r}; encode their store with this version"
+            if real
+            else "none; judge a --store with a --reference_store that has such videos"
         )
         raise UserError(
-            "--reference_store: expected the store of the real training videos for "
-            f"--preset=strict, found {found} or use --preset=light"
+            "--preset=strict: expected scores of real videos of the training split, found "
+            f"{found}, or use --preset=light"
         )
     relative = [relative.rule(real[relative.score]) for relative in _RELATIVE]
     return absolute + relative + _feature_rules(real, clips)

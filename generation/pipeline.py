@@ -84,6 +84,17 @@ class Settings:
         }
 
 
+_ROWS = ("*/parts/*", "*/shard-*")
+# By stage, what is there once it has made something that other settings would be mixed with. A
+# stage that ended in its user's mistake before that takes the correction.
+_MADE = {
+    "footage": ("footage/videos/*.mp4", *_ROWS),
+    "descriptions": ("prompts.jsonl", "prompts.answers/*/*"),
+    "generated videos": ("generated/videos/*.mp4",),
+    "stores": _ROWS,
+    "filter": ("decisions.jsonl",),
+}
+
 # By name of the settings' field.
 SECTIONS = {field.name: field.default_factory for field in dataclasses.fields(Settings)}
 
@@ -151,11 +162,18 @@ def run(settings: Settings) -> dict[str, Any]:
 
 def _check(settings: Settings, out: pathlib.Path) -> None:
     """Finds what would only come out late: after money and days were spent on other stages."""
+    from generation import encode, videos
+
     plan, rows = settings.plan, settings.rows
     if plan.synthetic_captioner and rows.captioner == "none":
         raise UserError(
             "--synthetic_captioner: expected text in both stores, found --captioner=none; give "
             "one, or leave both out"
+        )
+    if rows.captioner == STAND_IN:
+        raise UserError(
+            f"--captioner: expected one that real videos can have, found {STAND_IN}; give it as "
+            "--synthetic_captioner"
         )
     if plan.writer == "chat":
         from generation import chat
@@ -163,8 +181,15 @@ def _check(settings: Settings, out: pathlib.Path) -> None:
         chat.Server(**settings.chat.server_settings(out / "prompts"))
     if plan.backend == "diffusers":
         settings.diffusers.backend()
+    else:
+        videos.frame_size(settings.diffusers.height, settings.diffusers.width)
     if plan.videos:
-        annotations.load(plan.videos)
+        listed = encode.require_files(annotations.load(plan.videos)).videos.values()
+        if settings.filter.preset == "strict" and all(v.split != "train" for v in listed):
+            raise UserError(
+                f"{plan.videos}: expected videos of the training split for --preset=strict to "
+                "compare with, found none; list some, or give --preset=light"
+            )
     if not (out / "synthetic" / "manifest.json").exists():
         rows.recipe(out / "captions")
 
@@ -195,12 +220,13 @@ def _settled(stage: str, settings: Settings) -> dict[str, Any]:
 
 
 def _begin(stage: str, settings: Settings, out: pathlib.Path) -> None:
-    """Names a stage, and holds the folder to what the stage was begun with."""
+    """Names a stage, and holds the folder to the settings of what the stage has made."""
     ours, path = _settled(stage, settings), out / "plan.json"
     begun = read_json(path) if path.exists() else {}
     if not isinstance(begun, dict) or not all(isinstance(v, dict) for v in begun.values()):
         raise UserError(f"{path}: expected settings by stage, found otherwise; remove the folder")
-    theirs = begun.get(stage, ours)
+    made = any(any(out.glob(pattern)) for pattern in _MADE[stage])
+    theirs = begun.get(stage, ours) if made else ours
     changed = [
         f"--{key}={theirs.get(key)} there, {value} now"
         for key, value in ours.items()

@@ -126,7 +126,7 @@ def choose_device(device: str | None) -> str:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise UserError(
-            f"device {device!r}: expected one that PyTorch has here, found {_first_line(error)}; "
+            f"--device={device}: expected one that PyTorch has here, found {_first_line(error)}; "
             "give cpu, or leave it out"
         ) from error
     return device

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from generation import chat_options, ranks
+from generation import chat_options, ranks, text_bank
 from generation.ranks import DEVICE
 from gvvad_jax import store
 from gvvad_jax.options import option, settled
@@ -187,7 +187,7 @@ class Options(chat_options.Options):
     caption_weights: str = option("", "git, blip: another checkpoint's name, or its folder")
     text_encoder: str = option("hashed", "embeds captions: hashed, simcse, clip-l14, transformer")
     text_weights: str = option("", "another checkpoint's name, or its folder")
-    bank: str = option("ucf_crime", "anomaly prompts: ucf_crime, xd_violence, shanghaitech, tad")
+    bank: str = option("ucf_crime", "anomaly prompts", choices=text_bank.BANKS)
     compute_dtype: str = option(
         "",
         "clip-l14, git and blip compute in float32, float16 or bfloat16; float16 on a GPU unless "
@@ -200,6 +200,15 @@ class Options(chat_options.Options):
     def __post_init__(self):
         super().__post_init__()
         parse_fps_policy(self.fps_policy)
+        for name, user, users in (
+            ("weights", self.encoder, ("clip-l14",)),
+            ("caption_weights", self.captioner, ("git", "blip")),
+        ):
+            if getattr(self, name) and user not in users:
+                raise UserError(
+                    f"--{name}: expected {' or '.join(users)} to load it, found {user}, which has "
+                    "no weights; give another, or leave it out"
+                )
 
     @property
     def stride(self) -> int:

@@ -8,7 +8,7 @@ import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from generation import ranks
+from generation import pretrained, ranks
 from gvvad_jax.store import UserError
 
 OFFLOADS = ("none", "model", "sequential")
@@ -94,9 +94,13 @@ def find_preset(name: str | None, model: str | None) -> Preset | None:
 @contextlib.contextmanager
 def explained(model: str) -> Iterator[None]:
     """What goes wrong in loading the model becomes a UserError."""
+    import torch
+
     try:
         yield
-    except (OSError, ValueError, ImportError) as error:
+    except (UserError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # Of a dozen kinds, depending on which file is wrong in what way.
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         # The libraries' own advice on that isn't passed on.
         reason = "code that isn't run" if "remote_code" in str(error) else reason[:200]
@@ -205,11 +209,11 @@ def pick_device(device: str | None, offload: str) -> str:
     """The device to run on: the given one, else this rank's GPU, else the CPU.
 
     Raises:
-      UserError: offloading to the CPU, on the CPU.
+      UserError: no such device here, or offloading to the CPU, on the CPU.
     """
     import torch
 
-    device = device or ranks.this_ranks_device()
+    device = pretrained.choose_device(device or ranks.this_ranks_device())
     if offload != "none" and torch.device(device).type == "cpu":
         raise UserError(
             f"--offload={offload}: expected a GPU to take the weights from, found the CPU alone; "

@@ -246,13 +246,20 @@ def render_footage(
 
 
 def frame_size(height: int | None, width: int | None) -> tuple[int, int] | None:
-    """The world's `size` of --height and --width; UserError where one of them is alone."""
+    """The world's `size` of --height and --width; UserError where it can't be filmed in it."""
     if (height is None) != (width is None):
         given, other = ("height", "width") if width is None else ("width", "height")
         raise UserError(
             f"--{given}: expected --{other} beside it for the world, found none; give both or none"
         )
-    return None if height is None else (height, width)
+    if height is None:
+        return None
+    if height % 2 or width % 2:
+        raise UserError(
+            f"--height, --width: expected even numbers, as H.264 has them, found {height} and "
+            f"{width}; round them"
+        )
+    return height, width
 
 
 def _backend() -> Backend:

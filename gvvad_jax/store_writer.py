@@ -25,6 +25,7 @@ from gvvad_jax.command import UserError
 from gvvad_jax.store import Manifest, Row, write_atomically
 
 SHARD_BYTES = 1 << 30
+_EMPTIED = ".packed-parts"
 
 
 def _npy(array: np.ndarray) -> bytes:
@@ -96,6 +97,7 @@ class Writer:
                     f"{self.path}: expected the store begun here to be of the same making, found "
                     f"{'; '.join(differences)}; give another --out or remove it"
                 )
+        clear_leftovers(self.path)
         if self._is_finished():
             return
         self._parts.mkdir(exist_ok=True)
@@ -147,9 +149,8 @@ class Writer:
 
     def has(self, video_id: str) -> bool:
         """Whether this video is done, be it encoded or put in quarantine."""
-        if not self._parts.exists():
-            return True
-        return self._part(video_id).with_suffix(".json").exists()
+        # In this order: another writer may be packing in between.
+        return self._part(video_id).with_suffix(".json").exists() or not self._parts.exists()
 
     def add(self, row: Row, visual_TxNxD: np.ndarray, text_TxE: np.ndarray | None = None) -> None:
         """Writes one video's part. `row`'s offset and sha256 are filled in here.
@@ -193,6 +194,7 @@ class Writer:
           Whether the store is finished; False while other writers' videos are missing.
         """
         with self._locked():
+            clear_leftovers(self.path)
             if not self._parts.exists():
                 return True
             if not all(self.has(video_id) for video_id in self.videos.videos):
@@ -204,10 +206,8 @@ class Writer:
             if lines:
                 write_atomically(self.path / "quarantine.jsonl", lines.encode())
             # Renamed before it is emptied: a half-emptied parts/ would look like lost work.
-            emptied = self.path / ".packed-parts"
-            shutil.rmtree(emptied, ignore_errors=True)
-            os.rename(self._parts, emptied)
-            shutil.rmtree(emptied)
+            os.rename(self._parts, self.path / _EMPTIED)
+            clear_leftovers(self.path)
             return True
 
     def _read_parts(self) -> tuple[list[Row], list[dict[str, str]]]:
@@ -252,17 +252,28 @@ class Writer:
 def _write_rows(path: pathlib.Path, parts: Iterator[np.ndarray], num_rows: int) -> None:
     """Concatenates arrays into one .npy without holding them all in memory."""
     partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
-    out, start = None, 0
-    for part in parts:
-        if out is None:
-            shape = (num_rows, *part.shape[1:])
-            out = np.lib.format.open_memmap(partial, mode="w+", dtype=part.dtype, shape=shape)
-        out[start : start + len(part)] = part
-        start += len(part)
-    out.flush()
-    with open(partial, "rb+") as file:
+    # Written, not mapped: on a full disk a mapping ends in a signal instead of an error.
+    with open(partial, "xb") as file:
+        for index, part in enumerate(parts):
+            if not index:
+                header = np.lib.format.header_data_from_array_1_0(part)
+                header["shape"] = (num_rows, *part.shape[1:])
+                np.lib.format.write_array_header_1_0(file, header)
+            file.write(np.ascontiguousarray(part).data)
+        file.flush()
         os.fsync(file.fileno())
     os.replace(partial, path)
+
+
+def clear_leftovers(path: pathlib.Path) -> None:
+    """Removes what packing leaves behind when it is killed, which may be as large as the store.
+
+    Args:
+      path: the store's folder, finished or locked.
+    """
+    shutil.rmtree(path / _EMPTIED, ignore_errors=True)
+    for partial in path.glob(".shard-*.partial"):
+        partial.unlink(missing_ok=True)
 
 
 def outdated(path: str | os.PathLike, made_of: Mapping[str, str]) -> list[str]:

@@ -298,20 +298,23 @@ def test_options_name_what_exists(weights):
     assert set(choices["captioner"]["choices"]) == {*captions.CAPTIONERS, store.STAND_IN}
     for name in text_encoders.TEXT_ENCODERS:
         assert name in choices["text_encoder"]["help"]
-    for name in text_bank.BANKS:
-        assert name in choices["bank"]["help"]
+    assert choices["bank"]["choices"] == text_bank.BANKS
     assert encode.Options().stride == 4 and _options(weights, snippet_stride=None).stride == 16
     for wrong, message in (
         ({"captioner": "oracle"}, "--captioner: expected one of rules"),
         ({"fps_policy": "fast"}, "--fps_policy"),
         ({"crops": "five"}, "--crops"),
         ({"compute_dtype": "int8"}, "--compute_dtype"),
-        ({"encoder": "motion", "pooling": "middle"}, "--pooling"),
-        ({"encoder": "motion", "crops": "ten"}, "--crops"),
+        ({"encoder": "motion"}, "--weights: expected clip-l14"),
+        ({"caption_weights": "git"}, "--caption_weights: expected git or blip"),
+        ({"bank": "ucfcrime"}, "--bank: expected one of ucf_crime"),
         ({"captioner": "rules", "text_encoder": "word2vec"}, "--text_encoder: expected one of"),
         ({"captioner": "chat"}, "--chat_model"),
     ):
         with pytest.raises(UserError, match=message):
             _options(weights, **wrong).recipe()
+    for wrong in ({"pooling": "middle"}, {"crops": "ten"}):
+        with pytest.raises(UserError, match=f"--{next(iter(wrong))}"):
+            encode.Options(**wrong).recipe()
     with pytest.raises(AssertionError, match="can't go to workers"):
         encode.encode("videos.json", "s", encode.Options().recipe(), ray_workers=2)

@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 import pytest
 
+from generation import decisions as decisions_file
 from generation import filter as video_filter
 from generation import filter_rules, pixels, prompts, video_io, world
 from gvvad_jax import annotations, store
@@ -211,8 +212,10 @@ def test_a_score_that_is_no_number_or_missing_drops_the_clip(measured):
 
 
 def test_strict_needs_a_reference(measured):
-    with pytest.raises(UserError, match="--reference_store"):
+    with pytest.raises(UserError, match="--preset=strict: .* found none; .*--reference_store"):
         video_filter.decide(_evidence({}))
+    with pytest.raises(UserError, match="found some without .*; encode their store"):
+        video_filter.decide(_evidence({}, [{"sharpness": 1.0}]))
     with pytest.raises(UserError, match="--preset"):
         video_filter.decide(_evidence({}), "harsh")
     with pytest.raises(UserError, match="--preset=none"):
@@ -370,6 +373,8 @@ def test_deciding_again_from_files_equals(measured, tmp_path):
         assert again.read_bytes() == path.read_bytes()
         beside = [p.with_suffix(".thresholds.json").read_bytes() for p in (again, path)]
         assert beside[0] == beside[1]
+    where = [decisions_file.thresholds_path(name).name for name in ("a.strict", "a.jsonl")]
+    assert where == ["a.strict.thresholds.json", "a.thresholds.json"]
 
 
 def test_decisions_that_arent_the_filters_are_refused(tmp_path):
@@ -480,3 +485,6 @@ def test_command_writes_every_decision_and_counts_them(measured, tmp_path):
         [*command, f"--out={tmp_path / 'd.jsonl'}"], capture_output=True, text=True
     )
     assert failed.returncode == 2 and len(failed.stderr.splitlines()) == 1
+    again = [*command[:3], f"--scores={tmp_path / 'd.jsonl'}", "--reference_store=none"]
+    failed = subprocess.run([*again, f"--out={tmp_path / 'e'}"], capture_output=True, text=True)
+    assert failed.returncode == 2 and "--scores: expected no --reference_store" in failed.stderr

@@ -131,29 +131,43 @@ def test_mistakes_of_late_stages_are_told_before_anything_is_made(tmp_path, sect
     assert not (tmp_path / "p").exists()
 
 
-def test_a_stage_that_was_not_begun_takes_other_settings(tmp_path):
+@pytest.mark.parametrize(
+    ("section", "options", "told"),
+    [
+        ("rows", {"captioner": "description"}, "--captioner: .* give it as --synthetic_captioner"),
+        ("diffusers", {"height": 64}, "--height: expected --width"),
+        ("videos", {"file": "gone.mp4"}, "found 1 of them missing"),
+        ("videos", {"file": "../a.mp4"}, "inside the json's folder"),
+        ("videos", {"split": "test"}, "--preset=strict to compare with, found none"),
+    ],
+)
+def test_what_only_late_stages_would_meet_is_told_first(tmp_path, section, options, told):
+    (tmp_path / "a.mp4").write_bytes(b"not looked at")
+    entry = {"file": "a.mp4", "label": 0, "split": "train"}
+    settings = pipeline.Settings(plan=pipeline.Plan(out=str(tmp_path / "p")))
+    if section == "videos":
+        listed = tmp_path / "videos.json"
+        listed.write_text(json.dumps({"videos": {"a": entry | options}}))
+        plan = dataclasses.replace(settings.plan, videos=str(listed))
+        settings = dataclasses.replace(settings, plan=plan)
+    else:
+        changed = dataclasses.replace(getattr(settings, section), **options)
+        settings = dataclasses.replace(settings, **{section: changed})
+    with pytest.raises(UserError, match=told):
+        pipeline.run(settings)
+    assert not (tmp_path / "p").exists()
+
+
+def test_a_stage_takes_other_settings_until_it_has_made_something(tmp_path):
     settings = pipeline.Settings()
     pipeline._begin("footage", settings, tmp_path)
     other = dataclasses.replace(settings, rows=pipeline.recipe.Options(snippet_frames=8))
-    pipeline._begin("stores", other, tmp_path)
-    with pytest.raises(UserError, match="--snippet_frames=8 there, 16 now"):
-        pipeline._begin("stores", settings, tmp_path)
-    # Which GPU, how many at once and how much to ask of a clip may change.
-    free = pipeline.recipe.Options(snippet_frames=8, device="cuda:1", crops_at_once=9)
-    strict = pipeline.video_filter.Options(preset="light")
-    pipeline._begin("stores", dataclasses.replace(other, rows=free, filter=strict), tmp_path)
-
-
-def test_the_demos_flags_are_the_pipelines_too():
-    """configs/demo.flags names training flags, which the pipeline must pass over."""
-    failed = subprocess.run(
-        [sys.executable, "-m", "generation.pipeline", "--flagfile=configs/demo.flags"],
-        capture_output=True,
-        text=True,
-    )
-    assert failed.returncode == 2 and failed.stderr.startswith("error: --out"), failed.stderr
-
-
-def test_the_pipeline_imports_no_jax():
-    code = "import sys, generation.pipeline; sys.exit('jax' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+    for stage, made in (("stores", "real/parts/a.json"), ("stores", "synthetic/shard-00000.jsonl")):
+        pipeline._begin(stage, settings, tmp_path)
+        pipeline._begin(stage, other, tmp_path)
+        path = tmp_path / made
+        path.parent.mkdir(parents=True)
+        path.touch()
+        with pytest.raises(UserError, match="--snippet_frames=8 there, 16 now"):
+            pipeline._begin(stage, settings, tmp_path)
+        path.unlink()

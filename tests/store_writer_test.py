@@ -1,11 +1,13 @@
 """Writing the feature store: whole or not at all, the same however it was written."""
 
 import dataclasses
+import os
+import pathlib
 
 import numpy as np
 import pytest
 
-from gvvad_jax import store
+from gvvad_jax import store, store_writer
 from gvvad_jax.command import UserError
 from gvvad_jax.store_writer import Writer
 from tests.tiny_store import IDS, MANIFEST, annotated, encoded, files, write
@@ -39,6 +41,46 @@ def test_packing_cut_short_is_taken_up_again(tmp_path, monkeypatch):
     assert written == [0, 1]
     assert write(tmp_path / "cut", ids=[])[1]
     assert files(tmp_path / "whole") == files(tmp_path / "cut")
+
+
+def test_packing_killed_anywhere_leaves_nothing_behind(tmp_path, monkeypatch):
+    write(tmp_path / "whole")
+
+    def kill(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:  # while it writes a shard ...
+        patch.setattr(os, "fsync", kill)
+        patch.setattr(store, "write_atomically", lambda path, content: path.write_bytes(content))
+        patch.setattr(store_writer, "write_atomically", store.write_atomically)
+        with pytest.raises(KeyboardInterrupt):
+            write(tmp_path / "cut")
+    assert list((tmp_path / "cut").glob(".shard-*.partial"))
+    with monkeypatch.context() as patch:  # ... and after all of them are there
+        rename = os.rename
+        patch.setattr(os, "rename", lambda *paths: kill(rename(*paths)))
+        with pytest.raises(KeyboardInterrupt):
+            write(tmp_path / "cut", ids=[])
+    assert (tmp_path / "cut" / ".packed-parts").exists()
+    assert write(tmp_path / "cut", ids=[])[1]
+    assert files(tmp_path / "whole") == files(tmp_path / "cut")
+    assert {p.name for p in (tmp_path / "whole").iterdir()} == {
+        p.name for p in (tmp_path / "cut").iterdir()
+    }
+
+
+def test_a_video_is_done_however_the_others_pack_meanwhile(tmp_path, monkeypatch):
+    writer, _ = write(tmp_path / "s", ids=["a"])
+    exists = pathlib.Path.exists
+
+    def packed_after_a_look(path):
+        monkeypatch.setattr(pathlib.Path, "exists", exists)
+        found = exists(path)
+        assert write(tmp_path / "s", ids=["b", "c", "d/e"])[1]
+        return found
+
+    monkeypatch.setattr(pathlib.Path, "exists", packed_after_a_look)
+    assert writer.has("a")
 
 
 def test_a_longer_list_keeps_what_is_encoded(tmp_path):

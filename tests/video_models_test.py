@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import shutil
 import subprocess
 import sys
 
@@ -78,6 +79,23 @@ def test_models_that_cannot_do_what_is_asked(models, descriptions, tmp_path):
         with pytest.raises(UserError, match=said) as caught:
             make(model, **options).prepare(descriptions[:1], tmp_path / "prepared")
         assert "remote_code" not in str(caught.value)
+    cut = tmp_path / "cut"
+    shutil.copytree(models["cogvideox"], cut)
+    (weights,) = (cut / "text_encoder").glob("*.safetensors")
+    weights.write_bytes(weights.read_bytes()[:1000])
+    listed = tmp_path / "listed"
+    listed.mkdir()
+    (listed / "model_index.json").write_text("[]")
+    unknown = tmp_path / "unknown"
+    shutil.copytree(models["cogvideox"], unknown)
+    index = json.loads((unknown / "model_index.json").read_text())
+    (unknown / "model_index.json").write_text(json.dumps(index | {"_class_name": "Nothing"}))
+    for model in (cut, listed, unknown):
+        with pytest.raises(UserError, match="--model: expected a diffusers pipeline, found"):
+            make(str(model)).prepare(descriptions[:1], tmp_path / "prepared")
+    for device in ("cuda", "paper"):
+        with pytest.raises(UserError, match=f"--device={device}: expected one that PyTorch has"):
+            make(models["wan"], device=device).prepare(descriptions[:1], tmp_path / "prepared")
     with pytest.raises(UserError, match="--generator: expected one of cogvideox-2b, "):
         DiffusersBackend(preset="cogvideox-9b")
 

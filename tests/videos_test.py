@@ -99,6 +99,37 @@ def test_all_failing_is_an_error(tmp_path):
     assert not (tmp_path / "videos.json").exists()
 
 
+def test_settings_that_made_nothing_are_free_to_change(tmp_path):
+    descriptions = prompts.write_grammar(1, seed=0)
+
+    class Unsound(Batches):
+        def prepare(self, descriptions, folder, begun=None):
+            super().prepare(descriptions, folder)
+            assert begun is None, "other weights would be refused"
+            return {"model": "unsound", "commit": None, "digest": "1"}
+
+        def __call__(self, descriptions):
+            raise RuntimeError("non-finite pixels")
+
+    with pytest.raises(UserError, match="non-finite pixels"):
+        videos.generate(descriptions, Unsound(), tmp_path, progress=False)
+    with pytest.raises(UserError, match="non-finite pixels"):
+        videos.generate(descriptions, Unsound(), tmp_path, progress=False)
+    other = videos.WorldBackend(**SMALL | {"domain_gap": 2.0})
+    videos.generate(descriptions, other, tmp_path, progress=False)
+    assert len(annotations.load(tmp_path / "videos.json").videos) == 2
+
+
+def test_a_record_that_another_rank_takes_away_is_not_there(tmp_path, monkeypatch):
+    descriptions = prompts.write_grammar(1, seed=0)
+    videos.generate(descriptions, videos.WorldBackend(**SMALL), tmp_path, progress=False)
+    (tmp_path / "errors.json").unlink()
+    monkeypatch.setattr(pathlib.Path, "exists", lambda path: True)  # ... until it is opened
+    clip_records.begin(tmp_path, descriptions)
+    (tmp_path / "clips" / f"{descriptions[0].id}.json").unlink()
+    assert not clip_records.is_done(tmp_path, descriptions[0], videos.WorldBackend(**SMALL))
+
+
 def test_finished_clips_are_kept_and_other_settings_refused(tmp_path):
     descriptions = prompts.write_grammar(1, seed=0)
     videos.generate(descriptions, videos.WorldBackend(**SMALL), tmp_path, progress=False)
@@ -256,6 +287,13 @@ def test_rays_workers_find_what_the_first_prepared(tmp_path):
     assert [one.result() for one in started] == [None] * 3
     assert found == [False, True, True]
     assert json.loads((tmp_path / "model.json").read_text()) == {"commit": "a"}
+
+
+def test_sizes_the_world_cannot_film():
+    with pytest.raises(
+        UserError, match="expected even numbers, .* found 17 and 32"
+    ):
+        videos.frame_size(17, 32)
 
 
 def test_both_sizes_or_none():
