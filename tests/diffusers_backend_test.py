@@ -5,10 +5,7 @@ import json
 import os
 import pathlib
 import shutil
-import signal
-import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
@@ -20,6 +17,7 @@ from generation import prompt_embeddings, prompts, video_io, videos
 from generation.clips import Clip
 from gvvad_jax import annotations
 from gvvad_jax.command import UserError
+from tests import killing
 from tests.tiny_pipelines import SIZES
 from tests.tiny_pipelines import make_backend as make
 
@@ -289,12 +287,7 @@ def test_a_killed_command_goes_on(models, descriptions, tmp_path):
         *("--clips_a_call=2", f"--out={tmp_path / 'broken'}"),
     ]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(command, stderr=subprocess.DEVNULL, env=environment)
-    while not list(tmp_path.glob("broken/clips/*.json")):
-        assert process.poll() is None
-        time.sleep(0.02)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
+    killing.run(command, "clips/*.json", env=environment)
     assert not (tmp_path / "broken" / "videos.json").exists()
     assert list(pathlib.Path(tmp_path / "broken" / "prepared").iterdir())
     # What the command was told, without starting Python once more.

@@ -5,10 +5,7 @@ import json
 import os
 import pathlib
 import shutil
-import signal
-import subprocess
 import sys
-import time
 
 import numpy as np
 import pydantic
@@ -30,7 +27,7 @@ from generation import (
 from generation.clip_encoder import ClipEncoder
 from gvvad_jax import annotations, store
 from gvvad_jax.store import UserError
-from tests import tiny_clip
+from tests import killing, tiny_clip
 from tests.chat_server import ChatServer
 from tests.tiny_transformers import save_bert, save_git
 from tests.tiny_videos import moving, write_damaged, write_list
@@ -269,19 +266,9 @@ def test_killed_and_by_ranks_the_rows_are_the_same(weights, tmp_path, monkeypatc
     assert encode.encode(videos, tmp_path / "whole", made, progress=False)
     expected = _files(tmp_path / "whole")
 
-    process = subprocess.Popen(
-        _command(videos, weights, tmp_path / "killed"),
-        stderr=subprocess.DEVNULL,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )
-    deadline = time.monotonic() + 120
-    while len(list((tmp_path / "killed").glob("parts/*.json"))) < 2:
-        assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.002)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    done = len(list((tmp_path / "killed").glob("parts/*.json")))
-    assert 2 <= done < 16, "it was to be killed midway"
+    command = _command(videos, weights, tmp_path / "killed")
+    killing.run(command, "parts/*.json", 2, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    assert len(list((tmp_path / "killed").glob("parts/*.json"))) == 2
     assert encode.encode(videos, tmp_path / "killed", made, progress=False)
     assert _files(tmp_path / "killed") == expected
 

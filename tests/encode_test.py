@@ -5,10 +5,8 @@ import json
 import os
 import pathlib
 import shutil
-import signal
 import subprocess
 import sys
-import time
 
 import av
 import numpy as np
@@ -17,6 +15,7 @@ import pytest
 from generation import encode, prompts, provenance, video_io
 from gvvad_jax import annotations, store
 from gvvad_jax.store import UserError
+from tests import killing
 from tests.chat_server import ChatServer
 
 CAPTIONER, EMBEDDER = encode.make_captioner("rules", "hashed")
@@ -350,14 +349,8 @@ def uninterrupted(clips, tmp_path_factory):
 
 def test_killed_and_run_again_gives_the_same_bytes(clips, uninterrupted, tmp_path):
     out = tmp_path / "s"
-    process = subprocess.Popen(_command(clips, out), stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 60
-    while len(list(out.glob("parts/*.json"))) < 1:
-        assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.002)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert 1 <= len(list(out.glob("parts/*.json"))) < 5, "it was to be killed midway"
+    killing.run(_command(clips, out), "parts/*.json", 2)
+    assert len(list(out.glob("parts/*.json"))) == 2
     with pytest.raises(UserError, match="run the same encode command again"):
         store.Store(out)
     subprocess.run(_command(clips, out), check=True, capture_output=True)

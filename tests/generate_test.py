@@ -9,14 +9,13 @@ import json
 import multiprocessing
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
 
 from generation import encode, pipeline, prompts, videos
 from gvvad_jax import store
-from tests import tiny_transformers
+from tests import killing, tiny_transformers
 from tests.chat_server import ChatServer
 from tests.study_test import write_videos
 
@@ -151,26 +150,25 @@ def test_a_second_run_asks_nothing_and_makes_nothing(whole, flagfile, server):
     assert len(server.asked) == asked and outcome(out) == before
 
 
+def _run_until(sign, settings):
+    killing.die_after(sign)
+    pipeline.run(settings)
+
+
 def test_killed_at_every_stage_it_ends_with_the_same_rows(whole, flagfile, server, tmp_path):
     out = tmp_path / "broken"
     settings = settings_of(flagfile, base_url=server.url, out=str(out))
 
-    def start():
-        process = FORKS.Process(target=pipeline.run, args=(settings,))
-        process.start()
-        return process
-
     # Each stage's own tests kill it where it is most delicate.
     signs = ("prompts.answers/*/*.json", "generated/clips/*.json", "synthetic/parts/*.npy")
     for sign in signs:
-        process = start()
-        while not list(out.glob(sign)):
-            assert process.is_alive(), f"finished before {sign} was seen"
-            time.sleep(0.002)
-        process.kill()
+        process = FORKS.Process(target=_run_until, args=(sign, settings))
+        process.start()
         process.join()
+        assert process.exitcode == -signal.SIGKILL, f"finished before {sign} came"
         assert not (out / "decisions.jsonl").exists()
-    process = start()
+    process = FORKS.Process(target=pipeline.run, args=(settings,))
+    process.start()
     process.join()
     assert process.exitcode == 0
     assert outcome(out) == outcome(whole[0])

@@ -2,10 +2,8 @@ import dataclasses
 import json
 import os
 import pathlib
-import signal
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -13,6 +11,7 @@ from generation import filter as video_filter
 from generation import pipeline
 from gvvad_jax import store
 from gvvad_jax.command import UserError
+from tests import killing
 
 SMALL = (
     "--train_pairs=1", "--test_pairs=1", "--generated_pairs=2", "--random_drops=2",
@@ -70,14 +69,7 @@ def test_stages_in_order_and_what_they_leave(whole):
 def test_killed_at_any_stage_it_ends_the_same(whole, tmp_path):
     out = tmp_path / "broken"
     for sign in ("footage/clips/*.json", "generated/clips/*.json", "synthetic/parts/*.npy"):
-        process = subprocess.Popen(
-            command(out), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
-        while not list(out.glob(sign)):
-            assert process.poll() is None, f"finished before {sign} was seen"
-            time.sleep(0.005)
-        os.kill(process.pid, signal.SIGKILL)
-        process.wait()
+        killing.run(command(out), sign)
         assert not (out / "decisions.jsonl").exists()
     assert outcome(run(out)[0]) == outcome(whole[0])
 

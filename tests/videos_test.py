@@ -1,8 +1,6 @@
 import dataclasses
 import json
-import os
 import pathlib
-import signal
 import subprocess
 import sys
 import time
@@ -14,6 +12,7 @@ import pytest
 from generation import clip_records, prompts, video_io, videos, world
 from gvvad_jax import annotations
 from gvvad_jax.command import UserError
+from tests import killing
 
 SMALL = {"size": (48, 64), "num_frames": 9}
 
@@ -290,9 +289,7 @@ def test_rays_workers_find_what_the_first_prepared(tmp_path):
 
 
 def test_sizes_the_world_cannot_film():
-    with pytest.raises(
-        UserError, match="expected even numbers, .* found 17 and 32"
-    ):
+    with pytest.raises(UserError, match="expected even numbers, .* found 17 and 32"):
         videos.frame_size(17, 32)
 
 
@@ -315,11 +312,7 @@ def test_killed_command_goes_on_where_it_stopped(tmp_path):
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     done = subprocess.run(command(whole), capture_output=True, text=True, check=True)
     assert json.loads(done.stdout)["complete"] is True
-    process = subprocess.Popen(command(broken), stderr=subprocess.DEVNULL)
-    while len(list(broken.glob("clips/*.json"))) < 4:
-        time.sleep(0.01)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
+    killing.run(command(broken), "clips/*.json", 4)
     assert not (broken / "videos.json").exists()
     subprocess.run(command(broken), capture_output=True, check=True)
     assert contents(broken) == contents(whole)
