@@ -7,6 +7,7 @@ workers.
 import dataclasses
 import json
 import multiprocessing
+import signal
 import subprocess
 import sys
 
