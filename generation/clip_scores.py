@@ -20,7 +20,6 @@ from generation import pretrained
 from gvvad_jax import store
 from gvvad_jax.store import UserError
 
-SCORES = ("consistency", "text_similarity", "pair_margin", "realism", "twin_similarity")
 # Nearest real snippets that a snippet is compared with.
 NEIGHBOURS = 5
 # Snippets of a real video, evenly spread, that stand for it: thousands of videos fit in memory.

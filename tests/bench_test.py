@@ -102,8 +102,12 @@ def test_precisions_are_compared_seed_by_seed():
     assert found["deviation"] == pytest.approx(found["difference_deviation"])
 
 
-def test_bad_flags_are_one_line():
-    command = [sys.executable, "-m", "tools.bench", "--sections=all"]
+@pytest.mark.parametrize(
+    ("flag", "said"),
+    [("sections=all", "expected of step"), ("segments=8,3", "5 or more, found ['3']")],
+)
+def test_bad_flags_are_one_line(flag, said):
+    command = [sys.executable, "-m", "tools.bench", f"--{flag}"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 2
-    assert done.stderr.count("\n") == 1 and "expected of step" in done.stderr
+    assert done.stderr.count("\n") == 1 and said in done.stderr

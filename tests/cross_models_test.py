@@ -70,7 +70,7 @@ def test_differences_pair_seeds_by_hand(monkeypatch):
     def finished(key):
         return {"last": {"auc": values[key], "auc_abnormal": 0.5}}
 
-    monkeypatch.setattr(study, "finished_measures", lambda key: finished(key)["last"])
+    monkeypatch.setattr(study, "finished_run", finished)
     monkeypatch.setattr(config, "DETECTORS", {"rtfm": ("visual",)})
     configs = {("rtfm", arm): [(arm, seed) for seed in (0, 1)] for arm in cross_models.ARMS}
     found = cross_models._detectors(configs, "world")["rtfm"]

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from generation import video_io
-from gvvad_jax import annotations, config
+from gvvad_jax import annotations, config, train
 from gvvad_jax.command import UserError
 from tests.encoders_test import moving
 from tools import study
@@ -92,13 +92,32 @@ def test_runs_once_and_resumes(tmp_path, monkeypatch):
     names = sorted(path.name for path in (tmp_path / "out" / "runs").iterdir())
     assert names == ["random-00", "split-00"]
 
-    from gvvad_jax import train
-
     again, real = [], train.train
     monkeypatch.setattr(train, "train", lambda c: again.append(c.workdir) or real(c))
     (tmp_path / "out" / "runs" / "split-00" / "result.json").unlink()
     assert study.ped2(plan) == found
     assert [pathlib.Path(workdir).name for workdir in again] == ["split-00"]
+
+
+def test_other_footage_or_decisions_are_no_finished_run(tmp_path):
+    write_videos(tmp_path)
+    plan = make_plan(tmp_path)
+    study.ped2(plan)
+    listed = pathlib.Path(plan.videos)
+    content = json.loads(listed.read_text())
+    abnormal = next(v for v in content["videos"].values() if v.get("abnormal_frames"))
+    abnormal["abnormal_frames"][0][0] += 1
+    listed.write_text(json.dumps(content))
+    with pytest.raises(UserError, match="split-00: expected a run of today's videos, annotations"):
+        study.ped2(plan)
+    assert len(list((tmp_path / "out").glob("rules-*.npz"))) == 2
+
+
+def test_a_measure_that_test_videos_do_not_allow_is_told(tmp_path, monkeypatch):
+    monkeypatch.setattr(study, "_made_of", lambda config: "")
+    monkeypatch.setattr(train, "train", lambda config: {"last": {"auc": 0.5, "auc_abnormal": None}})
+    with pytest.raises(UserError, match="allow auc_abnormal: .* not abnormal throughout"):
+        study.finished_run(config.TrainConfig(store="S", workdir=str(tmp_path / "w")))
 
 
 def test_ped2_flags_parse_and_state_their_command():

@@ -4,12 +4,15 @@ Each rule scores every frame of a video from its pixels, without any training. `
 video's label and gives it to every frame: what video-level knowledge alone is worth.
 """
 
+import hashlib
+import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import cv2
 import numpy as np
 
+from generation import provenance
 from gvvad_jax import annotations, metrics
 from gvvad_jax.command import UserError
 
@@ -17,6 +20,12 @@ RULES = ("brightness", "mean_flow", "flow_p99", "frame_difference", "sharpness")
 GRID = (4, 6)
 # Flow is computed at this width, as in the motion encoder; smaller videos are left as they are.
 WORKING_WIDTH = 240
+
+
+def footage_digest(annotated: annotations.Annotations) -> str:
+    """Of the videos' files and annotations: where it is another, kept scores are of no use."""
+    content = [annotated.to_json(), provenance.made_of(annotated, {}, "real")]
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def rule_scores(frames_FxHxWx3: np.ndarray) -> dict[str, np.ndarray]:

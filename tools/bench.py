@@ -36,6 +36,14 @@ def main(_: Sequence[str]) -> None:
         )
     if "accuracy" in values.sections and not values.store:
         raise UserError("--store: expected a store for the section accuracy, found none; name one")
+    wrong = [text for text in values.segments if not text.isdecimal() or int(text) < 5]
+    if wrong or not values.segments:
+        # Fewer than the taps of a dilated convolution reach aren't counted right.
+        raise UserError(
+            f"--segments: expected whole numbers of 5 or more, found {wrong or 'none'}; correct it"
+        )
+    if values.json:
+        pathlib.Path(values.json).resolve().parent.mkdir(parents=True, exist_ok=True)
     found: dict[str, Any] = {"machine": _machine()}
     print(json.dumps(found["machine"]))
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:

@@ -222,6 +222,8 @@ def main(_) -> None:
     with tempfile.TemporaryDirectory() as folder:
         root = pathlib.Path(folder)
         size = _HEIGHT.value, _WIDTH.value
+        if _JSON.value:
+            pathlib.Path(_JSON.value).resolve().parent.mkdir(parents=True, exist_ok=True)
         videos = write_clips(root, _CLIPS.value, _SECONDS.value, size, _FPS.value)
         weights = _WEIGHTS.value
         if weights in MODELS:

@@ -81,7 +81,7 @@ def run(plan: Plan) -> dict[str, Any]:
         }
         found[name] = {
             "detectors": _detectors(configs, name),
-            "rules": _rules(videos[name], plan.out / f"rules-{name}.json"),
+            "rules": _rules(videos[name], plan.out),
         }
     return {"steps": plan.train.steps, "seeds": plan.seeds, "footage": found}
 
@@ -124,7 +124,7 @@ def _detectors(configs: Mapping[Any, Sequence[config_lib.TrainConfig]], footage:
     for seed in range(len(next(iter(configs.values())))):
         for (detector, arm), of_seed in configs.items():
             print(f"{footage}: {detector}, {arm}, seed {seed}", file=sys.stderr, flush=True)
-            runs[detector, arm].append(study.finished_measures(of_seed[seed]))
+            runs[detector, arm].append(study.finished_run(of_seed[seed])["last"])
     found = {}
     for detector in config_lib.DETECTORS:
         found[detector] = {
@@ -140,13 +140,15 @@ def _detectors(configs: Mapping[Any, Sequence[config_lib.TrainConfig]], footage:
     return found
 
 
-def _rules(videos: str, path: pathlib.Path) -> dict[str, Any]:
+def _rules(videos: str, folder: pathlib.Path) -> dict[str, Any]:
     """Trivial rules on the test videos, decoded once a study."""
     from gvvad_jax import store
     from tools import baselines
 
+    annotated = annotations.load(videos)
+    path = folder / f"rules-{baselines.footage_digest(annotated)}.json"
     if not path.exists():
-        test = (annotated := annotations.load(videos)).in_split("test")
+        test = annotated.in_split("test")
         measured = baselines.measure(baselines.score_videos(annotated, test), test)
         store.write_atomically(path, (json.dumps(measured, indent=1) + "\n").encode())
     return annotations.read_json(path)

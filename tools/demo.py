@@ -23,7 +23,7 @@ from absl import flags
 from generation import pipeline
 from gvvad_jax import annotations, options, store
 from gvvad_jax import config as config_lib
-from gvvad_jax.command import UserError, run_command
+from gvvad_jax.command import run_command
 from tools import study
 
 MEASURES = ("auc", "auc_abnormal", "ap", "far")
@@ -90,12 +90,7 @@ def run(plan: Plan) -> dict[str, Any]:
     for seed in range(plan.seeds):
         for name, of_arm in configs.items():
             print(f"demo: {name}, seed {seed}", file=sys.stderr, flush=True)
-            result = study.finished_run(of_arm[seed])
-            if result["last"] is None:
-                raise UserError(
-                    f"{paths['real_videos']}: expected test videos with abnormal_frames, found "
-                    "none or some without; add them, or train without the demo"
-                )
+            result = study.finished_run(of_arm[seed], MEASURES)
             runs[name].append({key: result["last"][key] for key in MEASURES})
             provenance = result["provenance"]
     print("demo: rules that learn nothing", file=sys.stderr, flush=True)
@@ -163,7 +158,8 @@ def _rules(
 
     from tools import baselines
 
-    folder.mkdir(exist_ok=True)
+    folder = folder / baselines.footage_digest(annotated)
+    folder.mkdir(parents=True, exist_ok=True)
     scores = {}
     for video in tqdm.tqdm(test, desc="rules", unit="video"):
         path = folder / f"{hashlib.sha256(video.id.encode()).hexdigest()[:16]}.npz"

@@ -27,8 +27,6 @@ from absl import flags
 from gvvad_jax.command import UserError, run_command
 from gvvad_jax.store import write_atomically
 
-# Bounds were chosen at seeds from here on; figures are to be of other ones.
-TUNING_SEED = 11
 GAPS = (0.0, 1.0, 2.0)
 DEFECT_SHARE = 0.3
 _SUFFIXES = (".gif", ".mp4", ".avi", ".mkv", ".webm")
@@ -311,12 +309,18 @@ def table(found: Mapping[str, Any]) -> str:
 def main(_) -> None:
     if bool(_CLIPS.value) != bool(_REFERENCE.value):
         raise UserError("--clips, --reference: expected both or neither, found one; give both")
+    if not _CLIPS.value and not _PAIRS.value:
+        raise UserError("--pairs=0: expected --clips to judge instead, found none; give one")
     import cv2
 
     cv2.setNumThreads(1)
-    found = world_suite(_PAIRS.value, _REAL_PAIRS.value, _SEED.value) if _PAIRS.value else {}
-    if _CLIPS.value:
+    if _JSON.value:
+        pathlib.Path(_JSON.value).resolve().parent.mkdir(parents=True, exist_ok=True)
+    found = {}
+    if _CLIPS.value:  # First: its files may not be there, and the rest takes minutes.
         found["real_clips"] = real_clips(pathlib.Path(_CLIPS.value), pathlib.Path(_REFERENCE.value))
+    if _PAIRS.value:
+        found = world_suite(_PAIRS.value, _REAL_PAIRS.value, _SEED.value) | found
     print(table(found))
     if _JSON.value:
         write_atomically(_JSON.value, (json.dumps(found, indent=1) + "\n").encode())

@@ -262,8 +262,8 @@ if __name__ == "__main__":
     flags.DEFINE_integer("tokens_output", _TOKENS_A_PAIR[1], "Answered for a pair.", 1)
     flags.DEFINE_integer("crops", 10, "Of CLIP-L.", 1)
     flags.DEFINE_integer("snippet_frames", 16, "Frames a snippet.", 1)
-    flags.DEFINE_float("peak_tflops", 312, "Of the GPU, dense bfloat16; an A100's data sheet.", 0)
-    flags.DEFINE_float("share_of_peak", 0.35, "That the encoders reach: an assumption.", 0, 1)
+    flags.DEFINE_float("peak_tflops", 312, "Of the GPU, dense bfloat16; an A100's data sheet.", 1)
+    flags.DEFINE_float("share_of_peak", 0.35, "That the encoders reach: an assumption.", 0.001, 1)
     _CLIPS = flags.DEFINE_string("clips", "", "Real generated clips to take the bits a pixel from.")
     # What --clips gives for 16 clips of CogVideoX that were .gif files once: their dither makes it
     # a bound from above.

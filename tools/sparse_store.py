@@ -2,7 +2,7 @@
 
     python -m tools.sparse_store --videos=161000 --out=STORE
 
-UCF-Crime's training set is 1,610 videos of 490 snippets on average; 100 times that is 2.4 TB to
+UCF-Crime's training set is 1,610 videos of 490 snippets on average; 100 times that is 2.7 TB to
 its readers. For measuring how opening and training grow (tools/bench_data.py).
 """
 

@@ -13,6 +13,7 @@ on; a finished run is a folder DIR/runs/NAME with a result.json.
 """
 
 import dataclasses
+import hashlib
 import io
 import json
 import pathlib
@@ -108,7 +109,7 @@ def ped2(plan: Plan) -> dict[str, Any]:
             workdir=str(plan.out / "runs" / name),
             seed=seed,
         )
-        results[group].append(finished_measures(run_config))
+        results[group].append(finished_run(run_config)["last"])
         baselines_of[group].append(_measure_rules(rules, split))
     return summary(results, baselines_of)
 
@@ -139,7 +140,7 @@ def _rules(annotated: annotations.Annotations, plan: Plan) -> dict[str, dict[str
     """Scores of the trivial rules by video, decoded once a study; each frame's and smoothed."""
     from tools import baselines
 
-    path = plan.out / "rules.npz"
+    path = plan.out / f"rules-{baselines.footage_digest(annotated)}.npz"
     if not path.exists():
         found = baselines.score_videos(annotated, list(annotated.videos.values()))
         buffer = io.BytesIO()
@@ -167,30 +168,53 @@ def _measure_rules(
     return baselines.measure(rules, split.in_split("test"))
 
 
-def finished_run(config: config_lib.TrainConfig) -> dict[str, Any]:
-    """A run's result.json, made unless it is there from the same flags."""
-    from gvvad_jax import train
+def finished_run(
+    config: config_lib.TrainConfig, measures: Sequence[str] = MEASURES
+) -> dict[str, Any]:
+    """A run's result.json, made unless it is there from the same flags and data.
 
-    workdir = pathlib.Path(config.workdir)
-    finished, begun = workdir / "result.json", workdir / "config.flags"
-    if finished.exists() and begun.read_text() == options.to_flagfile(config):
-        return annotations.read_json(finished)
-    return train.train(config)
-
-
-def finished_measures(config: config_lib.TrainConfig) -> dict[str, Any]:
-    """Test measures of a run's last checkpoint, made unless they are there.
+    Args:
+      config: of the run.
+      measures: that its last checkpoint must have on the test videos.
 
     Raises:
-      UserError: the store has no test videos whose frames are annotated.
+      UserError: the run was made of other videos, annotations or decisions, or the store's test
+        videos don't allow a measure.
     """
-    last = finished_run(config)["last"]
-    if last is None:
+    from gvvad_jax import train
+
+    workdir, ours = pathlib.Path(config.workdir), _made_of(config)
+    finished, begun, noted = (workdir / n for n in ("result.json", "config.flags", "made_of.txt"))
+    if noted.exists() and noted.read_text(encoding="utf-8") != ours:
         raise UserError(
-            f"{config.store}: expected test videos with abnormal_frames, found none or some "
-            "without; add them to videos.json and encode again"
+            f"{workdir}: expected a run of today's videos, annotations and decisions, found one of "
+            "others; remove it and the other runs of those, or give another --out"
         )
-    return last
+    workdir.mkdir(parents=True, exist_ok=True)
+    store.write_atomically(noted, ours.encode())
+    if finished.exists() and begun.read_text() == options.to_flagfile(config):
+        result = annotations.read_json(finished)
+    else:
+        result = train.train(config)
+    missing = [name for name in measures if (result["last"] or {}).get(name) is None]
+    if missing:
+        raise UserError(
+            f"{config.store}: expected test videos that allow {', '.join(missing)}: of both "
+            "labels, with abnormal_frames, some abnormal ones not abnormal throughout; add such "
+            "to videos.json and encode again"
+        )
+    return result
+
+
+def _made_of(config: config_lib.TrainConfig) -> str:
+    """Of all that a result depends on beside flags: stores, annotations, decisions."""
+    digest = hashlib.sha256()
+    for path in filter(None, f"{config.store},{config.synthetic_store}".split(",")):
+        opened = store.Store(path)
+        digest.update(opened.digest().encode() + json.dumps(opened.videos.to_json()).encode())
+    for path in filter(None, (config.annotations, config.synthetic_keep)):
+        digest.update(pathlib.Path(path).read_bytes())
+    return digest.hexdigest()
 
 
 def spread(values: Sequence[float]) -> dict[str, float]:
@@ -255,9 +279,9 @@ def table(found: Mapping[str, Any]) -> str:
             " / ".join("{mean:.3f} +- {sd:.3f}".format(**entry[g][m]) for m in MEASURES)
             for g in groups
         ]
-        return f"{name:28s}" + "  ".join(f"{cell:>33s}" for cell in cells)
+        return f"{name:30s}" + "  ".join(f"{cell:>33s}" for cell in cells)
 
-    lines = [f"{'AUC / abnormal-only':28s}" + "  ".join(f"{g:>33s}" for g in groups)]
+    lines = [f"{'AUC / abnormal-only':30s}" + "  ".join(f"{g:>33s}" for g in groups)]
     lines.append(row("detector", found))
     lines += [row(rule, entry) for rule, entry in found["baselines"].items()]
     lines += [row(f"detector - {rule}", entry) for rule, entry in found["difference"].items()]
