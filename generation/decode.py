@@ -123,7 +123,7 @@ class Source:
         """Each video's chunks and then its ending, or that it can't be read.
 
         Raises:
-          UserError: a frame rate is neither in the file nor in videos.json.
+          UserError: a frame rate is neither in the file nor in videos.json, or no possible one.
         """
         for video in videos:
             path = self._videos.resolve(video)
@@ -178,7 +178,10 @@ class Source:
         rate, source_F = fps, np.arange(num_frames)
         if recipe.fps_policy != "native":
             rate = float(recipe.fps_policy)
-            source_F = annotations.resampled_frames(num_frames, fps, rate)
+            try:
+                source_F = annotations.resampled_frames(num_frames, fps, rate)
+            except UserError as error:
+                raise UserError(f"{self._videos.path}: video {video.id!r}: {error}") from error
         spans_Tx2 = annotations.snippet_spans(
             len(source_F), recipe.snippet_frames, recipe.snippet_stride
         )

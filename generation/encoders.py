@@ -74,6 +74,8 @@ class MotionEncoder:
     whole_video = True
     grid = (4, 6)
     working_width = 240
+    # OpenCV's flow reads beyond smaller pictures.
+    least_side = 16
     num_statistics = 8
     # The first so many say how things move, the rest how they look.
     num_motion_statistics = 6
@@ -141,10 +143,14 @@ class MotionEncoder:
     def _working(self, frame_HxWx3: np.ndarray) -> np.ndarray:
         gray_HxW = cv2.cvtColor(frame_HxWx3, cv2.COLOR_RGB2GRAY)
         height, width = gray_HxW.shape
-        if width <= self.working_width:
+        if width > self.working_width:
+            size = (self.working_width, max(1, round(height * self.working_width / width)))
+            gray_HxW = cv2.resize(gray_HxW, size, interpolation=cv2.INTER_AREA)
+        below, beside = (max(0, self.least_side - side) for side in gray_HxW.shape)
+        if not below and not beside:
             return gray_HxW
-        size = (self.working_width, round(height * self.working_width / width))
-        return cv2.resize(gray_HxW, size, interpolation=cv2.INTER_AREA)
+        # Padded, not stretched: that would change speeds.
+        return cv2.copyMakeBorder(gray_HxW, 0, below, 0, beside, cv2.BORDER_REPLICATE)
 
     def _row(self, flow_HxWx2, last_HxWx2, gradient_HxWx2, difference_HxW) -> np.ndarray:
         """Everything about one frame."""

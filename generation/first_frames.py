@@ -13,9 +13,8 @@ from typing import TYPE_CHECKING
 
 import av
 
-from generation import file_ends
+from generation import file_ends, video_io
 from generation.prompts import Description
-from generation.video_io import IMAGE_SUFFIXES
 from generation.world_scenes import stream
 from gvvad_jax import annotations
 from gvvad_jax.store import UserError
@@ -74,15 +73,11 @@ class FirstFrames:
         return PIL.ImageOps.fit(image, (width, height), PIL.Image.Resampling.LANCZOS)
 
 
-def _images(folder: pathlib.Path) -> list[pathlib.Path]:
-    return sorted(p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES)
-
-
 def _contents(path: pathlib.Path) -> list[str]:
     """What tells a video from another without decoding it; of a folder of images, their sizes."""
     try:
         if path.is_dir():
-            return [f"{image.name} {image.stat().st_size}" for image in _images(path)]
+            return [f"{image.name} {image.stat().st_size}" for image in video_io.images(path)]
         return [file_ends.digest(path, _ENDS)]
     except OSError as error:
         raise UserError(
@@ -93,22 +88,33 @@ def _contents(path: pathlib.Path) -> list[str]:
 
 def _frame_at(path: pathlib.Path, place: float) -> "PIL.Image.Image":
     if path.is_dir():
-        images = _images(path)
-        path, place = (images[int(place * len(images))] if images else path), 0.0
-    try:
-        with av.open(str(path)) as container:
-            frame = _decode_at(container, place)
-    except (OSError, av.FFmpegError) as error:
-        raise UserError(f"{path}: expected a video, found none ({error}); correct it") from error
+        images = video_io.images(path)
+        path, place = images[int(place * len(images))], 0.0
+    with video_io.opened(path) as (container, video):
+        try:
+            frame = _decode_at(container, video, place)
+        except (OSError, av.FFmpegError):
+            frame = None
     if frame is None:
-        raise UserError(f"{path}: expected frames, decoded none; re-encode or remove it")
+        return _counted_to(path, place)
     turns = round(frame.rotation / 90) % 4
     return frame.to_image().rotate(90 * turns, expand=True) if turns else frame.to_image()
 
 
-def _decode_at(container, place: float) -> av.VideoFrame | None:
+def _counted_to(path: pathlib.Path, place: float) -> "PIL.Image.Image":
+    """Decodes from the start, for files in which seeking leads nowhere."""
+    import PIL.Image
+
+    reader = video_io.Reader(path)
+    # The first one too, for a damaged file that doesn't get as far.
+    found = dict(reader.frames(sorted({0, int(place * reader.num_frames)})))
+    if not found:
+        raise video_io.nothing_decoded(path, reader.declared_frames)
+    return PIL.Image.fromarray(found[max(found)])
+
+
+def _decode_at(container, video: av.VideoStream, place: float) -> av.VideoFrame | None:
     """Decodes from the key frame before `place` on; a long video isn't read from its start."""
-    video = container.streams.video[0]
     start, duration = container.start_time or 0, container.duration or 0  # microseconds
     target = start + place * duration
     if place:

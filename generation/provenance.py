@@ -28,6 +28,9 @@ def made_of(
       videos: whose files are looked at, by size, first and last bytes.
       records: prompts.Description by video id, where given.
       source: real or synthetic.
+
+    Raises:
+      UserError: a file can't be read.
     """
     return {
         video.id: _digest(videos.resolve(video), video, records.get(video.id), source)
@@ -99,14 +102,27 @@ def note(path: pathlib.Path, **noted: Any) -> None:
 
 
 def _digest(path: pathlib.Path, video: Any, record: Any, source: str) -> str:
+    try:
+        return _read_digest(path, video, record, source)
+    except OSError as error:
+        raise UserError(
+            f"{error.filename or path}: expected the file of video {video.id!r}, found one that "
+            f"can't be read ({error.strerror}); make it readable or remove the video's entry"
+        ) from error
+
+
+def _read_digest(path: pathlib.Path, video: Any, record: Any, source: str) -> str:
     facts: list[Any] = [
         source,
         None if record is None else [getattr(record, k) for k in _OF_RECORD],
     ]
     digest = hashlib.sha256()
     if path.is_dir():
+        from generation import video_io
+
         with os.scandir(path) as entries:
-            frames = sorted((e.name, e.stat().st_size) for e in entries if e.is_file())
+            frames = [(e.name, e.stat().st_size) for e in entries if e.is_file()]
+        frames.sort(key=lambda frame: video_io.in_order(frame[0]))
         facts += [video.fps, frames]
         sampled = range(0, len(frames), -(-len(frames) // _SAMPLE_FRAMES) or 1)
         samples = [path / frames[i][0] for i in sampled]

@@ -330,13 +330,16 @@ def make_captioner(
 
 
 def parse_fps_policy(text: str) -> float | str:
-    """ "native", or a positive number of frames per second; raises UserError."""
+    """ "native", or a number of frames per second up to 1000; raises UserError."""
     if text == "native":
         return text
     try:
         rate = float(text)
     except ValueError:
         rate = 0.0
-    if not 0 < rate < float("inf"):
-        raise UserError(f"--fps_policy: expected native or frames per second, found {text!r}")
+    if not 0 < rate <= 1000:
+        raise UserError(
+            f"--fps_policy: expected native or up to 1000 frames per second, found {text!r}; "
+            "correct it"
+        )
     return rate

@@ -12,10 +12,13 @@ isn't deterministic, and without its macroblock tree, which depends on memory th
 """
 
 import collections
+import contextlib
 import dataclasses
+import errno
 import fractions
 import os
 import pathlib
+import re
 import secrets
 from collections.abc import Iterable, Iterator
 
@@ -30,6 +33,18 @@ class UnreadableError(UserError):
 
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp")
+# FFmpeg's names. Playlists and their like are left out: what they name would be read wherever it
+# lies. Sound is here to be told that it is no video.
+_FORMATS = (
+    *("mov", "matroska", "avi", "mpegts", "mpeg", "flv", "live_flv", "kux", "asf", "asf_o", "ogg"),
+    *("mxf", "nut", "dv", "rm", "wtv", "swf", "nuv", "nsv", "pva", "ty", "gxf", "ivf", "obu"),
+    *("h261", "h263", "h264", "hevc", "vvc", "evc", "av1", "m4v", "mpegvideo", "vc1", "vc1test"),
+    *("cavsvideo", "avs2", "avs3", "dirac", "dnxhd", "mjpeg", "mjpeg_2000", "mpjpeg", "smjpeg"),
+    *("yuv4mpegpipe", "gif", "apng", "dhav", "ifv", "hxvs", "lmlm4", "lvf"),
+    *("image2", "png_pipe", "jpeg_pipe", "tiff_pipe", "bmp_pipe", "webp_pipe"),
+    *("mp3", "wav", "flac", "aac"),
+)
+_OPTIONS = {"format_whitelist": ",".join(_FORMATS), "protocol_whitelist": "file"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +53,8 @@ class VideoInfo:
 
     Attributes:
       fps: average frames per second, or None where the container doesn't say.
-      declared_frames: the container's frame count, or 0 where it doesn't say.
+      declared_frames: the container's frame count without what its edit list cuts off, or 0
+        where it doesn't say.
       height: pixels.
       width: pixels.
     """
@@ -70,7 +86,7 @@ class Video:
 
 
 class Reader:
-    """A video file, or a folder of frames in name order, of which chosen frames are decoded.
+    """A video file, or a folder of frames by their names, of which chosen ones are decoded.
 
     Opening it goes through the packets without decoding them, which says how many frames a sound
     file has. `frames` may run more than once.
@@ -90,7 +106,7 @@ class Reader:
 
     def __init__(self, path: str | os.PathLike):
         self.path = pathlib.Path(path)
-        self._images = _images(self.path) if self.path.is_dir() else None
+        self._images = images(self.path) if self.path.is_dir() else None
         self.decoded_frames = self.damaged = 0
         if self._images is not None:
             first = next(filter(None, map(_decode_image, self._images)), None)
@@ -100,8 +116,7 @@ class Reader:
             self.fps, self.uneven_seconds = None, 0.0
             self.height, self.width = first.height, first.width
             return
-        with _open(self.path) as container:
-            stream = container.streams.video[0]
+        with opened(self.path) as (container, stream):
             info = _stream_info(stream)
             packets = _Packets(container, stream)
             collections.deque(packets, maxlen=0)
@@ -128,12 +143,11 @@ class Reader:
             return
         wanted, count, size = iter(wanted), 0, None
         upcoming = next(wanted, None)
-        with _open(self.path) as container:
-            stream = container.streams.video[0]
+        with opened(self.path) as (container, stream):
             stream.thread_type = "AUTO" if threads else "NONE"
             packets = _Packets(container, stream)
             for frame in packets.decoded():
-                size = size or (frame.width, frame.height)
+                size = size or _upright_size(frame)
                 if count == upcoming:
                     yield count, _rgb(frame, size)
                     upcoming = next(wanted, None)
@@ -148,7 +162,7 @@ class Reader:
                 if frame is None:
                     self.damaged += 1
                     continue
-                size = size or (frame.width, frame.height)
+                size = size or _upright_size(frame)
                 yield index, _rgb(frame, size)
         if self.damaged:
             sound = [path for path in self._images if _decode_image(path) is not None]
@@ -158,34 +172,52 @@ class Reader:
 
 def _stream_info(stream: av.VideoStream) -> VideoInfo:
     fps = float(stream.average_rate) if stream.average_rate else None
-    return VideoInfo(fps, stream.frames, stream.codec_context.height, stream.codec_context.width)
+    frames = stream.frames and stream.frames - sum(e.is_discard for e in stream.index_entries)
+    return VideoInfo(fps, frames, stream.codec_context.height, stream.codec_context.width)
 
 
 def probe(path: str | os.PathLike) -> VideoInfo:
     """Reads the header of a video file. Raises UnreadableError when it isn't a video."""
-    with _open(path) as container:
-        return _stream_info(container.streams.video[0])
+    with opened(path) as (_, stream):
+        return _stream_info(stream)
 
 
-def _open(path: str | os.PathLike):
+@contextlib.contextmanager
+def opened(
+    path: str | os.PathLike,
+) -> Iterator[tuple[av.container.InputContainer, av.VideoStream]]:
+    """A container and its first video stream, the cover of a piece of music being none.
+
+    Raises:
+      UnreadableError: it can't be opened, may name other files, or holds no such stream.
+    """
     try:
-        container = av.open(str(path))
+        container = av.open(str(path), options=_OPTIONS)
     except (av.FFmpegError, OSError) as error:
-        raise UnreadableError(
-            f"{path}: expected a video file, found something PyAV can't open ({error}); "
-            "re-download or remove it"
-        ) from error
-    if not container.streams.video or container.streams.video[0].codec_context is None:
-        container.close()
-        raise UnreadableError(
-            f"{path}: expected a video stream, found none that can be decoded; remove it from "
-            "the list"
-        )
-    return container
+        found = f"something PyAV can't open ({error}); re-download or remove it"
+        if error.errno == errno.EINVAL:
+            found = (
+                "a format that isn't read: it may name other files, or is no video's; convert it "
+                "to .mp4 or remove it"
+            )
+        raise UnreadableError(f"{path}: expected a video file, found {found}") from error
+    with container:
+        stream = next((s for s in container.streams.video if not _is_cover(s)), None)
+        if stream is None or stream.codec_context is None:
+            only_cover = stream is None and container.streams.video
+            found = "only a cover picture" if only_cover else "none that can be decoded"
+            raise UnreadableError(
+                f"{path}: expected a video stream, found {found}; remove it from the list"
+            )
+        yield container, stream
+
+
+def _is_cover(stream: av.VideoStream) -> bool:
+    return bool(stream.disposition & av.stream.Disposition.attached_pic)
 
 
 def read(path: str | os.PathLike) -> Video:
-    """Decodes a whole video file, or a folder of frames in name order.
+    """Decodes a whole video file, or a folder of frames in the order of their names.
 
     Damaged packets are skipped and counted, so what can be read is read.
 
@@ -212,13 +244,12 @@ def read(path: str | os.PathLike) -> Video:
 def _read_file(path: pathlib.Path, threads: bool) -> tuple[Video, int]:
     """(what could be decoded, number of packets)."""
     frames, size = [], None
-    with _open(path) as container:
-        stream = container.streams.video[0]
+    with opened(path) as (container, stream):
         stream.thread_type = "AUTO" if threads else "NONE"
         info = _stream_info(stream)
         packets = _Packets(container, stream)
         for frame in packets.decoded():
-            size = size or (frame.width, frame.height)
+            size = size or _upright_size(frame)
             frames.append(_rgb(frame, size))
     frames_TxHxWx3 = np.stack(frames) if frames else np.zeros((0, 0, 0, 3), np.uint8)
     declared, uneven = info.declared_frames or packets.count, packets.uneven_seconds()
@@ -234,12 +265,23 @@ def nothing_decoded(path: str | os.PathLike, declared_frames: int) -> Unreadable
 
 
 def _rgb(frame: av.VideoFrame, size: tuple[int, int]) -> np.ndarray:
-    """A frame upright and in RGB; a stream that changes its size is brought to the first one."""
-    if (frame.width, frame.height) != size:
-        frame = frame.reformat(*size, format="rgb24")
+    """A frame upright, in RGB and of this size, which is that of the first one."""
+    turns = _quarter_turns(frame)
+    stored_size = size[::-1] if turns % 2 else size
+    if (frame.width, frame.height) != stored_size:
+        frame = frame.reformat(*stored_size, format="rgb24")
     image_HxWx3 = frame.to_ndarray(format="rgb24")
-    turns = round(frame.rotation / 90) % 4
     return np.ascontiguousarray(np.rot90(image_HxWx3, turns)) if turns else image_HxWx3
+
+
+def _quarter_turns(frame: av.VideoFrame) -> int:
+    return round(frame.rotation / 90) % 4
+
+
+def _upright_size(frame: av.VideoFrame) -> tuple[int, int]:
+    """(width, height)."""
+    size = frame.width, frame.height
+    return size[::-1] if _quarter_turns(frame) % 2 else size
 
 
 class _Packets:
@@ -300,8 +342,21 @@ class _Packets:
         return float(np.abs(times_F - times_F[0] - even_F).max())
 
 
-def _images(folder: pathlib.Path) -> list[pathlib.Path]:
-    paths = sorted(p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES)
+def in_order(name: str) -> tuple[str, str]:
+    """What names of frames are sorted by: frame2 before frame10."""
+    return re.sub("[0-9]+", lambda number: number[0].zfill(255), name), name
+
+
+def images(folder: pathlib.Path) -> list[pathlib.Path]:
+    """A folder's frames in order; raises UnreadableError where there is none."""
+    try:
+        paths = [p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES]
+    except OSError as error:
+        raise UnreadableError(
+            f"{folder}: expected a folder of frames, found one that can't be read "
+            f"({error.strerror}); correct its permissions or remove it from the list"
+        ) from error
+    paths.sort(key=lambda path: in_order(path.name))
     if not paths:
         raise UnreadableError(
             f"{folder}: expected a folder of frames ({', '.join(IMAGE_SUFFIXES)}), found none"
@@ -312,18 +367,18 @@ def _images(folder: pathlib.Path) -> list[pathlib.Path]:
 def _decode_image(path: pathlib.Path) -> av.VideoFrame | None:
     """None for a file that isn't a whole picture."""
     try:
-        with _open(path) as container:
-            return next(container.decode(video=0), None)
+        with opened(path) as (container, stream):
+            return next(container.decode(stream), None)
     except (UnreadableError, av.FFmpegError):
         return None
 
 
 def _read_folder(folder: pathlib.Path) -> Video:
-    paths = _images(folder)
+    paths = images(folder)
     found = [frame for frame in map(_decode_image, paths) if frame is not None]
     if not found:
         raise nothing_decoded(folder, len(paths))
-    frames = [_rgb(frame, (found[0].width, found[0].height)) for frame in found]
+    frames = [_rgb(frame, _upright_size(found[0])) for frame in found]
     return Video(np.stack(frames), None, len(paths), len(paths) - len(found))
 
 

@@ -6,6 +6,7 @@ and how snippet scores become frame scores. numpy only.
 
 import dataclasses
 import json
+import math
 import os
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -18,6 +19,8 @@ from gvvad_jax.command import UserError
 SPLITS = ("train", "validation", "test")
 # The published protocol: a snippet is 16 frames and its score is repeated 16 times.
 REFERENCE_REPEAT = 16
+# Of a resampled video: a week at 25 a second. What asks for more is a mistaken rate.
+MOST_FRAMES = 1 << 24
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -58,13 +61,29 @@ class Annotations:
     path: str
 
     def resolve(self, video: VideoAnnotation) -> pathlib.Path:
-        """The video's file; raises UserError when it would leave the json's folder."""
+        """The video's file, which may be missing.
+
+        Raises:
+          UserError: it would leave the json's folder, or there can't be a file of this name.
+        """
         folder = pathlib.Path(self.path).resolve().parent
-        file = (folder / video.file).resolve()
-        if not file.is_relative_to(folder):
+        try:
+            file = (folder / video.file).resolve()
+            inside = file.is_relative_to(folder)
+            if inside:
+                file.exists()  # Raises where a name is too long.
+        except (OSError, RuntimeError, ValueError) as error:
+            raise UserError(
+                f"{self.path}: video {video.id!r}: expected a file that can be looked for, found "
+                f"{_shortened(video.file)} ({getattr(error, 'strerror', None) or error}); correct "
+                "the entry"
+            ) from error
+        if not inside:
+            named = pathlib.Path(os.path.normpath(folder / video.file))
+            link = f", a link to {file}" if named.is_relative_to(folder) else ""
             raise UserError(
                 f"{self.path}: video {video.id!r}: expected a file inside the json's folder, found "
-                f"{video.file!r}; move it there or make the json's folder its parent"
+                f"{video.file!r}{link}; move it there or make the json's folder its parent"
             )
         return file
 
@@ -99,14 +118,28 @@ def load(path: str | os.PathLike) -> Annotations:
 
 
 def read_json(path: str | os.PathLike) -> Any:
-    """A JSON file's content; raises UserError when it is missing or no JSON."""
+    """A JSON file's content; raises UserError when it is missing, no JSON, or ambiguous."""
     try:
         with open(path, encoding="utf-8") as file:
-            return json.load(file)
+            return json.load(file, object_pairs_hook=_object)
     except OSError as error:
         raise UserError(f"{path}: expected a JSON file, found none ({error.strerror})") from error
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
     except ValueError as error:
         raise UserError(f"{path}: expected JSON, found something else ({error})") from error
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    content: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in content:
+            raise UserError(
+                f"expected each name once in an object, found {_shortened(name)} twice; rename or "
+                "remove one"
+            )
+        content[name] = value
+    return content
 
 
 def from_json(content: Any, path: str) -> Annotations:
@@ -136,10 +169,12 @@ def _video(video_id: str, entry: Any, default_fps: float | None, path: str) -> V
             )
 
     check(isinstance(entry, dict), "entry", "to be an object")
+    entry = {"fps": default_fps} | entry | {"id": video_id}
+    check(_is_text(video_id), "id", "without lone surrogates")
     check(isinstance(entry.get("file"), str), "file", "to be a path")
     check(type(entry.get("label")) is int and entry["label"] in (0, 1), "label", "0 or 1")
     check(entry.get("split") in SPLITS, "split", "train, validation or test")
-    fps = entry.get("fps", default_fps)
+    fps = entry["fps"]
     check(fps is None or (_is_number(fps) and fps > 0), "fps", "a positive number")
     frames = entry.get("num_frames")
     check(frames is None or (type(frames) is int and frames > 0), "num_frames", "a positive int")
@@ -161,7 +196,25 @@ def _video(video_id: str, entry: Any, default_fps: float | None, path: str) -> V
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # An int beyond all floats.
+        return False
+
+
+def _is_text(value: str) -> bool:
+    """Whether it can be written as UTF-8: JSON's escapes can hold half a character."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _shortened(text: str) -> str:
+    return repr(text) if len(text) <= 80 else f"{text[:60]!r}... of {len(text)} characters"
 
 
 def _are_intervals(intervals: Any, num_frames: int | None) -> bool:
@@ -175,12 +228,13 @@ def _are_intervals(intervals: Any, num_frames: int | None) -> bool:
     )
 
 
-def frame_labels(video: VideoAnnotation, num_frames: int) -> np.ndarray:
+def frame_labels(video: VideoAnnotation, num_frames: int, path: str = "") -> np.ndarray:
     """0/1 for each frame of a video.
 
     Args:
       video: its annotation; a normal video needs no intervals.
       num_frames: length of the result; intervals past it are cut.
+      path: of the annotations, for messages.
 
     Returns:
       uint8 [num_frames].
@@ -191,8 +245,9 @@ def frame_labels(video: VideoAnnotation, num_frames: int) -> np.ndarray:
     labels = np.zeros(num_frames, np.uint8)
     if video.label and video.abnormal_frames is None:
         raise UserError(
-            f"video {video.id!r}: expected abnormal_frames for an abnormal video, found none; "
-            "frame-level measures need them: add them to the annotations"
+            f"{path}{': ' * bool(path)}video {video.id!r}: expected abnormal_frames for an "
+            "abnormal video, found none; frame-level measures need them: add them to the "
+            "annotations"
         )
     for start, end in video.abnormal_frames or ():
         labels[start:end] = 1
@@ -226,8 +281,18 @@ def resampled_frames(num_frames: int, fps: float, target_fps: float) -> np.ndarr
 
     Returns:
       int64 [frames at the target rate], indices of source frames.
+
+    Raises:
+      UserError: there would be more than MOST_FRAMES.
     """
-    count = max(1, round(num_frames / fps * target_fps))
+    wanted = num_frames / fps * target_fps
+    if not wanted <= MOST_FRAMES:
+        raise UserError(
+            f"expected at most {MOST_FRAMES} frames after resampling, found {wanted:g}: "
+            f"{num_frames} frames at {fps:g} a second, resampled to {target_fps:g}; correct the "
+            "video's fps or --fps_policy"
+        )
+    count = max(1, round(wanted))
     times = (np.arange(count) + 0.5) / target_fps
     return np.clip(np.floor(times * fps), 0, num_frames - 1).astype(np.int64)
 
@@ -290,6 +355,15 @@ def frame_scores(
     nearer_after_F = starts_T[after_F] - middles_F < middles_F - ends_T[before_F]
     nearest_F = np.where(nearer_after_F, after_F, before_F)
     return np.where(count_F > 0, means_F, scores_T[nearest_F]).astype(np.float32)
+
+
+def is_published(snippet: Mapping[str, Any], fps_policy: float | str) -> bool:
+    """Whether the published protocol holds: snippets of 16 frames every 16 at the video's rate.
+
+    Where a store says "unknown" it may. Other snippets repeated 16 times would be out of time.
+    """
+    known = {snippet["frames"], snippet["stride"]} - {"unknown"}
+    return known <= {REFERENCE_REPEAT} and fps_policy in ("native", "unknown")
 
 
 def reference_frame_scores(scores_T: np.ndarray) -> np.ndarray:

@@ -34,6 +34,9 @@ def test_reads_defaults_and_writes_back_equal(tmp_path):
         ({"split": "dev"}, "split"),
         ({"file": 3}, "file"),
         ({"fps": 0}, "fps"),
+        ({"fps": float("inf")}, "fps a positive number, found inf"),
+        ({"fps": float("nan")}, "fps"),
+        ({"fps": 10**400}, "fps"),
         ({"num_frames": 2.5}, "num_frames"),
         ({"abnormal_frames": [[4, 2]]}, "abnormal_frames"),
         ({"abnormal_frames": [[0, 9]], "num_frames": 8}, "abnormal_frames"),
@@ -55,6 +58,36 @@ def test_a_wrong_file_is_named(tmp_path, content):
         annotations.load(tmp_path / "absent.json")
 
 
+def test_a_rate_for_all_is_told_as_it_is():
+    content = {"fps": float("inf"), "videos": {"a": _entry()}}
+    with pytest.raises(UserError, match="expected fps a positive number, found inf"):
+        annotations.from_json(content, "videos.json")
+
+
+def test_a_name_that_is_no_text_is_refused():
+    with pytest.raises(UserError, match=r"expected id without lone surrogates, found 'a\\ud800'"):
+        annotations.from_json({"videos": {"a\ud800": _entry()}}, "videos.json")
+
+
+def test_a_name_that_comes_twice_is_told(tmp_path):
+    path = tmp_path / "videos.json"
+    entry = json.dumps(_entry())
+    path.write_text(f'{{"videos": {{"a": {entry}, "b": {entry}, "a": {entry}}}}}')
+    with pytest.raises(UserError, match="videos.json: expected each name once .* found 'a' twice"):
+        annotations.load(path)
+
+
+@pytest.mark.parametrize("file", ["a\0.mp4", "a" * 300, "a\ud800.mp4", "b/" * 4000, "circle"])
+def test_a_file_that_cannot_be_looked_for(tmp_path, file):
+    (tmp_path / "circle").symlink_to("circle")
+    loaded = _load(tmp_path, file=file)
+    with pytest.raises(
+        UserError, match="video 'a': expected a file that can be looked for"
+    ) as told:
+        loaded.resolve(loaded.videos["a"])
+    assert len(str(told.value)) < 500 + len(str(tmp_path))
+
+
 @pytest.mark.parametrize("file", ["../a.mp4", "/etc/passwd", "x/../../a.mp4"])
 def test_a_file_may_not_leave_the_folder(tmp_path, file):
     loaded = _load(tmp_path, file=file)
@@ -68,7 +101,9 @@ def test_a_link_may_not_leave_the_folder(tmp_path):
     (tmp_path / "secret.mp4").write_bytes(b"")
     (inside / "a.mp4").symlink_to(tmp_path / "secret.mp4")
     loaded = _load(inside)
-    with pytest.raises(UserError, match="inside the json's folder"):
+    with pytest.raises(
+        UserError, match="inside the json's folder.*'a.mp4', a link to .*/secret.mp4"
+    ):
         loaded.resolve(loaded.videos["a"])
 
 
@@ -103,6 +138,13 @@ def test_resampling_takes_the_frames_nearest_in_time():
     np.testing.assert_array_equal(annotations.resampled_frames(6, 30, 15), [1, 3, 5])
     np.testing.assert_array_equal(annotations.resampled_frames(3, 5, 10), [0, 0, 1, 1, 2, 2])
     np.testing.assert_array_equal(annotations.resampled_frames(1, 30, 10), [0])
+    np.testing.assert_array_equal(annotations.resampled_frames(9, 30, 1e-9), [8])
+
+
+@pytest.mark.parametrize(("fps", "target_fps"), [(1e-9, 8.0), (10, 1e12), (5e-324, 1e300)])
+def test_resampling_to_no_possible_length_is_refused(fps, target_fps):
+    with pytest.raises(UserError, match="expected at most 16777216 frames after resampling"):
+        annotations.resampled_frames(12, fps, target_fps)
 
 
 def test_snippet_times_follow_the_fps_policy():

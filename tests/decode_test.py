@@ -268,3 +268,9 @@ def test_ahead_passes_errors_on_and_leaves_no_thread_behind():
     assert next(endless) == 1
     endless.close()
     assert closed.is_set() and not _alive()
+
+
+def test_a_rate_that_cannot_be_is_told_with_its_video(weights, clips):
+    made = _recipe(ClipEncoder(weights=weights), fps_policy=1e12)
+    with pytest.raises(UserError, match="videos.json: video 'a': expected at most 16777216 frames"):
+        _messages(_videos(clips, "a"), made)

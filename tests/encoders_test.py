@@ -1,5 +1,8 @@
 """Encoders: what motion's features mean on videos made by hand, and making one by its name."""
 
+import subprocess
+import sys
+
 import cv2
 import numpy as np
 import pytest
@@ -93,6 +96,39 @@ def test_a_single_frame_and_a_short_last_snippet():
     other = frames.copy()
     other[:3] = 0
     np.testing.assert_array_equal(encode(other, snippet=(8, 4))[1, :RANKS], feat[1, :RANKS])
+
+
+def test_small_and_flat_pictures_are_padded():
+    """In a process of its own: what is too small for OpenCV's flow may kill it."""
+    sizes = [(8, 96), (12, 48), (14, 64), (14, 240), (8, 240), (4, 4), (2, 64), (64, 2)]
+    sizes += [(96, 1920), (2, 1920), (240, 12), (10, 10), (16, 16)]
+    code = (
+        "import numpy as np; from generation import encoders\n"
+        f"for size in {sizes}:\n"
+        "    frames = np.random.default_rng(0).integers(0, 255, (3, *size, 3), dtype=np.uint8)\n"
+        "    feat = encoders.MotionEncoder().encode_video(frames, [[0, 3]], 10.0)\n"
+        "    assert np.isfinite(feat).all(), size\n"
+        "    print(size, flush=True)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0 and len(done.stdout.splitlines()) == len(sizes), done
+    # A strip moves as fast as the picture that it was cut from.
+    frames = moving(shape=(96, 144))
+    whole, strip = (ranked(encode(part), SPEED_MEAN)[0] for part in (frames, frames[:, :12]))
+    np.testing.assert_allclose(np.median(np.expm1(strip)), np.median(np.expm1(whole)), rtol=0.1)
+
+
+@pytest.mark.parametrize(
+    "size", [(16, 16), (16, 240), (64, 96), (128, 1920), (480, 640), (640, 17)]
+)
+def test_what_is_large_enough_is_not_padded(size):
+    gray_HxW = np.random.default_rng(0).integers(0, 255, size, dtype=np.uint8)
+    expected_HxW = gray_HxW
+    if size[1] > 240:
+        scaled = (240, round(size[0] * 240 / size[1]))
+        expected_HxW = cv2.resize(gray_HxW, scaled, interpolation=cv2.INTER_AREA)
+    found_HxW = encoders.MotionEncoder()._working(np.repeat(gray_HxW[..., None], 3, axis=-1))
+    np.testing.assert_array_equal(found_HxW, expected_HxW)
 
 
 def test_features_are_a_pure_function():

@@ -79,6 +79,33 @@ def test_a_folder_of_images_is_a_video_too(folder):
         assert frame_number(frames.read(description, 32, 64)) == int(place * len(LEVELS))
 
 
+def test_the_images_of_a_folder_are_in_the_order_of_their_numbers(folder):
+    (folder / "a.mp4").unlink()
+    (folder / "a.mp4").mkdir()
+    for number, level in enumerate(LEVELS):
+        PIL_Image.fromarray(grey(level)).save(folder / "a.mp4" / f"{number}.png")
+    frames = FirstFrames(folder / "videos.json", seed=0)
+    for description in prompts.write_grammar(10, seed=0)[::2]:
+        _, place = frames.draw(description)
+        assert frame_number(frames.read(description, 32, 64)) == int(place * len(LEVELS))
+
+
+@pytest.mark.parametrize("form", ["mpegts", "flv", "h264"])
+def test_files_that_cannot_be_sought_in_give_frames_everywhere(folder, form):
+    with av.open(str(folder / "a.mp4"), "w", format=form) as container:
+        stream = container.add_stream("libx264", rate=10)
+        stream.height, stream.width, stream.pix_fmt = 32, 64, "yuv420p"
+        stream.gop_size, stream.options = 8, {"crf": "1"}
+        for level in LEVELS:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(grey(level), "rgb24")))
+        container.mux(stream.encode())
+    frames = FirstFrames(folder / "videos.json", seed=0)
+    for description in prompts.write_grammar(20, seed=0)[::2]:
+        _, place = frames.draw(description)
+        # Where seeking leads past the place, by at most the way to the next key frame.
+        assert 0 <= frame_number(frames.read(description, 32, 64)) - int(place * len(LEVELS)) <= 8
+
+
 def test_a_turned_video_is_upright(folder):
     # Bright above, stored on its side with a note to turn it.
     image_HxWx3 = grey(0)
@@ -125,9 +152,20 @@ def test_videos_that_give_no_frame(folder):
         (folder / "a.mp4").unlink(missing_ok=True)
     with pytest.raises(UserError, match="a.mp4: expected a video to take first frames from"):
         FirstFrames(folder / "videos.json", seed=0)
+    with av.open(str(folder / "a.mp4"), "w", format="wav") as container:
+        sound = container.add_stream("pcm_s16le", rate=8000, layout="mono")
+        silence = av.AudioFrame.from_ndarray(np.zeros((1, 800), np.int16), "s16", "mono")
+        silence.sample_rate = 8000
+        container.mux(sound.encode(silence))
+    with pytest.raises(UserError, match="a.mp4: expected a video stream"):
+        FirstFrames(folder / "videos.json", seed=0).read(description, 32, 32)
+    (folder / "a.mp4").write_text("ffconcat version 1.0\nfile b.mp4\n")
+    with pytest.raises(UserError, match="a.mp4: expected a video file, found a format that isn't"):
+        FirstFrames(folder / "videos.json", seed=0).read(description, 32, 32)
+    (folder / "a.mp4").unlink()
     (folder / "a.mp4").mkdir()
     with pytest.raises(UserError, match="a.mp4: expected"):
-        FirstFrames(folder / "videos.json", seed=0).read(description, 32, 32)
+        FirstFrames(folder / "videos.json", seed=0)
     content = json.loads((folder / "videos.json").read_text())
     del content["videos"]["a"]
     (folder / "videos.json").write_text(json.dumps(content))

@@ -1,5 +1,7 @@
 """Reading H.264 files frame by frame: counts, damage, rotation, time stamps, folders."""
 
+import struct
+
 import av
 import numpy as np
 import pytest
@@ -146,6 +148,153 @@ def test_a_folder_without_its_broken_images(tmp_path):
     for read in (video_io.read, video_io.Reader):
         with pytest.raises(video_io.UnreadableError, match="expected 6 frames, decoded none"):
             read(tmp_path)
+
+
+def test_frames_come_in_the_order_of_their_numbers(tmp_path):
+    images = moving(12)
+    for number, image in enumerate(images):
+        _write_image(tmp_path / f"{number}.png", image)
+    np.testing.assert_array_equal(video_io.read(tmp_path).frames_TxHxWx3, images)
+    found = list(video_io.Reader(tmp_path).frames(range(12)))
+    np.testing.assert_array_equal([frame for _, frame in found], images)
+    padded = ["a.png", "a01.png", "a10.png", "b001_02.png", "b001_10.png", "b002_01.png", "é1.png"]
+    assert sorted(padded, key=video_io.in_order) == padded == sorted(padded)
+    mixed = ["2-9.png", "2-10.png", "10-1.png"]
+    assert sorted(mixed, key=video_io.in_order) == mixed
+
+
+def test_turned_photos_are_brought_to_the_size_of_the_first(tmp_path):
+    PIL_Image = pytest.importorskip("PIL.Image")
+    for number, orientation in enumerate((6, 1, 6, 3)):  # 6: to be turned by a quarter.
+        exif = PIL_Image.Exif()
+        exif[0x0112] = orientation
+        picture = np.zeros((64, 96, 3), np.uint8)
+        picture[:, 48:] = 255  # At the bottom once it is turned.
+        PIL_Image.fromarray(picture).save(tmp_path / f"{number}.jpg", exif=exif)
+    frames_TxHxWx3 = video_io.read(tmp_path).frames_TxHxWx3
+    assert frames_TxHxWx3.shape == (4, 96, 64, 3)
+    for turned in frames_TxHxWx3[[0, 2]]:
+        assert turned[:44].max() < 20 and turned[52:].min() > 235
+    assert frames_TxHxWx3[1, :, :28].max() < 20 and frames_TxHxWx3[1, :, 36:].min() > 235
+    assert frames_TxHxWx3[3, :, :28].min() > 235 and frames_TxHxWx3[3, :, 36:].max() < 20
+    streamed = [frame for _, frame in video_io.Reader(tmp_path).frames(range(4))]
+    np.testing.assert_array_equal(streamed, frames_TxHxWx3)
+
+
+def test_a_folder_that_cannot_be_read_is_unreadable(tmp_path, monkeypatch):
+    def refused(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(type(tmp_path), "iterdir", refused)
+    with pytest.raises(video_io.UnreadableError, match="can't be read .Permission denied"):
+        video_io.read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("start", "seconds", "left"), [(20, 4, 40), (0, 3, 30), (20, 2, 20)], ids=str
+)
+def test_what_an_edit_list_cuts_off_is_not_declared(tmp_path, start, seconds, left):
+    path = tmp_path / "v.mp4"
+    write_faststart(path, moving(60))
+    data = bytearray(path.read_bytes())
+    place = data.index(b"elst") + 12
+    _, first = struct.unpack_from(">Ii", data, place)
+    # Duration in milliseconds, start in the stream's time base.
+    struct.pack_into(">Ii", data, place, 1000 * seconds, first + 1024 * start)
+    path.write_bytes(data)
+    video, reader = video_io.read(path), video_io.Reader(path)
+    assert len(video.frames_TxHxWx3) == video.declared_frames == left
+    assert reader.num_frames == reader.declared_frames == left
+    if not start:
+        # What is lost is still declared.
+        path.write_bytes(data[: len(data) // 2])
+        assert len(video_io.read(path).frames_TxHxWx3) < video_io.read(path).declared_frames == left
+
+
+def _write_video(path, frames, codec="libx264", pix_fmt="yuv420p"):
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=25)
+        stream.height, stream.width, stream.pix_fmt = *frames.shape[1:3], pix_fmt
+        for image in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, "rgb24")))
+        container.mux(stream.encode())
+
+
+def _write_with_cover(path, codec, frames):
+    """Video frames or sound, after a cover picture."""
+    with av.open(str(path), "w") as container:
+        cover = container.add_stream("mjpeg", rate=1)
+        cover.height, cover.width, cover.pix_fmt = 32, 32, "yuvj420p"
+        cover.disposition = av.stream.Disposition.attached_pic
+        stream = container.add_stream(codec, rate=44100 if codec == "libmp3lame" else 25)
+        if stream.type == "video":
+            stream.height, stream.width, stream.pix_fmt = 64, 96, "yuv420p"
+        black = av.VideoFrame.from_ndarray(np.zeros((32, 32, 3), np.uint8), "rgb24")
+        container.mux([*cover.encode(black), *cover.encode()])
+        for frame in frames:
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+
+
+def test_the_cover_of_music_is_no_video(tmp_path):
+    frames = [av.VideoFrame.from_ndarray(image, "rgb24") for image in moving(12)]
+    _write_with_cover(tmp_path / "film.mp4", "libx264", frames)
+    assert video_io.read(tmp_path / "film.mp4").frames_TxHxWx3.shape == (12, 64, 96, 3)
+    silence = av.AudioFrame.from_ndarray(np.zeros((2, 1152), np.float32), "fltp", "stereo")
+    silence.sample_rate = 44100
+    _write_with_cover(tmp_path / "song.mp3", "libmp3lame", [silence])
+    for read in (video_io.read, video_io.Reader):
+        with pytest.raises(video_io.UnreadableError, match="song.mp3: .* only a cover picture"):
+            read(tmp_path / "song.mp3")
+
+
+@pytest.mark.parametrize(
+    ("name", "codec", "pix_fmt"),
+    [
+        *((f"v.{end}", "libx264", "yuv420p") for end in ("mov", "mkv", "ts", "flv", "h264", "f4v")),
+        *((f"v.{end}", "mpeg4", "yuv420p") for end in ("avi", "3gp", "m4v", "asf", "nut")),
+        *((f"v.{end}", "mpeg2video", "yuv420p") for end in ("mpg", "vob", "m2v", "mxf")),
+        ("v.webm", "libvpx-vp9", "yuv420p"),
+        ("v.ivf", "libvpx-vp9", "yuv420p"),
+        ("v.hevc", "libx265", "yuv420p"),
+        ("v.wmv", "wmv2", "yuv420p"),
+        ("v.gif", "gif", "rgb8"),
+        ("v.mjpeg", "mjpeg", "yuvj420p"),
+        ("v.y4m", "wrapped_avframe", "yuv420p"),
+    ],
+)
+def test_the_usual_formats_are_read(tmp_path, name, codec, pix_fmt):
+    _write_video(tmp_path / name, moving(12), codec, pix_fmt)
+    video = video_io.read(tmp_path / name)
+    assert video.frames_TxHxWx3.shape == (12, 64, 96, 3) and video.declared_frames == 12
+
+
+@pytest.mark.parametrize("name", ["v.m3u8", "v.ffconcat", "v.mp4", "v.sdp"])
+def test_no_file_leads_to_another(tmp_path, name):
+    _write_video(tmp_path / "secret.ts", moving(12))
+    (tmp_path / "list").mkdir()
+    (tmp_path / "list" / name).write_text(
+        {
+            "v.m3u8": f"#EXTM3U\n#EXT-X-TARGETDURATION:3\n#EXTINF:1,\n{tmp_path}/secret.ts\n"
+            "#EXT-X-ENDLIST\n",
+            "v.sdp": "v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nt=0 0\n"
+            "m=video 5004 RTP/AVP 96\na=rtpmap:96 H264/90000\n",
+        }.get(name, "ffconcat version 1.0\nfile ../secret.ts\n")
+    )
+    for read in (video_io.read, video_io.Reader, video_io.probe):
+        with pytest.raises(video_io.UnreadableError, match="a format that isn't read"):
+            read(tmp_path / "list" / name)
+
+
+def test_the_name_of_an_image_is_no_pattern(tmp_path):
+    first, second = moving(2)
+    (tmp_path / "cam%20door").mkdir()
+    _write_image(tmp_path / "1.png", first)
+    (tmp_path / "1.png").rename(tmp_path / "cam%20door" / "a%2d.png")
+    _write_image(tmp_path / "2.png", second)
+    (tmp_path / "2.png").rename(tmp_path / "cam%20door" / "a01.png")
+    video = video_io.read(tmp_path / "cam%20door")
+    np.testing.assert_array_equal(video.frames_TxHxWx3, [first, second])
 
 
 def test_what_is_no_video_is_refused(tmp_path):
