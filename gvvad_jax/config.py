@@ -5,6 +5,7 @@ Flags are defined and read in the entry points alone; everything else gets a `Tr
 
 import dataclasses
 import math
+import os
 
 from gvvad_jax.command import UserError
 from gvvad_jax.options import check, option
@@ -186,7 +187,8 @@ class TrainConfig:
         low=0.0,
     )
     compilation_cache: str = option(
-        "~/.cache/gvvad_jax", "folder of compiled programs, shared by runs; empty for none"
+        os.environ.get("JAX_COMPILATION_CACHE_DIR", "~/.cache/gvvad_jax"),
+        "folder of compiled programs, shared by runs; empty for none",
     )
 
     # Cadence, in steps.

@@ -124,7 +124,6 @@ def settings(real_store, synthetic_store, decisions):
         store=str(real_store),
         synthetic_store=str(synthetic_store),
         synthetic_keep=str(decisions),
-        compilation_cache=os.environ["JAX_COMPILATION_CACHE_DIR"],
         detector="lap",
         segments=6,
         mtn_channels=4,

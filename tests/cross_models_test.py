@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import os
 import pathlib
 
 from generation import encode, encoders, pipeline
@@ -42,7 +41,6 @@ def test_runs_on_both_footages_and_resumes(tmp_path, monkeypatch):
     train = config.TrainConfig(
         detector="mil_rank", steps=2, segments=4, batch_size=2, validation_share=0.0,
         validate_every=2, checkpoint_every=2,
-        compilation_cache=os.environ["JAX_COMPILATION_CACHE_DIR"],
     )  # fmt: skip
     (tmp_path / "out").mkdir()
     plan = cross_models.Plan(out=tmp_path / "out", videos=made["real_videos"], seeds=2, train=train)
