@@ -5,8 +5,7 @@ batches without any state being saved.
 """
 
 import dataclasses
-import json
-import pathlib
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -15,6 +14,7 @@ import numpy as np
 from gvvad_jax import annotations, store
 from gvvad_jax.command import UserError
 from gvvad_jax.config import TrainConfig
+from gvvad_jax.files import read_lines
 
 # With fewer videos of a label than this there is no validation split.
 MIN_FOR_VALIDATION = 5
@@ -59,38 +59,30 @@ class Splits:
       held_out: real videos of the training list that lambda alone learns from (mode `meta`).
       validation: held out of the training list, video labels only; may be empty.
       test: test videos; may be empty.
+      missing: ids of test videos that couldn't be encoded; see `missing`.
     """
 
     train: Sequence[Member]
     held_out: Sequence[Member]
     validation: Sequence[Member]
     test: Sequence[Member]
+    missing: Sequence[str] = ()
 
     def to_json(self) -> dict[str, list[str]]:
-        names = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        return {name: sorted(member.video.id for member in use) for name, use in names.items()}
+        uses = {name: getattr(self, name) for name in ("train", "held_out", "validation", "test")}
+        return {name: sorted(member.video.id for member in use) for name, use in uses.items()}
 
 
 def read_decisions(path: str) -> dict[str, bool]:
     """The filter's decisions: whether to keep, by video id."""
-    decisions = {}
-    try:
-        lines = pathlib.Path(path).read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        raise UserError(
-            f"{path}: expected the filter's decisions, found none ({error.strerror}); "
-            "make them with python -m generation.filter"
-        ) from error
-    for number, line in enumerate(lines, start=1):
-        try:
-            entry = json.loads(line)
-            decisions[entry["id"]] = bool(entry["keep"])
-        except (ValueError, KeyError, TypeError) as error:
-            raise UserError(
-                f'{path}: line {number}: expected {{"id", "keep"}}, found {line[:60]!r}; '
-                "make it with python -m generation.filter"
-            ) from error
-    return decisions
+
+    def parse(entry: Any) -> tuple[str, bool]:
+        if not isinstance(entry["id"], str) or not isinstance(entry["keep"], bool):
+            raise TypeError("keep is true or false")
+        return entry["id"], entry["keep"]
+
+    remedy = "make them with python -m generation.filter"
+    return dict(read_lines(path, parse, 'a decision {"id", "keep"}', remedy))
 
 
 def open_splits(config: TrainConfig) -> tuple[Splits, list[store.Store]]:
@@ -100,12 +92,21 @@ def open_splits(config: TrainConfig) -> tuple[Splits, list[store.Store]]:
       (splits, stores); the stores agree with each other.
 
     Raises:
-      UserError: stores that differ, no training video of a label, text asked for and absent,
-        too few videos to hold any out for lambda.
+      UserError: stores that differ or share a video, listed videos that aren't there, real videos
+        among the synthetic ones, no training video of a label, text asked for and absent, too few
+        videos to hold any out for lambda.
     """
-    if not config.store:
-        raise UserError("--store: expected the feature store of the real videos, found none")
-    real = [store.Store(path) for path in config.store.split(",")]
+    if not all(paths := config.store.split(",")):
+        raise UserError(
+            "--store: expected the feature store of the real videos, or several separated by "
+            f"commas, found {config.store or 'none'}; name each"
+        )
+    if config.synthetic_keep and not config.synthetic_store:
+        raise UserError(
+            "--synthetic_keep: expected --synthetic_store with it, found none; name the store that "
+            "was decided on, or leave it out"
+        )
+    real = [store.Store(path) for path in paths]
     synthetic = [store.Store(config.synthetic_store)] if config.synthetic_store else []
     store.require_agreement(real + synthetic)
     if config.uses_text and real[0].manifest.text is None:
@@ -115,6 +116,9 @@ def open_splits(config: TrainConfig) -> tuple[Splits, list[store.Store]]:
         )
     override = annotations.load(config.annotations) if config.annotations else None
     every = [m for opened in real for m in members(opened, override)]
+    _require_one_each(every)
+    # Annotations may list more than was encoded; what is measured must be there.
+    gone = {s: missing(real, override, s, s == "test") for s in annotations.SPLITS}
     by_split = {s: [m for m in every if m.video.split == s] for s in annotations.SPLITS}
     train, validation = by_split["train"], by_split["validation"]
     if not validation and config.validation_share and _fewest(train) >= MIN_FOR_VALIDATION:
@@ -129,7 +133,8 @@ def open_splits(config: TrainConfig) -> tuple[Splits, list[store.Store]]:
         train, held_out = _split_off(train, config.meta_share, (config.seed, 3))
     if config.real_share < 1.0:
         _, train = _split_off(train, config.real_share, (config.seed, 4))
-    splits = Splits(train + _kept(synthetic, config), held_out, validation, by_split["test"])
+    train = train + _kept(synthetic, config)
+    splits = Splits(train, held_out, validation, by_split["test"], gone["test"])
     for label, name in enumerate(("normal", "abnormal")):
         if not any(m.video.label == label for m in splits.train):
             raise UserError(
@@ -144,8 +149,72 @@ def members(opened: store.Store, override: annotations.Annotations | None) -> li
     return [Member(opened, videos[video_id]) for video_id in opened.rows if video_id in videos]
 
 
+def missing(
+    stores: Sequence[store.Store],
+    override: annotations.Annotations | None,
+    split: str,
+    required: bool = True,
+) -> list[str]:
+    """Which videos of a split couldn't be encoded; told on standard error.
+
+    Args:
+      stores: that the split's videos are in.
+      override: lists the videos instead of the stores' own lists.
+      split: train, validation or test.
+      required: whether a video of `override` that no store knows is refused, or told.
+
+    Returns:
+      Ids of the videos in quarantine.
+
+    Raises:
+      UserError: a video that is neither encoded nor in quarantine.
+    """
+    path = override.path if override else ",".join(str(opened.path) for opened in stores)
+    lists = [override] if override else [opened.videos for opened in stores]
+    listed = [video for annotated in lists for video in annotated.in_split(split)]
+    absent = [v.id for v in listed if not any(v.id in opened.rows for opened in stores)]
+    quarantined = [i for i in absent if any(i in opened.quarantined for opened in stores)]
+    unknown = [i for i in absent if i not in quarantined]
+    if unknown and (required or not override):
+        raise UserError(
+            f"{path}: expected every {split} video in the store, found {unknown[0]!r} and "
+            f"{len(unknown) - 1} more absent; encode them, or leave them out of the annotations"
+        )
+    for ids, why in ((quarantined, "couldn't be encoded"), (unknown, "are in no store")):
+        if ids:
+            print(f"{path}: {len(ids)} {split} videos {why}, {ids[0]!r} first", file=sys.stderr)
+    return quarantined
+
+
+def _require_one_each(every: Sequence[Member]) -> None:
+    of: dict[str, store.Store] = {}
+    for member in every:
+        other = of.setdefault(member.video.id, member.store)
+        if other is not member.store:
+            raise UserError(
+                f"--store: expected each video in one store, found {member.video.id!r} in "
+                f"{other.path} and in {member.store.path}; name each store once, or encode one of "
+                "them with other ids"
+            )
+
+
 def _kept(synthetic: Sequence[store.Store], config: TrainConfig) -> list[Member]:
-    every = [m for opened in synthetic for m in members(opened, None)]
+    """The generated training videos; those of other splits were made to measure on."""
+    every = [m for s in synthetic for m in members(s, None) if m.video.split == "train"]
+    for opened in synthetic:
+        real = [row.id for row in opened.rows.values() if row.source != "synthetic"]
+        if real:
+            raise UserError(
+                f"{opened.path}: expected generated videos alone in --synthetic_store, found the "
+                f"real {real[0]!r} and {len(real) - 1} more; encode generated ones with "
+                "--source=synthetic, and give real ones as --store"
+            )
+        if not every:
+            raise UserError(
+                f"{opened.path}: expected generated videos of split train, found none; make them "
+                "with generation.videos --split=train"
+            )
+        missing([opened], None, "train")
     if not config.synthetic_keep:
         return every
     decisions = read_decisions(config.synthetic_keep)
@@ -245,7 +314,7 @@ class Batches:
       config: batch size, seed, synthetic share, mixup.
 
     Raises:
-      UserError: a synthetic share that a label has no videos for.
+      UserError: a synthetic share that a label has no videos for, or a batch no room.
     """
 
     def __init__(
@@ -318,6 +387,12 @@ def _pools(
     if config.synthetic_share is None:
         return [(np.flatnonzero(of_label_V), config.batch_size)]
     synthetic = round(config.synthetic_share * config.batch_size)
+    if 0 < config.synthetic_share < 1 and synthetic in (0, config.batch_size):
+        raise UserError(
+            f"--synthetic_share: expected room for real and synthetic videos among each label's "
+            f"{config.batch_size} of a batch, found {synthetic} synthetic for a share of "
+            f"{config.synthetic_share}; raise --batch_size, or give 0 or 1"
+        )
     pools = []
     for kind, count in ((False, config.batch_size - synthetic), (True, synthetic)):
         rows = np.flatnonzero(of_label_V & (synthetic_V == kind))

@@ -4,6 +4,7 @@ Exit status 0 on success and on --help, 2 on a user's mistake (one line on stand
 traceback), 1 on anything else.
 """
 
+import errno
 import os
 import sys
 import traceback
@@ -11,6 +12,17 @@ from collections.abc import Callable, Sequence
 
 from absl import flags
 
+# What the machine refuses, and no fault of ours leads to.
+_REMEDIES = {
+    errno.ENOSPC: "free some space, or give a place with more",
+    errno.EDQUOT: "free some space, or give a place with more",
+    errno.EACCES: "change its permissions, or name another",
+    errno.EPERM: "change its permissions, or name another",
+    errno.EROFS: "name one that isn't mounted read-only",
+    errno.EEXIST: "name another",
+    errno.ENOTDIR: "name another",
+    errno.EISDIR: "name another",
+}
 _HELP = ("--help", "-help", "-h", "--helpfull", "--helpshort")
 
 
@@ -48,21 +60,37 @@ def run_command(
     try:
         arguments = _parse(argv, positional)
         main(arguments)
-    except (FileExistsError, NotADirectoryError, IsADirectoryError, PermissionError) as error:
-        if not error.filename:
-            raise
-        _end(
-            2,
-            f"error: {error.filename}: expected a place that can be written, found otherwise "
-            f"({error.strerror}); give another --out",
-        )
     except (UserError, Interrupted) as error:
         status = 2 if isinstance(error, UserError) else 1
         _end(status, f"error: {' '.join(str(error).split())}")
-    except Exception:
+    except Exception as error:
+        if refused := _refused(error):
+            _end(2, f"error: {refused}")
         if not _is_one_of_several():
             raise
         _end(1, traceback.format_exc())
+
+
+def refuse_flags(mode: str, names: Sequence[str]) -> None:
+    """Raises UserError for a flag that was given and that a command's mode doesn't take."""
+    for name in names:
+        if flags.FLAGS[name].present and flags.FLAGS[name].value:
+            raise UserError(
+                f"--{name}: expected without {mode}, found both; it would have no effect: leave "
+                "one out"
+            )
+
+
+def _refused(error: Exception) -> str | None:
+    """One line for what the machine refuses; None for all else, which may be a fault of ours."""
+    if not isinstance(error, OSError) or error.errno not in _REMEDIES:
+        return None
+    if not error.filename and error.errno != errno.ENOSPC:
+        return None
+    return (
+        f"{error.filename or 'the disk'}: expected a path that can be read or written as asked, "
+        f"found otherwise ({error.strerror}); {_REMEDIES[error.errno]}"
+    )
 
 
 def _end(status: int, message: str) -> None:

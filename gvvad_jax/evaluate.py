@@ -3,7 +3,8 @@
     python -m gvvad_jax.evaluate --workdir=W --store=STORE [--annotations=videos.json]
     python -m gvvad_jax.evaluate --scores=S.npz --ground_truth=videos.json|G.npz
 
-Prints one JSON object {auc, ap, pr_auc, auc_abnormal, far, per_class, videos, frames}.
+Prints one JSON object {auc, ap, pr_auc, auc_abnormal, far, per_class, videos, frames}, with
+`missing` where test videos couldn't be encoded.
 """
 
 import json
@@ -14,13 +15,18 @@ import numpy as np
 from absl import flags
 
 from gvvad_jax import annotations, metrics
-from gvvad_jax.command import UserError, run_command
+from gvvad_jax.command import UserError, refuse_flags, run_command
+from gvvad_jax.files import load_arrays
 
 
 def main(_: Sequence[str]) -> None:
     values = flags.FLAGS
     if bool(values.workdir) == bool(values.scores):
         raise UserError("expected either --workdir or --scores, found both or neither")
+    if values.workdir:
+        refuse_flags("--workdir", ("ground_truth",))
+    else:
+        refuse_flags("--scores", ("store", "annotations", "split", "checkpoint"))
     found = _of_workdir() if values.workdir else of_files(values.scores, values.ground_truth)
     print(json.dumps(found))
 
@@ -31,10 +37,9 @@ def _of_workdir() -> dict[str, Any]:
     values = flags.FLAGS
     if not values.store:
         raise UserError("--store: expected a feature store with test videos, found none")
-    model = score.load(values.workdir, values.checkpoint)
     opened = store.Store(values.store)
-    model.require(opened.manifest, values.store)
     override = annotations.load(values.annotations) if values.annotations else None
+    missing = batches.missing([opened], override, values.split)
     test = [
         member for member in batches.members(opened, override) if member.video.split == values.split
     ]
@@ -43,30 +48,40 @@ def _of_workdir() -> dict[str, Any]:
             f"{values.annotations or values.store}: expected videos of split {values.split}, "
             "found none; correct the annotations or give another --split"
         )
-    return of_members(model, test)
+    model = score.load(values.workdir, values.checkpoint)
+    model.require(opened.manifest, values.store)
+    path = (override or opened.videos).path
+    return of_members(model, test, missing=len(missing), path=path)
 
 
-def of_members(model: Any, members: Sequence[Any]) -> dict[str, Any]:
+def of_members(
+    model: Any, members: Sequence[Any], *, missing: int = 0, path: str = ""
+) -> dict[str, Any]:
     """Frame-level measures of a model on test videos.
 
     Args:
-      model: a score.Model; its config's fidelity chooses the alignment of frames.
+      model: a score.Model; its config's fidelity chooses the alignment of frames. The published
+        one (reference) holds where annotations.is_published; elsewhere frames go by time.
       members: batches.Member, with frame annotations.
+      missing: test videos that couldn't be encoded, noted where there are any.
+      path: of the annotations, for messages.
 
     Returns:
-      metrics.frame_measures' dictionary with `videos` and `frames` counted.
+      metrics.frame_measures' dictionary with `videos` and `frames` counted, and `missing`.
 
     Raises:
-      UserError: an abnormal video without intervals.
+      UserError: an abnormal video without intervals, or a score that isn't finite.
     """
-    snippets = model.scores(
-        {m.video.id: (m.store.visual(m.video.id), m.store.text(m.video.id)) for m in members}
-    )
+    truths = {
+        m.video.id: annotations.frame_labels(m.video, m.row.num_frames, path) for m in members
+    }
+    snippets = model.of_members(members)
     scores, labels = {}, {}
     for member in members:
-        video_id, row = member.video.id, member.row
-        truth = annotations.frame_labels(member.video, row.num_frames)
-        if model.config.fidelity == "reference":
+        video_id, row, manifest = member.video.id, member.row, member.store.manifest
+        truth = truths[video_id]
+        published = annotations.is_published(manifest.snippet, manifest.fps_policy)
+        if model.config.fidelity == "reference" and published:
             repeated = annotations.reference_frame_scores(snippets[video_id])
             scores[video_id], labels[video_id] = annotations.reference_align(repeated, truth)
         else:
@@ -74,7 +89,8 @@ def of_members(model: Any, members: Sequence[Any]) -> dict[str, Any]:
                 snippets[video_id], member.store.times(video_id), row.num_frames, row.fps
             )
             labels[video_id] = truth
-    return _measured(scores, labels, {m.video.id: m.video.cls for m in members})
+    measures = _measured(scores, labels, {m.video.id: m.video.cls for m in members})
+    return measures | ({"missing": missing} if missing else {})
 
 
 def _measured(
@@ -91,34 +107,37 @@ def of_files(scores_path: str, truth_path: str) -> dict[str, Any]:
     """Measures of S.npz (frame scores by video id) against a videos.json or a G.npz.
 
     Raises:
-      UserError: a missing video, or lengths that differ; the message names the video.
+      UserError: a missing video, lengths that differ, scores that aren't finite, labels other than
+        0 and 1, no test video; the message names the file and the video.
     """
     scores = {
         name: array
-        for name, array in _read_arrays(scores_path).items()
+        for name, array in load_arrays(scores_path, "an .npz of scores by video id").items()
         if not name.startswith(("snippets/", "times/"))
     }
     labels, classes = _read_truth(truth_path, scores)
+    if not labels:
+        raise UserError(
+            f"{truth_path}: expected test videos, found none; correct the annotations' splits"
+        )
     for video_id, truth in labels.items():
         if video_id not in scores:
             raise UserError(
                 f"{scores_path}: expected scores of video {video_id!r}, found none; "
                 "score every test video"
             )
-        if scores[video_id].shape != truth.shape:
+        found = scores[video_id]
+        if found.dtype.kind not in "biuf" or not np.isfinite(found).all():
+            raise UserError(
+                f"{scores_path}: video {video_id!r}: expected finite scores, found others (NaN, "
+                "infinity or no numbers); score it again"
+            )
+        if found.shape != truth.shape:
             raise UserError(
                 f"{scores_path}: video {video_id!r}: expected {len(truth)} frames as in "
-                f"{truth_path}, found {list(scores[video_id].shape)}; align them first"
+                f"{truth_path}, found {list(found.shape)}; align them first"
             )
     return _measured({i: scores[i] for i in labels}, labels, classes)
-
-
-def _read_arrays(path: str) -> dict[str, np.ndarray]:
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            return dict(file)
-    except (OSError, ValueError, AttributeError) as error:
-        raise UserError(f"{path}: expected an .npz of arrays by video id, found {error}") from error
 
 
 def _read_truth(
@@ -127,13 +146,20 @@ def _read_truth(
     if not path:
         raise UserError("--ground_truth: expected videos.json or an .npz, found none")
     if path.endswith(".npz"):
-        return _read_arrays(path), {}
+        labels = load_arrays(path, "an .npz of labels by video id")
+        for video_id, labels_F in labels.items():
+            if labels_F.ndim != 1 or not len(labels_F) or not np.isin(labels_F, (0, 1)).all():
+                raise UserError(
+                    f"{path}: video {video_id!r}: expected labels 0 and 1 [frames], found shape "
+                    f"{list(labels_F.shape)} of {np.unique(labels_F)[:3].tolist()}; convert them"
+                )
+        return labels, {}
     annotated = annotations.load(path)
     labels = {}
     for video in annotated.in_split("test"):
         # Without a length of its own a video is as long as its scores.
         length = video.num_frames or len(scores.get(video.id, ()))
-        labels[video.id] = annotations.frame_labels(video, length)
+        labels[video.id] = annotations.frame_labels(video, length, path)
     return labels, {video.id: video.cls for video in annotated.videos.values()}
 
 

@@ -28,8 +28,10 @@ class Runs(NamedTuple):
 
 
 def runs_of(scores_F: np.ndarray, labels_F: np.ndarray) -> Runs:
-    """Scores and 0/1 labels of frames as runs."""
+    """Scores and 0/1 labels of frames as runs; raises ValueError for NaN, which has no rank."""
     scores_F, labels_F = np.asarray(scores_F, np.float64), np.asarray(labels_F).astype(np.int64)
+    if np.isnan(scores_F).any():
+        raise ValueError("expected scores to rank, found NaN")
     if not len(scores_F):
         return Runs(scores_F, labels_F, labels_F)
     starts_R = np.append(0, np.flatnonzero(np.diff(scores_F)) + 1)

@@ -8,9 +8,9 @@ seconds. Prints one JSON object.
 """
 
 import dataclasses
-import io
 import json
 import pathlib
+import tempfile
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -18,12 +18,15 @@ import numpy as np
 from absl import flags
 
 from gvvad_jax import annotations, store
-from gvvad_jax.command import UserError, run_command
+from gvvad_jax.command import UserError, refuse_flags, run_command
+from gvvad_jax.files import load_array, write_arrays
 
 # Crops x snippets that go through the detector at once: bounds memory, not results.
 ROWS_AT_ONCE = 4096
 # Lengths that a set of videos is padded to: a program is compiled for each.
 MOST_BUCKETS = 20
+# Before a video's id: its snippets' scores and times.
+DERIVED = ("snippets/", "times/")
 
 
 def main(_: Sequence[str]) -> None:
@@ -31,21 +34,45 @@ def main(_: Sequence[str]) -> None:
     for name in ("workdir", "out"):
         if not values[name].value:
             raise UserError(f"--{name}: expected a path, found none")
-    model = load(values.workdir, values.checkpoint)
     if bool(values.store) == bool(values.visual):
         raise UserError("expected either --store or --visual, found both or neither")
+    if values.store:
+        refuse_flags("--store", ("text", "fps"))
+    _require_writable(pathlib.Path(values.out))
+    model = load(values.workdir, values.checkpoint)
     arrays = _of_store(model, values.store) if values.store else _of_files(model)
-    buffer = io.BytesIO()
-    np.savez(buffer, **arrays)
-    store.write_atomically(values.out, buffer.getvalue())
-    ids = [name for name in arrays if not name.startswith(("snippets/", "times/"))]
+    write_arrays(values.out, arrays)
+    ids = [name for name in arrays if not name.startswith(DERIVED)]
     print(json.dumps({"out": values.out, "videos": len(ids)}))
+
+
+def _require_writable(out: pathlib.Path) -> None:
+    """Raises UserError before hours of scoring rather than after them."""
+    if out.is_dir():
+        raise UserError(f"--out: expected a file, found the folder {out}; name one in it")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        # On some file systems only trying tells.
+        with tempfile.TemporaryFile(dir=out.parent):
+            pass
+    except OSError as error:
+        raise UserError(
+            f"--out: expected a file that can be written, found {out} ({error.strerror}); give "
+            "another"
+        ) from error
 
 
 def _of_store(model: "Model", path: str) -> dict[str, np.ndarray]:
     opened = store.Store(path)
     model.require(opened.manifest, path)
+    for video_id in opened.rows:
+        if video_id.startswith(DERIVED):
+            raise UserError(
+                f"{path}: video {video_id!r}: expected an id that doesn't begin with "
+                f"{' or '.join(DERIVED)}, as other arrays of --out do; encode it with another"
+            )
     snippets = model.scores({i: (opened.visual(i), opened.text(i)) for i in opened.rows})
+    require_finite(snippets, path)
     arrays = {}
     for video_id, scores_T in snippets.items():
         row, times_Tx2 = opened.rows[video_id], opened.times(video_id)
@@ -60,19 +87,32 @@ def _of_store(model: "Model", path: str) -> dict[str, np.ndarray]:
 def _of_files(model: "Model") -> dict[str, np.ndarray]:
     values, snippet = flags.FLAGS, model.manifest.snippet
     visual_TxNxD = _read_features(values.visual)
+    crops = model.manifest.crops["count"]
     if visual_TxNxD.ndim == 2:
         visual_TxNxD = visual_TxNxD[:, None]
-    if visual_TxNxD.ndim != 3 or visual_TxNxD.shape[-1] != model.manifest.dim:
+    if (
+        visual_TxNxD.ndim != 3
+        or not visual_TxNxD.size
+        or visual_TxNxD.shape[-1] != model.manifest.dim
+    ):
         raise UserError(
             f"{values.visual}: expected an array [T, {model.manifest.dim}] or [T, crops, "
             f"{model.manifest.dim}], found {list(visual_TxNxD.shape)}; encode with "
             f"{model.manifest.encoder['id']}"
         )
+    if crops not in ("unknown", visual_TxNxD.shape[1]):
+        raise UserError(
+            f"{values.visual}: expected [T, {crops}, {model.manifest.dim}], {crops} crops as in "
+            f"training, found {list(visual_TxNxD.shape)}; where crops come first, transpose to "
+            "[T, crops, dim]"
+        )
     text_TxE = _read_features(values.text) if values.text else None
     if model.config.uses_text:
         _require_text(text_TxE, len(visual_TxNxD), model.manifest.text["dim"])
     name = pathlib.Path(values.visual).stem
-    scores_T = model.scores({name: (visual_TxNxD, text_TxE)})[name]
+    scores = model.scores({name: (visual_TxNxD, text_TxE)})
+    require_finite(scores, values.visual)
+    scores_T = scores[name]
     num_frames = (len(scores_T) - 1) * snippet["stride"] + snippet["frames"]
     fps = values.fps
     times_Tx2 = annotations.snippet_spans(num_frames, snippet["frames"], snippet["stride"]) / fps
@@ -92,10 +132,23 @@ def _require_text(text_SxE: np.ndarray | None, length: int, dim: int) -> None:
 
 
 def _read_features(path: str) -> np.ndarray:
-    try:
-        return np.load(path, allow_pickle=False)
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: expected an array of features, found {error}") from error
+    array = load_array(path, "an .npy array of features")
+    if not np.isfinite(array).all():
+        raise UserError(
+            f"{path}: expected finite features, found NaN or infinity; encode the video again"
+        )
+    return array
+
+
+def require_finite(snippets: Mapping[str, np.ndarray], path: str) -> None:
+    """Raises UserError where a score of the features at `path` isn't a number to rank by."""
+    for video_id, scores_T in snippets.items():
+        if not np.isfinite(scores_T).all():
+            raise UserError(
+                f"{path}: video {video_id!r}: expected finite scores, found NaN or infinity; its "
+                "features or the checkpoint's weights aren't finite (python -m gvvad_jax.store "
+                "checks a store)"
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,6 +179,16 @@ class Model:
                 f"{path}: expected a store like the one trained on, found "
                 f"{'; '.join(differences)}; encode it with the same settings"
             )
+
+    def of_members(self, members: Sequence[Any]) -> dict[str, np.ndarray]:
+        """`scores` of batches.Member by id; raises UserError where one isn't finite."""
+        snippets = self.scores(
+            {m.video.id: (m.store.visual(m.video.id), m.store.text(m.video.id)) for m in members}
+        )
+        for member in members:
+            video_id = member.video.id
+            require_finite({video_id: snippets[video_id]}, str(member.store.path))
+        return snippets
 
     def scores(
         self, features: Mapping[str, tuple[np.ndarray, np.ndarray | None]]

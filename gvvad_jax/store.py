@@ -13,7 +13,6 @@ import json
 import operator
 import os
 import pathlib
-import secrets
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -22,6 +21,10 @@ import numpy as np
 
 from gvvad_jax import annotations
 from gvvad_jax.command import UserError, run_command
+from gvvad_jax.files import load_array, read_lines
+from gvvad_jax.files import (
+    write_atomically as write_atomically,
+)  # For those who know the store alone.
 
 FORMAT_VERSION = 1
 DTYPES = ("float16", "float32")
@@ -148,21 +151,6 @@ def rows_hash(visual_TxNxD: np.ndarray, text_TxE: np.ndarray | None) -> str:
     return digest.hexdigest()
 
 
-def write_atomically(path: str | os.PathLike, content: bytes) -> None:
-    """Writes a file whole or not at all: temporary name, flush, rename."""
-    path = pathlib.Path(path)
-    # Not by process ids: those of two pods that share a folder may be the same.
-    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
-    try:
-        with open(partial, "xb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
 def shard_paths(path: pathlib.Path) -> list[pathlib.Path]:
     """The .jsonl files of a store's shards, in order; each stands for its shard below."""
     return sorted(path.glob("shard-*.jsonl"))
@@ -173,36 +161,39 @@ def array_path(shard: pathlib.Path, kind: str) -> pathlib.Path:
     return shard.with_suffix(f".{kind}.npy")
 
 
-def _load_array(path: pathlib.Path) -> np.ndarray:
-    try:
-        return np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError) as error:
+def _load_rows(path: pathlib.Path) -> np.ndarray:
+    kind = pathlib.Path(path.stem).suffix[1:]
+    axes = {"visual": "[T, crops, dim]", "text": "[T, text_dim]"}[kind]
+    array = load_array(path, f"an array {axes} of {kind} rows (else encode again)", "r")
+    if array.ndim != axes.count(",") + 1:
         raise UserError(
-            f"{path}: expected an array, found something numpy can't open ({error}); encode again"
-        ) from error
+            f"{path}: expected an array {axes}, found {list(array.shape)}; encode again"
+        )
+    return array
+
+
+def _row(content: Any) -> Row:
+    row = Row(**content)
+    counts = (row.offset, row.num_snippets, row.num_frames)
+    if not isinstance(row.id, str) or not all(type(n) is int and n >= 0 for n in counts):
+        raise TypeError("id is a string, counts are whole numbers")
+    if not row.fps > 0:
+        raise ValueError("fps is positive")
+    return row
 
 
 def read_rows(shard: pathlib.Path) -> list[Row]:
     """A shard's lines; raises UserError for one that is no video's row."""
-    rows = []
-    for number, line in enumerate(shard.read_text(encoding="utf-8").splitlines(), start=1):
-        try:
-            rows.append(Row(**json.loads(line)))
-        except (TypeError, ValueError) as error:
-            raise UserError(
-                f"{shard}: line {number}: expected one video's row, found {line[:60]!r} ({error}); "
-                "encode again"
-            ) from error
-    return rows
+    return read_lines(shard, _row, "one video's row", "encode again")
 
 
 def shard_rows(
     shard: pathlib.Path,
 ) -> Iterator[tuple[Row, np.ndarray, np.ndarray | None]]:
     """A shard's videos: row, visual [T, crops, dim], text [T, text_dim] or None; mapped."""
-    visual = _load_array(array_path(shard, "visual"))
+    visual = _load_rows(array_path(shard, "visual"))
     text_path = array_path(shard, "text")
-    text = _load_array(text_path) if text_path.exists() else None
+    text = _load_rows(text_path) if text_path.exists() else None
     for row in read_rows(shard):
         span = slice(row.offset, row.offset + row.num_snippets)
         yield row, visual[span], None if text is None else text[span]
@@ -213,7 +204,13 @@ def read_quarantine(path: pathlib.Path) -> list[dict[str, str]]:
     path = path / "quarantine.jsonl"
     if not path.exists():
         return []
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+    def parse(entry: Any) -> dict[str, str]:
+        if not isinstance(entry["id"], str) or not isinstance(entry["reason"], str):
+            raise TypeError("both are strings")
+        return entry
+
+    return read_lines(path, parse, 'a video\'s {"id", "reason"}', "encode again")
 
 
 def row_faults(
@@ -239,6 +236,14 @@ def row_faults(
         if not np.isfinite(text_TxE).all():
             faults.append("expected finite text rows, found NaN or infinity")
     return faults
+
+
+def bank_faults(bank_KxE: np.ndarray, manifest: Manifest) -> list[str]:
+    """What is wrong with a prompt bank for a store with text, as "expected, found" phrases."""
+    dim = manifest.text["dim"]
+    if bank_KxE.ndim != 2 or not len(bank_KxE) or bank_KxE.shape[1] != dim:
+        return [f"expected at least one row of width {dim}, found shape {list(bank_KxE.shape)}"]
+    return [] if np.isfinite(bank_KxE).all() else ["expected finite rows, found NaN or infinity"]
 
 
 def read_manifest(path: str | os.PathLike) -> Manifest:
@@ -293,15 +298,15 @@ class Store:
         self.rows: dict[str, Row] = {}
         self._shards: dict[str, pathlib.Path] = {}
         # A mapped file holds a descriptor, and a large store has more files than a process may.
-        self._mapped = functools.lru_cache(MAPPED_FILES)(_load_array)
+        self._mapped = functools.lru_cache(MAPPED_FILES)(_load_rows)
         for shard in shard_paths(self.path):
             self._open(shard)
         self.quarantined = {e["id"]: e["reason"] for e in read_quarantine(self.path)}
 
     def _open(self, shard: pathlib.Path) -> None:
-        arrays = [_load_array(array_path(shard, "visual"))]
+        arrays = [_load_rows(array_path(shard, "visual"))]
         if self.manifest.text:
-            arrays.append(_load_array(array_path(shard, "text")))
+            arrays.append(_load_rows(array_path(shard, "text")))
         length = min(len(array) for array in arrays)
         for row in read_rows(shard):
             if row.id in self.rows:
@@ -353,12 +358,22 @@ class Store:
                     found.append(f"expected rows of sha256 {row.sha256[:12]}, found others")
                 expected_offset = row.offset + row.num_snippets
                 faults += [f"{shard.name}: video {row.id!r}: {fault}" for fault in found]
-            if expected_offset != len(_load_array(array_path(shard, "visual"))):
+            if expected_offset != len(_load_rows(array_path(shard, "visual"))):
                 faults.append(f"{shard.name}: expected {expected_offset} rows, found others")
         known = set(self.rows) | set(self.quarantined)
         for video_id in sorted(set(self.videos.videos) ^ known):
             faults.append(f"videos.json: video {video_id!r}: expected in both list and shards")
-        return faults
+        return faults + self._bank_faults()
+
+    def _bank_faults(self) -> list[str]:
+        path = self.path / "bank.npy"
+        if not path.exists() or not self.manifest.text:
+            return []
+        try:
+            bank_KxE = load_array(path, "an array [K, text_dim] (else embed the bank again)")
+        except UserError as error:
+            return [str(error)]
+        return [f"bank.npy: {fault}" for fault in bank_faults(bank_KxE, self.manifest)]
 
     def summary(self) -> dict[str, Any]:
         """Counts for people: videos, snippets and hours by source and label."""

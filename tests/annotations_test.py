@@ -114,8 +114,8 @@ def test_frame_labels_are_half_open(tmp_path):
 
 
 def test_an_abnormal_video_without_intervals_has_no_frame_labels(tmp_path):
-    with pytest.raises(UserError, match="abnormal_frames"):
-        annotations.frame_labels(_load(tmp_path).videos["a"], 5)
+    with pytest.raises(UserError, match="^g.json: video 'a': expected abnormal_frames"):
+        annotations.frame_labels(_load(tmp_path).videos["a"], 5, "g.json")
 
 
 @pytest.mark.parametrize(
@@ -166,6 +166,21 @@ def test_a_frame_between_snippets_takes_the_nearest():
     times_Tx2 = np.array([[0.0, 0.2], [0.45, 0.7]])
     scores = annotations.frame_scores(np.array([1.0, 3.0]), times_Tx2, 9, 10.0)
     np.testing.assert_allclose(scores, [1, 1, 1, 3, 3, 3, 3, 3, 3])
+
+
+@pytest.mark.parametrize(
+    ("frames", "stride", "policy", "published"),
+    [
+        (16, 16, "native", True),
+        (16, "unknown", "unknown", True),
+        (16, 4, "native", False),
+        (8, 16, "native", False),
+        (16, 16, 30.0, False),
+    ],
+)
+def test_the_published_protocol_is_of_16_frames(frames, stride, policy, published):
+    snippet = {"frames": frames, "stride": stride, "pooling": "mean"}
+    assert annotations.is_published(snippet, policy) is published
 
 
 def test_reference_protocol_repeats_cuts_and_pads():

@@ -58,6 +58,11 @@ def test_the_synthetic_share_holds_in_every_batch():
         assert np.isin(drawn[:, 1], (14, 15)).sum() == 1
     with pytest.raises(UserError, match="synthetic_share"):
         _pairs(8, 8, batch_size=4, synthetic_share=0.5)
+    for share in (0.1, 0.9):
+        with pytest.raises(
+            UserError, match=rf"among each label's 4 .* {share}; raise --batch_size"
+        ):
+            _pairs(8, 8, synthetic=(6, 7, 14, 15), batch_size=4, synthetic_share=share)
 
 
 def test_validation_is_stratified_and_seeded(real_store):
@@ -107,10 +112,13 @@ def test_a_video_without_a_decision_is_told(real_store, synthetic_store, tmp_pat
         batches.open_splits(config)
 
 
-@pytest.mark.parametrize("content", ["{}", "nonsense", "[]"])
+@pytest.mark.parametrize(
+    "content",
+    [b"{}", b"nonsense", b"[]", b'{"id": "a", "keep": "false"}', b'{"id": 1, "keep": true}'],
+)
 def test_wrong_decisions_are_told(tmp_path, content):
     path = tmp_path / "decisions.jsonl"
-    path.write_text(content + "\n")
+    path.write_bytes(content + b"\n")
     with pytest.raises(UserError, match="decisions.jsonl: line 1"):
         batches.read_decisions(path)
 
@@ -253,3 +261,73 @@ def test_too_few_videos_to_hold_any_out_are_told(tmp_path):
     config = TrainConfig(store=str(tmp_path / "s"), lambda_mode="meta")
     with pytest.raises(UserError, match="at least two real training videos of each label"):
         batches.open_splits(config)
+
+
+def _open(path, **changes):
+    return batches.open_splits(TrainConfig(store=str(path), **changes))
+
+
+def test_real_videos_are_no_synthetic_ones(real_store, tmp_path):
+    write_store(tmp_path / "s", {"train": (1, 1)}, prefix="other-")
+    with pytest.raises(UserError, match=r"s: expected generated videos alone .* 'other-train-0-0'"):
+        _open(real_store, synthetic_store=str(tmp_path / "s"))
+
+
+def test_generated_videos_of_other_splits_do_not_train(real_store, tmp_path):
+    write_store(tmp_path / "s", {"train": (1, 2), "test": (2, 2)}, source="synthetic")
+    splits, _ = _open(real_store, synthetic_store=str(tmp_path / "s"))
+    generated = [m.video.id for m in splits.train if m.row.source == "synthetic"]
+    assert generated == ["train-0-0", "train-1-0", "train-1-1"]
+    write_store(tmp_path / "none", {"test": (2, 2)}, source="synthetic")
+    with pytest.raises(UserError, match="none: expected generated videos of split train"):
+        _open(real_store, synthetic_store=str(tmp_path / "none"))
+
+
+def test_decisions_without_their_store_are_refused(real_store, decisions):
+    with pytest.raises(UserError, match="--synthetic_keep: expected --synthetic_store"):
+        _open(real_store, synthetic_keep=str(decisions))
+
+
+def test_a_video_of_two_stores_is_refused(tmp_path):
+    for name, prefix in (("a", ""), ("b", ""), ("c", "c-")):
+        write_store(tmp_path / name, {"train": (2, 2)}, prefix=prefix)
+    splits, _ = _open(f"{tmp_path / 'a'},{tmp_path / 'c'}")
+    assert len(splits.train) == 8
+    for other in ("b", "a"):
+        with pytest.raises(UserError, match=rf"'train-0-0' in \S+a and in \S+{other};"):
+            _open(f"{tmp_path / 'a'},{tmp_path / other}")
+    with pytest.raises(UserError, match="--store: expected .*,; name each"):
+        _open(f"{tmp_path / 'a'},")
+
+
+def _without_line(path, video_id):
+    """Removes a video's line from a store of one shard."""
+    shard = path / "shard-00000.jsonl"
+    lines = shard.read_text().splitlines(keepends=True)
+    shard.write_text("".join(line for line in lines if f'"{video_id}"' not in line))
+
+
+@pytest.mark.parametrize("video_id", ["test-1-0", "train-0-1"])
+def test_a_listed_video_is_encoded_or_in_quarantine(tmp_path, video_id, capsys):
+    path = write_store(tmp_path / "s", {"train": (2, 2), "test": (1, 2)})
+    _without_line(path, video_id)
+    with pytest.raises(UserError, match=rf"s: expected every \w+ video .* found '{video_id}'"):
+        _open(path)
+    (path / "quarantine.jsonl").write_text(json.dumps({"id": video_id, "reason": "cut"}) + "\n")
+    splits, _ = _open(path)
+    assert splits.missing == [video_id] * video_id.startswith("test")
+    assert f"couldn't be encoded, '{video_id}' first" in capsys.readouterr().err
+
+
+def test_annotations_may_list_more_than_what_trains(tmp_path, capsys):
+    path = write_store(tmp_path / "s", {"train": (2, 2), "test": (1, 1)})
+    content = json.loads((path / "videos.json").read_text())
+    content["videos"]["more"] = {"file": "more.mp4", "label": 0, "split": "train"}
+    override = tmp_path / "videos.json"
+    override.write_text(json.dumps(content))
+    assert len(_open(path, annotations=str(override))[0].train) == 4
+    assert "1 train videos are in no store, 'more' first" in capsys.readouterr().err
+    content["videos"]["more"]["split"] = "test"
+    override.write_text(json.dumps(content))
+    with pytest.raises(UserError, match="videos.json: expected every test video .* 'more'"):
+        _open(path, annotations=str(override))

@@ -65,6 +65,36 @@ def test_a_fault_of_ours_has_its_traceback_and_ends_with_1():
     assert done.returncode == 1 and "Traceback" in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("code", "place", "named"),
+    [
+        (
+            "EACCES",
+            ", 'x.npz'",
+            ["x.npz: expected a path that can be read or written", "permissions"],
+        ),
+        ("EROFS", ", 'x.npz'", ["x.npz", "read-only"]),
+        ("ENOSPC", ", 'x.npz'", ["x.npz", "free some space"]),
+        ("ENOSPC", "", ["the disk", "free some space"]),
+    ],
+)
+def test_what_the_machine_refuses_is_one_line(code, place, named):
+    raised = f"raise OSError(errno.{code}, os.strerror(errno.{code}){place})"
+    _assert_one_line(_ending(f"import errno, os\ndef main(_): {raised}"), *named)
+
+
+@pytest.mark.parametrize("raised", ["open('/absent/x')", "raise OSError(13, 'Permission denied')"])
+def test_other_errors_of_files_are_ours(raised):
+    done = _ending(f"def main(_): {raised}")
+    assert done.returncode == 1 and "Traceback" in done.stderr
+
+
+def test_flags_of_another_mode_are_refused():
+    body = "from gvvad_jax import command\ndef main(_): command.refuse_flags('--store', ['n'])"
+    assert _ending(body).returncode == 0
+    _assert_one_line(_ending(body, "--n=1"), "--n: expected without --store, found both")
+
+
 @pytest.mark.parametrize("argument", ["--nonsense=1", "--n=x", "--n=-1", "leftover"])
 def test_wrong_arguments_end_with_2(argument):
     _assert_one_line(_ending("def main(_): pass", argument), "")
@@ -90,6 +120,17 @@ def test_flagfiles(tmp_path):
         (["gvvad_jax.train", "--top_k=0"], "--top_k"),
         (["gvvad_jax.score", "--workdir={tmp}", "--store=x", "--out=y"], "model.json"),
         (["gvvad_jax.evaluate", "--scores={tmp}/absent.npz", "--ground_truth=x"], "absent.npz"),
+        (["gvvad_jax.evaluate", "--scores=x", "--split=validation"], "--split: expected without"),
+        (["gvvad_jax.evaluate", "--workdir=x", "--ground_truth=y"], "--ground_truth: expected"),
+        (
+            ["gvvad_jax.score", "--workdir=x", "--store=x", "--out=y", "--text=z"],
+            "--text: expected",
+        ),
+        (["gvvad_jax.score", "--workdir=x", "--store=x", "--out={tmp}"], "--out: expected a file"),
+        (
+            ["gvvad_jax.score", "--workdir=x", "--store=x", "--out=/proc/x/y"],
+            "--out: expected a file",
+        ),
         (["generation.encode", "--videos={tmp}/absent.json", "--out={tmp}/s"], "absent.json"),
         (["generation.filter", "--store={tmp}/absent", "--out={tmp}/d.jsonl"], "absent"),
         (["generation.videos", "--prompts={tmp}/absent.jsonl", "--out={tmp}/v"], "absent.jsonl"),

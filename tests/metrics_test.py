@@ -44,6 +44,11 @@ def test_undefined_measures_are_none():
     assert metrics.false_alarm_rate([1.0], [1]) is None
 
 
+def test_what_is_no_number_has_no_rank():
+    with pytest.raises(ValueError, match="found NaN"):
+        metrics.roc_auc([0.9, np.nan], [1, 0])
+
+
 def test_false_alarms_are_normal_frames_above_half():
     assert metrics.false_alarm_rate([0.6, 0.5, 0.9, 0.2], [0, 0, 1, 0]) == pytest.approx(1 / 3)
 

@@ -1,14 +1,16 @@
 """Scoring and evaluating trained runs, through files as users do."""
 
+import dataclasses
 import json
 import pathlib
 import subprocess
 import sys
+import types
 
 import numpy as np
 import pytest
 
-from gvvad_jax import annotations, evaluate, score, store
+from gvvad_jax import annotations, batches, evaluate, score, store
 from gvvad_jax.command import UserError
 from tests.conftest import DIM, TEXT_DIM, make_manifest, write_store
 
@@ -126,6 +128,84 @@ def test_one_videos_features_are_scored(run, tmp_path):
         np.testing.assert_allclose(scores["x"][:4], scores["snippets/x"][0])
 
 
+def _score(monkeypatch, **values):
+    """What scoring one video's features answers, in this process."""
+    given = {"text": "", "fps": 25.0, "out": "s.npz", "store": ""} | values
+    monkeypatch.setattr(score.flags, "FLAGS", types.SimpleNamespace(**given))
+    return score._of_files(score.load(given["workdir"]))
+
+
+@pytest.mark.parametrize(
+    ("shape", "message"),
+    [
+        ((10, 50, DIM), r"expected \[T, 2, 12\], 2 crops .* found \[10, 50, 12\]; .* transpose"),
+        ((50, DIM), r"expected \[T, 2, 12\]"),
+        ((0, 2, DIM), r"expected an array \[T, 12\]"),
+        ((50, 2, DIM + 1), r"expected an array \[T, 12\]"),
+    ],
+)
+def test_features_of_other_shapes_are_refused(run, tmp_path, monkeypatch, shape, message):
+    np.save(tmp_path / "x.npy", np.zeros(shape, np.float32))
+    with pytest.raises(UserError, match=message):
+        _score(monkeypatch, workdir=run[0], visual=str(tmp_path / "x.npy"))
+
+
+def test_features_that_are_no_numbers_are_refused(run, tmp_path, monkeypatch):
+    np.save(tmp_path / "x.npy", np.full((5, 2, DIM), np.nan, np.float32))
+    np.save(tmp_path / "v.npy", np.zeros((5, 2, DIM), np.float32))
+    np.save(tmp_path / "t.npy", np.full((5, TEXT_DIM), np.inf, np.float32))
+    for visual, text in (("x", "t"), ("v", "t")):
+        with pytest.raises(UserError, match=rf"{'x' if visual == 'x' else 't'}.npy: .* finite"):
+            _score(
+                monkeypatch, workdir=run[0], visual=str(tmp_path / f"{visual}.npy"),
+                text=str(tmp_path / f"{text}.npy"),
+            )  # fmt: skip
+
+
+def test_a_score_that_is_no_number_names_store_and_video(run, tmp_path):
+    path = write_store(tmp_path / "s", {"test": (1, 1)})
+    array = np.load(path / "shard-00000.visual.npy", mmap_mode="r+")
+    array[0] = np.nan
+    opened, model = store.Store(path), score.load(run[0])
+    with pytest.raises(UserError, match=r"s: video 'test-0-0': expected finite scores"):
+        evaluate.of_members(model, batches.members(opened, None))
+    with pytest.raises(UserError, match=r"s: video 'test-0-0': expected finite scores"):
+        score._of_store(model, str(path))
+
+
+def test_an_id_that_looks_like_another_array_is_refused(run, tmp_path):
+    path = write_store(tmp_path / "s", {"test": (1, 1)}, prefix="snippets/")
+    with pytest.raises(UserError, match="'snippets/test-0-0': expected an id"):
+        score._of_store(score.load(run[0]), str(path))
+
+
+@pytest.mark.parametrize(("stride", "published"), [(16, True), (4, False)])
+def test_reference_repeats_only_snippets_of_16_frames(run, tmp_path, stride, published):
+    snippet = {"frames": stride, "stride": stride, "pooling": "mean"}
+    path = write_store(tmp_path / "s", {"test": (2, 2)}, manifest=make_manifest(snippet=snippet))
+    model, members = score.load(run[0]), batches.members(store.Store(path), None)
+    by_time = evaluate.of_members(model, members)
+    config = dataclasses.replace(model.config, fidelity="reference")
+    found = evaluate.of_members(dataclasses.replace(model, config=config), members)
+    snippets = sum(m.row.num_snippets for m in members)
+    assert found["frames"] == (16 * snippets if published else by_time["frames"])
+    assert (found == by_time) != published
+
+
+def test_what_cannot_be_measured_is_told_before_scoring(real_store):
+    member = batches.members(store.Store(real_store), None)[3]
+    video = dataclasses.replace(member.video, label=1, abnormal_frames=None)
+    with pytest.raises(UserError, match="g.json: video 'test-1-0': expected abnormal_frames"):
+        evaluate.of_members(None, [dataclasses.replace(member, video=video)], path="g.json")
+
+
+def test_videos_in_quarantine_are_counted(run, real_store):
+    members = batches.members(store.Store(real_store), None)[:6]
+    model = score.load(run[0])
+    assert "missing" not in evaluate.of_members(model, members)
+    assert evaluate.of_members(model, members, missing=2)["missing"] == 2
+
+
 def test_another_encoders_store_is_refused(run, tmp_path):
     other = make_manifest(encoder={"id": "other"})
     write_store(tmp_path / "s", {"test": (1, 1)}, manifest=other)
@@ -166,6 +246,40 @@ def test_lengths_that_differ_and_missing_videos_are_named(tmp_path):
     np.savez(tmp_path / "s.npz", a=np.zeros(4))
     with pytest.raises(UserError, match="video 'b'"):
         evaluate.of_files(str(tmp_path / "s.npz"), _truth(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("scores", "found"),
+    [
+        ([0.1, np.nan, 0.8, 0.2], "expected finite scores"),
+        ([0.1, np.inf, 0.8, 0.2], "expected finite scores"),
+        (["a", "b", "c", "d"], "expected finite scores"),
+        ([[0.1], [0.9], [0.8], [0.2]], "expected 4 frames"),
+    ],
+)
+def test_scores_that_cannot_be_ranked_are_named(tmp_path, scores, found):
+    np.savez(tmp_path / "s.npz", a=np.array(scores), b=np.zeros(2))
+    with pytest.raises(UserError, match=f"s.npz: video 'a': {found}"):
+        evaluate.of_files(str(tmp_path / "s.npz"), _truth(tmp_path, num_frames=4))
+
+
+def test_ground_truth_is_0_and_1_of_some_test_video(tmp_path):
+    scores = str(tmp_path / "s.npz")
+    np.savez(scores, a=np.array([0.1, 0.9]), b=np.zeros(2))
+    for labels in ([0, 255], [0, 0.5], [[0], [1]], []):
+        np.savez(tmp_path / "g.npz", a=np.array(labels))
+        with pytest.raises(UserError, match="g.npz: video 'a': expected labels 0 and 1"):
+            evaluate.of_files(scores, str(tmp_path / "g.npz"))
+    np.savez(tmp_path / "g.npz", a=np.array([False, True]), b=np.array([False, False]))
+    assert evaluate.of_files(scores, str(tmp_path / "g.npz"))["auc"] == 1.0
+    np.savez(tmp_path / "g.npz")
+    with pytest.raises(UserError, match="g.npz: expected test videos, found none"):
+        evaluate.of_files(scores, str(tmp_path / "g.npz"))
+    truth = _truth(tmp_path, split="train", num_frames=2, abnormal_frames=None)
+    assert evaluate.of_files(scores, truth)["videos"] == 1
+    truth = _truth(tmp_path, num_frames=2, abnormal_frames=None)
+    with pytest.raises(UserError, match="videos.json: video 'a': expected abnormal_frames"):
+        evaluate.of_files(scores, truth)
 
 
 def test_reference_alignment_pads_to_whole_snippets():

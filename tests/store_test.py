@@ -55,12 +55,20 @@ def _damage_list(path):
     (path / "videos.json").write_text(json.dumps(entries))
 
 
+def _bank(array):
+    return lambda path: np.save(path / "bank.npy", array)
+
+
 @pytest.mark.parametrize(
     ("damage", "named"),
     [
         (_damage_value, "shard-00001.jsonl: video 'b': expected rows of sha256"),
         (_damage_offset, "shard-00001.jsonl: video 'b': expected offset 0, found 1"),
         (_damage_list, "videos.json: video 'c'"),
+        (_bank(np.zeros((0, 3))), "bank.npy: expected at least one row of width 3"),
+        (_bank(np.zeros((2, 4))), "bank.npy: expected at least one row of width 3"),
+        (_bank(np.full((2, 3), np.nan)), "bank.npy: expected finite rows"),
+        (_bank(np.array("words")), "bank.npy: expected an array [K, text_dim]"),
     ],
 )
 def test_validation_names_shard_video_expected_and_found(tmp_path, damage, named, capsys):
@@ -88,3 +96,38 @@ def test_a_shard_cut_short_is_named(tmp_path):
 def test_no_store_names_the_remedy(tmp_path):
     with pytest.raises(UserError, match="generation.encode"):
         store.Store(tmp_path / "absent")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "found"),
+    [
+        ("shard-00000.visual.npy", b"", "found something else"),
+        ("shard-00000.text.npy", b"words", "found something else"),
+        ("shard-00000.jsonl", b"\xff", "found no UTF-8"),
+        ("shard-00000.jsonl", b"{}", "line 1: expected one video's row"),
+        ("quarantine.jsonl", b"\xff", "found no UTF-8"),
+        ("quarantine.jsonl", b"[]", "line 1: expected a video's"),
+        ("quarantine.jsonl", b'{"id": "a"}', "line 1: expected a video's"),
+    ],
+)
+def test_a_damaged_file_is_named(tmp_path, name, content, found):
+    write(tmp_path)
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError, match=rf"{name}: .*{found}"):
+        store.Store(tmp_path)
+
+
+@pytest.mark.parametrize("changes", [{"num_snippets": "3"}, {"offset": -1}, {"fps": 0}, {"id": 3}])
+def test_a_row_of_other_types_is_named(tmp_path, changes):
+    write(tmp_path)
+    shard = tmp_path / "shard-00000.jsonl"
+    shard.write_text(json.dumps(json.loads(shard.read_text()) | changes))
+    with pytest.raises(UserError, match="shard-00000.jsonl: line 1: expected one video's row"):
+        store.Store(tmp_path)
+
+
+def test_an_array_of_other_axes_is_named(tmp_path):
+    write(tmp_path)
+    np.save(tmp_path / "shard-00000.visual.npy", np.zeros((9, 4), np.float32))
+    with pytest.raises(UserError, match=r"visual.npy: expected an array \[T, crops, dim\], found"):
+        store.Store(tmp_path)

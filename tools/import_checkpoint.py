@@ -7,7 +7,7 @@ weights_only. Sizes are read from its arrays; every name and shape is checked. W
 can't say are flags: --fusion (add and product have the same shapes), --heads (UR-DMU). Features
 are those of --store where it is given; without it they are of an unknown encoder, 16 frames a
 snippet, and any such store of the same widths is taken. evaluate aligns scores with frames as
-published (--fidelity=reference). Prints one JSON object.
+published (--fidelity=reference) where snippets are 16 frames every 16. Prints one JSON object.
 """
 
 import hashlib
