@@ -25,7 +25,7 @@ import tqdm
 
 from generation import chat_replies
 from generation.chat_replies import Failed, Unusable
-from generation.chat_usage import Usage
+from generation.chat_usage import Usage, counted
 from gvvad_jax.store import UserError, write_atomically
 
 Schema = TypeVar("Schema")  # a pydantic.BaseModel
@@ -33,7 +33,6 @@ Result = TypeVar("Result")
 
 # Fields of a request that are the client's.
 _RESERVED = ("model", "messages", "response_format", "stream", "n")
-_TOKENS = ("prompt_tokens", "completion_tokens")
 _JITTER = 0.25
 
 
@@ -125,7 +124,7 @@ class Server:
         if timeout <= 0:
             raise UserError(f"--timeout: expected more than 0 s, found {timeout}; correct it")
         self.model, self.sampling = model, parse_sampling(json.dumps(dict(sampling or {})))
-        self.base_url = _checked_url(base_url or os.environ.get("OPENAI_BASE_URL"))
+        self.base_url = _checked_url(base_url)
         self.cache_dir = pathlib.Path(cache_dir) if cache_dir else None
         self.max_concurrent, self.attempts, self.timeout = max_concurrent, attempts, timeout
         self.backoff, self.longest_wait = backoff, longest_wait
@@ -211,7 +210,7 @@ class Server:
         """The `openai.OpenAI` that asks, made when it is first needed.
 
         Raises:
-          UserError: OPENAI_API_KEY is missing or malformed.
+          UserError: OPENAI_API_KEY is missing or malformed, or the address or a proxy is none.
         """
         with self._lock:
             if self._client is None:
@@ -228,12 +227,16 @@ class Server:
                         "OPENAI_API_KEY: expected plain ASCII without spaces, found something "
                         "else; export the key again"
                     )
-                self._client = openai.OpenAI(
-                    api_key=key or "none",
-                    base_url=self.base_url,
-                    timeout=self.timeout,
-                    max_retries=0,  # `persist` retries; the SDK would sleep as long as it is told
-                )
+                try:
+                    self._client = openai.OpenAI(
+                        api_key=key or "none",
+                        base_url=self.base_url,
+                        timeout=self.timeout,
+                        # `persist` retries; the SDK would sleep as long as it is told
+                        max_retries=0,
+                    )
+                except Exception as error:  # whatever the HTTP package beneath raises
+                    raise chat_replies.no_client(error) from error
             return self._client
 
     def _answer(self, request: Request, stop: threading.Event) -> Answer:
@@ -256,7 +259,7 @@ class Server:
         # Parsed here, because the SDK's parsing loses the tokens of what it can't use.
         try:
             reply = raw.http_response.json()
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise Unusable("the reply is no JSON") from error
         return self.accept(key, request.schema, reply)
 
@@ -273,12 +276,12 @@ class Server:
         """
         reply = reply if isinstance(reply, dict) else {}
         usage = reply.get("usage")
-        self.usage.add_tokens(usage)
+        if usage or not reply.get("error"):  # an error alone costs nothing
+            self.usage.add_tokens(usage)
         value, content = chat_replies.read(reply, schema)
         answer = Answer(value, str(reply.get("model") or self.model), content)
         if self.cache_dir:
-            tokens = {name: (usage or {}).get(name) for name in _TOKENS}
-            record = {"content": answer.content, "model": answer.model, "usage": tokens}
+            record = {"content": answer.content, "model": answer.model, "usage": counted(usage)}
             self._path(key).parent.mkdir(parents=True, exist_ok=True)
             write_atomically(self._path(key), (json.dumps(record) + "\n").encode())
         return answer
@@ -295,8 +298,8 @@ class Server:
             return None
         try:
             record = json.loads(self._path(key).read_text(encoding="utf-8"))
-            content, model = record["content"], record["model"]
-            answer = Answer(schema and schema.model_validate_json(content), model, content)
+            value, content = chat_replies.fit(record["content"], schema)
+            answer = Answer(value, record["model"], content)
         except (OSError, ValueError, KeyError, TypeError):
             return None
         if count:
@@ -332,18 +335,19 @@ class Server:
         for attempt in range(self.attempts):
             self.usage.add("requests", int(count))
             self.usage.add("retries", int(count and attempt > 0))
-            wait = 0.0
+            asked = 0.0
             try:
                 with self._slots:
                     result = send()
                 self._reached = True
                 return result
             except Unusable as error:
-                self._reached, reason = True, str(error)
+                self._reached, reason, waits = True, str(error), error.later
             except openai.OpenAIError as error:
                 reason, asked = chat_replies.explain(error, self.model, self.host, self.timeout)
                 self._reached |= chat_replies.reached(error)
-                wait = min(max(self.backoff * 2**attempt, asked), self.longest_wait)
+                waits = True
+            wait = waits * min(max(self.backoff * 2**attempt, asked), self.longest_wait)
             last = attempt + 1 == self.attempts
             if last or stop.wait(wait * (1 + _JITTER * random.random())):
                 break
@@ -375,13 +379,20 @@ def parse_sampling(text: str) -> dict[str, Any]:
 
 
 def _checked_url(base_url: str | None) -> str | None:
-    """None for none; raises UserError, without repeating a password, for what is no address."""
+    """That, or the environment's, or None; UserError, without a password, for no address."""
+    name = "--base_url" if base_url else "OPENAI_BASE_URL"
+    base_url = base_url or os.environ.get(name)
     if not base_url:
         return None
-    parts = urllib.parse.urlsplit(base_url)
-    if parts.scheme not in ("http", "https") or not parts.hostname or "@" in parts.netloc:
+    try:
+        parts = urllib.parse.urlsplit(base_url)
+        host, _ = (parts.hostname or "").encode("idna"), parts.port  # ValueError, if none
+        sound = host and parts.scheme in ("http", "https") and "@" not in parts.netloc
+    except ValueError:
+        sound = False
+    if not sound or " " in base_url or not base_url.isprintable():
         raise UserError(
-            "--base_url: expected http(s)://HOST[:PORT]/v1 without a name or password, found "
-            "something else; a key belongs into OPENAI_API_KEY"
+            f"{name}: expected http(s)://HOST[:PORT]/v1 without a name or password, found "
+            "something else; correct it, a key belongs into OPENAI_API_KEY"
         )
     return base_url

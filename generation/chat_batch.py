@@ -200,7 +200,8 @@ class _Run:
         else:
             for file in filter(None, (found.output_file_id, found.error_file_id)):
                 content = self._call(lambda file=file: client.files.content(file))
-                for line in content.text.splitlines() if content else ():
+                # Not splitlines: JSON's texts may hold other ends of lines, such as U+2028.
+                for line in content.text.split("\n") if content else ():
                     self._take(line, set(batch.keys))
             self._judge(batch, found)
         batch.drop()
@@ -224,7 +225,7 @@ class _Run:
         try:
             entry = json.loads(line)
             key, response, error = (entry.get(n) for n in ("custom_id", "response", "error"))
-        except (ValueError, AttributeError):
+        except (ValueError, AttributeError, RecursionError):
             return
         # A batch may answer more than is asked now; kept all the same.
         schema = self.jobs[key].schema if key in self.jobs else None
@@ -238,7 +239,7 @@ class _Run:
                 server.accept(key, schema, body)
                 self.reasons.pop(key, None)
             elif status:
-                error = body.get("error") if isinstance(body, dict) else body
+                error = body.get("error", body) if isinstance(body, dict) else body
                 self.reasons[key] = chat_replies.explain_status(
                     status, error, server.model, server.host
                 )

@@ -2,6 +2,7 @@
 
 import email.utils
 import os
+import re
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -14,6 +15,8 @@ _REFUSALS = ("content_filter", "content_policy_violation", "invalid_prompt")
 _EMPTY = ("insufficient_quota", "billing_hard_limit_reached")
 _TRANSIENT = (408, 409, 425, 429)
 _SHOWN = 300  # characters of a server's own message
+# Some templates open the thought in the question; one that never closes holds no answer.
+_THOUGHT = re.compile(r"\A.*</think>|<think>.*\Z", re.DOTALL)
 
 
 class Failed(Exception):
@@ -30,20 +33,31 @@ class Failed(Exception):
 
 
 class Unusable(Exception):
-    """A reply that can't be used: refused, cut short, or not what the schema asks for."""
+    """A reply that can't be used: refused, cut short, or not what the schema asks for.
+
+    Attributes:
+      later: the server is in trouble, and asking again at once is of no use.
+    """
+
+    def __init__(self, reason: str, *, later: bool = False):
+        super().__init__(reason)
+        self.later = later
 
 
 def read(reply: Mapping[str, Any], schema: type | None) -> tuple[Any, str]:
     """(instance of the schema or None, its text) out of a chat completion.
 
     Raises:
-      Unusable: refused, cut short, empty, or not what the schema asks for.
+      Unusable: an error, refused, cut short, empty, or not what the schema asks for.
     """
     try:
         choice = reply["choices"][0]
         message, ending = choice["message"], choice.get("finish_reason")
-        content, refusal = message.get("content"), message.get("refusal")
+        content, refusal = _text(message.get("content")), message.get("refusal")
     except (KeyError, IndexError, TypeError, AttributeError) as error:
+        if reply.get("error"):  # Routers pass on their providers' errors with HTTP 200.
+            told = _message(reply["error"]) or "no reason given"
+            raise Unusable(f"the server tells of an error: {told}", later=True) from error
         raise Unusable("the reply is no chat completion") from error
     if refusal:
         raise Unusable(f"refused: {shown(refusal)}")
@@ -51,16 +65,49 @@ def read(reply: Mapping[str, Any], schema: type | None) -> tuple[Any, str]:
         raise Unusable("refused by the content filter")
     if ending == "length":
         raise Unusable("cut short by the limit of tokens; raise it in --sampling")
-    if not isinstance(content, str) or not content.strip():
+    if not content.strip():
         raise Unusable("the reply is empty")
     import pydantic
 
     try:
-        return schema and schema.model_validate_json(content), content
+        return fit(content, schema)
     except pydantic.ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         place = ".".join(map(str, first["loc"])) or "all of it"
         raise Unusable(f"not what the schema asks for: {place}: {shown(first['msg'])}") from error
+
+
+def fit(content: str, schema: type | None) -> tuple[Any, str]:
+    """(instance of the schema, the JSON it was read from); (None, all of it) without a schema.
+
+    Where no schema is enforced, open models think aloud first, and put JSON between fences.
+
+    Raises:
+      pydantic.ValidationError: neither the content nor the JSON inside is what the schema asks for.
+    """
+    import pydantic
+
+    if schema is None:
+        return None, content
+    try:
+        return schema.model_validate_json(content), content
+    except pydantic.ValidationError as error:
+        if error.errors(include_input=False)[0]["type"] != "json_invalid":
+            raise
+        text = _THOUGHT.sub("", content)
+        inner = text[text.find("{") : text.rfind("}") + 1]
+        if not inner:
+            raise
+    return schema.model_validate_json(inner), inner
+
+
+def _text(content: Any) -> str:
+    """A message's content, a text or a list of parts; "" for anything else."""
+    if isinstance(content, str):
+        return content
+    parts = content if isinstance(content, list) else []
+    texts = [p.get("text") for p in parts if isinstance(p, Mapping) and p.get("type") == "text"]
+    return "".join(text for text in texts if isinstance(text, str))
 
 
 def explain(error: Exception, model: str, host: str, timeout: float) -> tuple[str, float]:
@@ -97,10 +144,22 @@ def reached(error: Exception) -> bool:
     return type(error.__cause__).__name__ not in ("ConnectError", "ConnectTimeout")
 
 
+def no_client(error: Exception) -> UserError:
+    """Why openai could make no client.
+
+    Args:
+      error: of the HTTP package. Its words may repeat a proxy's password.
+    """
+    told = str(error) if isinstance(error, ImportError) else type(error).__name__
+    return UserError(
+        "--base_url, ALL_PROXY, HTTP_PROXY, HTTPS_PROXY, SSL_CERT_FILE: expected an address, "
+        f"proxies and certificates to connect with, found others ({told}); correct or unset them"
+    )
+
+
 def explain_status(status: int, body: Any, model: str, host: str) -> str:
     """The reason of an HTTP error that may pass; UserError for one that doesn't."""
-    body = body if isinstance(body, Mapping) else {"message": body or ""}
-    code, message = body.get("code"), shown(body.get("message") or "")
+    code, message = body.get("code") if isinstance(body, Mapping) else None, _message(body)
     if status in (401, 403):
         # Without the server's message: it may repeat the key.
         raise UserError(
@@ -125,6 +184,13 @@ def explain_status(status: int, body: Any, model: str, host: str) -> str:
         f"{host}: expected a request that it takes, found HTTP {status} ({message}); correct "
         "--sampling or --chat_model"
     )
+
+
+def _message(body: Any) -> str:
+    """An error's own words, shown; OpenAI's are its message, FastAPI's its detail."""
+    if isinstance(body, Mapping):
+        body = body.get("message") or body.get("detail")
+    return shown(body or "")
 
 
 def shown(text: Any) -> str:

@@ -4,6 +4,15 @@ import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+_TOKENS = ("prompt_tokens", "completion_tokens")
+
+
+def counted(usage: Any) -> dict[str, int]:
+    """What of a reply's `usage` is a count of tokens; servers put anything there."""
+    given = usage if isinstance(usage, Mapping) else {}
+    tokens = {name: given.get(name) for name in _TOKENS}
+    return {name: count for name, count in tokens.items() if type(count) is int and count >= 0}
+
 
 class Usage:
     """Counts requests and tokens, from any thread.
@@ -26,23 +35,22 @@ class Usage:
         with self._lock:
             self._counts[event] += count
 
-    def add_tokens(self, usage: Mapping[str, int] | None) -> None:
-        """Counts the `usage` of a reply, usable or not; unmetered where it has none."""
+    def add_tokens(self, usage: Any) -> None:
+        """Counts the `usage` of a reply, usable or not; unmetered where it doesn't tell both."""
+        told = counted(usage)
         with self._lock:
-            if usage:
-                self._add(self._asked, usage)
-            else:
-                self._counts["unmetered"] += 1
+            self._add(self._asked, told)
+            self._counts["unmetered"] += int(len(told) < len(_TOKENS))
 
-    def add_hit(self, usage: Mapping[str, int] | None) -> None:
+    def add_hit(self, usage: Any) -> None:
         """Counts an answer out of the cache, and the tokens it saved."""
         with self._lock:
             self._hits += 1
-            self._add(self._cached, usage or {})
+            self._add(self._cached, counted(usage))
 
-    def _add(self, tokens: list[int], usage: Mapping[str, int]) -> None:
-        tokens[0] += usage.get("prompt_tokens") or 0
-        tokens[1] += usage.get("completion_tokens") or 0
+    def _add(self, tokens: list[int], told: Mapping[str, int]) -> None:
+        for place, name in enumerate(_TOKENS):
+            tokens[place] += told.get(name, 0)
 
     def _cost(self, tokens: Sequence[int]) -> float | None:
         if None in self._prices or self._counts["unmetered"]:
@@ -50,7 +58,7 @@ class Usage:
         return round(sum(t * p for t, p in zip(tokens, self._prices, strict=True)) / 1e6, 6)
 
     def to_json(self) -> dict[str, Any]:
-        """All counts; dollars are null without prices, or when a reply told no tokens."""
+        """All counts; dollars are null without prices, or when a reply didn't tell its tokens."""
         with self._lock:
             return self._counts | {
                 "input_tokens": self._asked[0],

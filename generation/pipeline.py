@@ -270,8 +270,8 @@ def _describe(settings: Settings, path: pathlib.Path) -> None:
     print(f"pipeline: usage {json.dumps(written['usage'])}", file=sys.stderr)
     if not written["complete"]:
         raise UserError(
-            f"{path}: expected all {pairs} pairs, found {len(written['missing'])} missing; the "
-            "same command asks for them again, --allow_missing does without them"
+            f"{path}: expected all {pairs} pairs, found {len(written['missing'])} missing; "
+            f"{written['remedy']}"
         )
 
 

@@ -30,6 +30,8 @@ from gvvad_jax.store import UserError, run_command, write_atomically
 
 CLASSES = tuple(GRAMMAR)
 TEMPLATE_VERSION = 1
+# File systems take names of 255; the clips' files add up to 23, while they are written.
+_ID_BYTES = 230
 _STYLE = "Realistic CCTV footage from a fixed camera, continuous shot, natural motion."
 
 
@@ -89,11 +91,18 @@ class Description:
             raise UserError(f"expected label 0 or 1, found {given['label']!r}")
         if given["seed"] < 0:
             raise UserError(f"expected a seed of 0 or more, found {given['seed']!r}")
-        # An id becomes a file's name.
-        name = given["id"]
-        if not name or name != os.path.basename(name) or name.startswith("."):
-            raise UserError(f"expected an id that can name a file, found {name!r}")
+        if not _names_a_file(given["id"]):
+            raise UserError(
+                f"expected an id that can name a file (at most {_ID_BYTES} bytes), found "
+                f"{given['id'][:40]!r}; give another"
+            )
         return cls(**given)
+
+
+def _names_a_file(name: str) -> bool:
+    encoded = name.encode("utf-8", "ignore")  # loses halves of surrogate pairs
+    plain = name == os.path.basename(name) and not name.startswith(".") and "\0" not in name
+    return plain and 0 < len(encoded) <= _ID_BYTES and encoded.decode() == name
 
 
 @dataclasses.dataclass(frozen=True)
@@ -242,7 +251,8 @@ def load(path: str | os.PathLike) -> list[Description]:
       UserError: missing file, a wrong line (named), a repeated id, no line at all.
     """
     try:
-        lines = pathlib.Path(path).read_text(encoding="utf-8").splitlines()
+        with open(path, encoding="utf-8") as file:
+            lines = file.readlines()  # not splitlines, which cuts texts at U+2028 too
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(
             f"{path}: expected descriptions, one JSON a line, found none ({error}); "
@@ -296,7 +306,7 @@ def write_by_chat(
       allow_missing: pairs that may be missing from a complete file.
 
     Returns:
-      {out, complete, descriptions, missing: {name: reason}, usage}.
+      {out, complete, descriptions, missing: {name: reason}, remedy, usage}.
 
     Raises:
       UserError: a server that can't be used.
@@ -322,6 +332,7 @@ def write_by_chat(
         "complete": complete,
         "descriptions": len(written.descriptions),
         "missing": written.missing,
+        "remedy": "" if complete else written.remedy(asked.attempts),
         "usage": server.usage.to_json(),
     }
 
@@ -346,6 +357,8 @@ def print_coverage(descriptions: Sequence[Description]) -> None:
 
 
 def main(_) -> None:
+    if not pathlib.Path(_OUT.value).name:
+        raise UserError(f"--out: expected a file to write, found {_OUT.value!r}; name one")
     if _WRITER.value == "grammar":
         descriptions = write_grammar(_NUM_PAIRS.value, _SEED.value)
         save(_OUT.value, descriptions)
@@ -364,7 +377,7 @@ def main(_) -> None:
     if not summary["complete"]:
         print(
             f"error: {_OUT.value}: expected all pairs, found {len(summary['missing'])} missing; "
-            "the same command asks for them again, --allow_missing does without them",
+            + summary["remedy"],
             file=sys.stderr,
         )
         sys.exit(1)

@@ -128,10 +128,23 @@ class Written:
     Attributes:
       descriptions: abnormal, normal, abnormal, normal ... in the plan's order.
       missing: why a pair isn't there, by its name, e.g. "Fighting-0003".
+      unanswered: names of those of them whose last request had no usable answer.
     """
 
     descriptions: list[Description]
     missing: dict[str, str]
+    unanswered: frozenset[str] = frozenset()
+
+    def remedy(self, attempts: int) -> str:
+        """What brings the missing pairs, after that many attempts, for messages.
+
+        Answers that were kept count as attempts, so the same call never asks for them again.
+        """
+        answered = len(self.missing) - len(self.unanswered)
+        again = f"the same command asks again for {len(self.unanswered)} without an answer"
+        more = f"--attempts={2 * attempts} asks again for {answered} answered wrongly"
+        ways = [again] * bool(self.unanswered) + [more] * bool(answered)
+        return ", ".join([*ways, "--allow_missing does without them"])
 
 
 @dataclasses.dataclass
@@ -204,6 +217,7 @@ def write_chat(
     return Written(
         [line for draft in drafts if not draft.fault for line in _descriptions(draft)],
         {draft.slot.name: draft.fault for draft in drafts if draft.fault},
+        frozenset(d.slot.name for d in drafts if isinstance(d.answer, chat.Failed)),
     )
 
 

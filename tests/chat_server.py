@@ -99,6 +99,7 @@ class ChatServer:
       files, batches: by id.
       has_batches: False for a server that knows neither batches nor their files.
       lists_batches: False for one that can't list them.
+      reshape: changes each chat completion before it is sent.
     """
 
     def __init__(
@@ -120,6 +121,7 @@ class ChatServer:
         self.batches: dict[str, dict] = {}
         self.most_at_once = self._at_once = 0
         self.lists_batches = self.has_batches = True
+        self.reshape: Callable[[dict], dict] = dict
         self._faults: list[_Fault] = []
         self._numbers = itertools.count(1)
         self.lock = threading.Lock()
@@ -183,6 +185,11 @@ class ChatServer:
             # A careless server repeats the key.
             message = message.format(key=next(iter(self.keys), ""))
             return int(mode), {"error": {"code": code, "message": message}}
+        if mode == "422":  # as FastAPI has it
+            return 422, {"detail": [{"msg": "no response_format"}]}
+        if mode == "routed":
+            told = f"provider is busy with {next(iter(self.keys), '')}"
+            return 200, {"error": {"code": 429, "message": told}}
         answer = self.answer(body)
         content = json.dumps(mode(answer) if callable(mode) else answer)
         message: dict[str, Any] = {"role": "assistant", "content": content}
@@ -197,7 +204,7 @@ class ChatServer:
             message["content"] = json.dumps({"scene": 1})
         elif mode == "empty":
             message["content"] = ""
-        return 200, {
+        completion = {
             "id": "chatcmpl-1",
             "object": "chat.completion",
             "created": 1,
@@ -205,6 +212,7 @@ class ChatServer:
             "choices": [{"index": 0, "finish_reason": ending, "message": message}],
             "usage": {"prompt_tokens": 100, "completion_tokens": 50, "total_tokens": 150},
         }
+        return 200, self.reshape(completion)
 
     def new_file(self, content: bytes) -> dict:
         name = f"file-{next(self._numbers)}"
@@ -258,7 +266,8 @@ class ChatServer:
             (done if status == 200 else failed).append(entry)
         # Answers come in any order.
         for field, entries in (("output_file_id", done[::-1]), ("error_file_id", failed)):
-            text = "".join(json.dumps(entry) + "\n" for entry in entries)
+            # Unescaped, as JSON may be.
+            text = "".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in entries)
             batch[field] = self.new_file(text.encode())["id"] if entries else None
         batch["request_counts"] = {
             "total": len(lines),
@@ -269,7 +278,7 @@ class ChatServer:
 
 
 class _Handler(http.server.BaseHTTPRequestHandler):
-    """Faults beyond those of `ChatServer.reply`: slow, drop, half (an answer), html."""
+    """Faults beyond those of `ChatServer.reply`: slow, drop, half (an answer), html, deep."""
 
     protocol_version = "HTTP/1.1"
     wbufsize = -1  # head and body in one packet, or each answer takes 40 ms
@@ -339,8 +348,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             if mode == "drop":
                 self.close_connection = True
                 return
-            if mode == "html":
-                self._send(200, b"<html>hello</html>")
+            if mode in ("html", "deep"):
+                self._send(200, {"html": b"<html>hello</html>", "deep": b"[" * 10**5}[mode])
                 return
             status, content = chat.reply(body, mode)
         finally:

@@ -1,6 +1,7 @@
 import concurrent.futures
 import json
 import socket
+import sys
 import threading
 import time
 from email.utils import formatdate
@@ -70,14 +71,14 @@ def test_answers_fit_the_schema_and_only_what_is_asked_for_is_sent(fake):
 
 
 TOLD = ("refusal", "length", "filter", "not json", "schema", "empty")  # replies that tell tokens
-BROKEN = ("429", "500", "policy", "html", "drop", "half", "slow")
+BROKEN = ("429", "500", "policy", "html", "deep", "routed", "drop", "half", "slow")
 
 
 @pytest.mark.parametrize("mode", TOLD + BROKEN)
 def test_faults_that_pass(fake, mode):
-    fake.slow = 0.3
+    fake.slow = 1.5
     fake.fail("green", mode)
-    server = make(fake, timeout=0.1 if mode == "slow" else 10.0)
+    server = make(fake, timeout=1.0 if mode == "slow" else 10.0)
     answers = ask_all(server, "red", "green", "blue")
     assert [answer.value.name for answer in answers] == ["red", "green", "blue"]
     usage = server.usage.to_json()
@@ -98,14 +99,16 @@ def test_faults_that_pass(fake, mode):
         ("length", "cut short by the limit of tokens"),
         ("not json", "not what the schema asks for: all of it: Invalid JSON"),
         ("schema", "not what the schema asks for: name: Field required"),
+        ("deep", "the reply is no JSON"),
+        ("routed", "the server tells of an error: provider is busy with <key>; tried 3 times"),
         ("drop", "the connection broke"),
-        ("slow", "no reply within 0.1 s"),
+        ("slow", "no reply within 1 s"),
     ],
 )
 def test_faults_that_stay_are_reported_by_name_and_the_others_kept(fake, tmp_path, mode, reason):
-    fake.slow = 0.2
+    fake.slow = 1.5
     fake.fail("green", *[mode] * 9)
-    server = make(fake, attempts=3, cache_dir=tmp_path, timeout=0.1 if mode == "slow" else 10.0)
+    server = make(fake, attempts=3, cache_dir=tmp_path, timeout=1.0 if mode == "slow" else 10.0)
     red, green, blue = ask_all(server, "red", "green", "blue")
     assert (red.value.name, blue.value.name) == ("red", "blue")
     assert isinstance(green, chat.Failed) and green.name == "green" and reason in green.reason
@@ -122,6 +125,7 @@ def test_faults_that_stay_are_reported_by_name_and_the_others_kept(fake, tmp_pat
         ("401", "OPENAI_API_KEY: expected a key that 127.0.0.1"),
         ("403", "OPENAI_API_KEY: expected a key that 127.0.0.1"),
         ("404", "--chat_model, --base_url: expected a model"),
+        ("422", "HTTP 422 ([{'msg': 'no response_format'}]); correct --sampling"),
         ("quota", "expected an account with credit, found insufficient_quota"),
     ],
 )
@@ -138,48 +142,66 @@ def test_what_no_retry_mends_fails_at_once(fake, tmp_path, mode, message):
     assert ask(make(fake, cache_dir=tmp_path), "red").name == "red" and len(fake.asked) == before
 
 
-def timed(server, name):
-    start = time.monotonic()
-    ask(server, name)
-    return time.monotonic() - start
+class Waits(threading.Event):
+    """A `stop` that waits for nothing and notes for how long it was to."""
+
+    def __init__(self, meanwhile=lambda: None):
+        super().__init__()
+        self.seconds, self.meanwhile = [], meanwhile
+
+    def wait(self, timeout=None):
+        self.seconds.append(timeout)
+        self.meanwhile()
+        return False
+
+
+def waits(server, name):
+    stop = Waits()
+    server._answer(request(name), stop)
+    return stop.seconds
+
+
+def jittered(*seconds):
+    return [pytest.approx(1.125 * s, rel=1 / 9, abs=1e-9) for s in seconds]
 
 
 def test_retry_after_is_heeded_up_to_a_bound(fake):
-    server = make(fake, longest_wait=0.4)
-    ask(server, "warm")
-    fake.retry_after = "0.2"
+    server = make(fake, longest_wait=20)
+    fake.retry_after = "10"
     fake.fail("red", "429")
-    assert 0.2 <= timed(server, "red") < 0.6
+    assert waits(server, "red") == jittered(10)
     for asked in ("90", formatdate(time.time() + 90, usegmt=True)):
         fake.retry_after = asked
         fake.fail("blue", "429")
-        assert 0.4 <= timed(server, "blue") < 0.9
+        assert waits(server, "blue") == jittered(20)
     for nonsense in ("soon", "-1", "inf", "nan"):
         fake.retry_after = nonsense
         fake.fail("green", "429")
-        assert timed(server, "green") < 0.3
+        assert waits(server, "green") == jittered(0.001)
 
 
 def test_waits_grow_and_requests_wait_apart(fake):
-    server = make(fake, backoff=0.05, attempts=3)
-    ask(server, "warm")
+    server = make(fake, backoff=5, attempts=3)
     fake.retry_after = "0"
     fake.fail("red", "500", "500")
-    assert 0.15 <= timed(server, "red") < 0.5
+    assert waits(server, "red") == jittered(5, 10)
+    fake.fail("pink", "routed", "routed")
+    assert waits(server, "pink") == jittered(5, 10)
+    fake.fail("grey", "schema", "schema")  # an answer, if a wrong one
+    assert waits(server, "grey") == [0, 0]
     # A waiting request leaves its place to the others.
-    slow = make(fake, backoff=0.5, max_concurrent=1, attempts=2)
+    narrow = make(fake, max_concurrent=1, attempts=2)
     fake.fail("green", "500")
-    waiting = threading.Thread(target=ask, args=(slow, "green"))
-    waiting.start()
-    time.sleep(0.1)
-    assert timed(slow, "blue") < 0.3
-    waiting.join()
+    narrow._answer(request("green"), Waits(lambda: ask(narrow, "blue")))
+    names = [text_of(body).split()[-1] for body in fake.asked]
+    assert names[-3:] == ["green", "blue", "green"]
 
 
 def test_no_more_requests_in_flight_than_allowed_and_answers_in_order(fake):
-    fake.delay = 0.04
+    together = threading.Barrier(3, timeout=60)
+    fake.answer = lambda body: (together.wait(), name_colour(body))[1]
     names = [f"colour{i}" for i in range(9)]
-    server = make(fake, max_concurrent=3)
+    server = make(fake, max_concurrent=3, timeout=60.0)
     assert [answer.value.name for answer in ask_all(server, *names)] == names
     assert fake.most_at_once == 3
     # Threads of others share the bound.
@@ -225,6 +247,95 @@ def test_tokens_and_dollars(fake):
     assert make(fake, price_input=2.0).usage.to_json()["cost"] is None
     server.usage.add_tokens(None)
     assert server.usage.to_json()["cost"] is None and server.usage.to_json()["unmetered"] == 1
+
+
+@pytest.mark.parametrize(
+    ("usage", "tokens"),
+    [
+        (None, (0, 0)),
+        ("none", (0, 0)),
+        ([1], (0, 0)),
+        ({"total_tokens": 15}, (0, 0)),
+        ({"prompt_tokens": "12", "completion_tokens": 3}, (0, 3)),
+        ({"prompt_tokens": True, "completion_tokens": -3}, (0, 0)),
+        ({"prompt_tokens": 12, "completion_tokens": 3.5}, (12, 0)),
+    ],
+)
+def test_an_answer_without_a_count_of_tokens_is_kept(fake, tmp_path, usage, tokens):
+    fake.reshape = lambda completion: completion | {"usage": usage}
+    prices = {"price_input": 1.0, "price_output": 1.0}
+    for name in ("input", "cached_input"):
+        server = make(fake, cache_dir=tmp_path, **prices)
+        assert ask(server, "red").name == "red" and len(fake.asked) == 1
+        told = server.usage.to_json()
+        assert (told[f"{name}_tokens"], told[name.replace("in", "out") + "_tokens"]) == tokens
+        assert told["unmetered"] == (name == "input")
+        assert (told["cost"] is None) == (name == "input")
+
+
+def reshape(fake, change):
+    """The server's answers with their content changed."""
+
+    def changed(completion):
+        message = completion["choices"][0]["message"]
+        message["content"] = change(message["content"])
+        return completion
+
+    fake.reshape = changed
+
+
+def parts(*kinds):
+    return lambda content: [{"type": kind, "text": content} for kind in kinds]
+
+
+WRAPPED = [
+    lambda content: f"```json\n{content}\n```",
+    lambda content: f"Here it is:\n```\n{content}\n```\nAnything else?",
+    lambda content: f'<think>\nPerhaps {{"name": 1}}?\n</think>\n\n{content}',
+    lambda content: f"so it is {{red}}\n</think>```json\n{content}```",
+    parts("text"),
+    parts("reasoning", "text"),
+    lambda content: [{"type": "text", "text": text} for text in (content[:9], content[9:])],
+]
+
+
+@pytest.mark.parametrize("wrap", WRAPPED)
+def test_what_open_models_put_around_their_answer_is_taken_off(fake, tmp_path, wrap):
+    reshape(fake, wrap)
+    answers = ask_all(make(fake, cache_dir=tmp_path), "red", "green")
+    assert [(a.value.name, json.loads(a.content)["name"]) for a in answers] == [
+        ("red", "red"),
+        ("green", "green"),
+    ]
+    assert ask_all(make(fake, cache_dir=tmp_path), "red", "green") == answers
+    assert len(fake.asked) == 2
+    # A batch keeps answers that are no longer asked for, whatever their schema.
+    server = make_batch(fake, tmp_path / "batch")
+    server.client().batches.retrieve = lambda _: (_ for _ in ()).throw(Killed)
+    with pytest.raises(Killed):
+        ask_all(server, "red", "green")
+    assert ask_all(make_batch(fake, tmp_path / "batch"), "green") == answers[1:]
+    assert ask_all(make(fake, cache_dir=tmp_path / "batch"), "red", "green") == answers
+    assert len(fake.asked) == 4
+
+
+@pytest.mark.parametrize(
+    ("wrap", "reason"),
+    [
+        (lambda content: f"<think>Perhaps {content}, or", "all of it: Invalid JSON"),
+        (lambda content: f"{content}</think>I can't", "all of it: Invalid JSON"),
+        (lambda content: f"{content}\n{content}", "all of it: Invalid JSON"),
+        (lambda content: f"[{content}]", "all of it: Input should be an object"),
+        (lambda _: '```json\n{"name": "red"}\n```', "length: Field required"),
+        (parts("reasoning"), "the reply is empty"),
+        (lambda content: {"text": content}, "the reply is empty"),
+        (lambda _: [1, None, {"type": "text", "text": 1}], "the reply is empty"),
+    ],
+)
+def test_anything_else_around_or_inside_it_is_refused(fake, wrap, reason):
+    reshape(fake, wrap)
+    (red,) = ask_all(make(fake, attempts=1), "red")
+    assert isinstance(red, chat.Failed) and reason in red.reason
 
 
 def test_the_key_is_sent_and_nowhere_else(fake, tmp_path, capfd):
@@ -274,6 +385,13 @@ def test_a_server_that_isnt_there():
         ({"model": ""}, "--chat_model: "),
         ({"base_url": "localhost:8000"}, "--base_url: "),
         ({"base_url": f"http://me:{KEY}@localhost/v1"}, "--base_url: "),
+        ({"base_url": "http://[::1/v1"}, "--base_url: "),
+        ({"base_url": "http://localhost:80a/v1"}, "--base_url: "),
+        ({"base_url": "http://localhost:99999/v1"}, "--base_url: "),
+        ({"base_url": "http://\u00e9..x/v1"}, "--base_url: "),
+        ({"base_url": "http://local host/v1"}, "--base_url: "),
+        ({"base_url": "http://localhost\n:1/v1"}, "--base_url: "),
+        ({"base_url": "http:///v1"}, "--base_url: "),
         ({"sampling": {"model": "another"}}, "--sampling: "),
         ({"max_concurrent": 0}, "--max_concurrent: "),
         ({"attempts": 0}, "--attempts: "),
@@ -289,6 +407,32 @@ def test_wrong_values_are_named(options, message):
         with pytest.raises(UserError, match="^--sampling: "):
             chat.parse_sampling(text)
     assert chat.parse_sampling('{"top_p": 0.9}') == {"top_p": 0.9}
+
+
+def test_sound_addresses_are_taken(monkeypatch):
+    for url in ("http://[::1]:8000/v1", "https://m\u00fcller.example/a@b/v1", "http://h"):
+        chat.Server(model="painter", base_url=url).client()
+    monkeypatch.setenv("OPENAI_BASE_URL", "http://[::1/v1")
+    with pytest.raises(UserError, match="^OPENAI_BASE_URL: expected http"):
+        chat.Server(model="painter")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "told"),
+    [
+        ("all_proxy", "socks5://localhost:1", "SOCKS"),
+        ("all_proxy", f"ftp://me:{KEY}@localhost", "ValueError"),
+        ("http_proxy", f"http://me:{KEY}/@localhost", "URL"),
+        ("SSL_CERT_FILE", "/nowhere", "FileNotFoundError"),
+    ],
+)
+def test_proxies_that_cant_be_used_are_one_line(fake, monkeypatch, name, value, told):
+    monkeypatch.setitem(sys.modules, "socksio", None)  # not installed
+    monkeypatch.setenv("no_proxy", "")
+    monkeypatch.setenv(name, value)
+    with pytest.raises(UserError, match=f"^--base_url, ALL_PROXY, .*{told}") as caught:
+        ask_all(make(fake), "red")
+    assert KEY not in str(caught.value) and "\n" not in str(caught.value)
 
 
 def make_batch(fake, tmp_path, **changes):
@@ -315,7 +459,8 @@ def test_batch_gives_what_asking_gives(fake, tmp_path):
     by_text = {text_of(body): body for body in fake.asked[6:]}
     assert not any(body.pop("stream") for body in by_text.values())  # of chat completions alone
     assert [by_text[text_of(line["body"])] for line in lines] == [line["body"] for line in lines]
-    assert ask_all(make(fake, cache_dir=tmp_path / "batch", sampling={"top_k": 5}), *names)
+    again = ask_all(make(fake, cache_dir=tmp_path / "batch", sampling={"top_k": 5}), *names)
+    assert again == answers
     assert len(fake.asked) == 9 and server.usage.to_json()["cache_hits"] == 0
 
 
@@ -341,15 +486,34 @@ def test_batches_that_end_early(fake, tmp_path):
     fake.batch_ends = ["failed"]
     with pytest.raises(UserError, match=r"found it failed \(no such model\)"):
         ask_all(make_batch(fake, tmp_path / "c"), *names)
-    assert all(ask_all(make_batch(fake, tmp_path / "c"), *names)) and len(fake.batches) == 5
+    answered = ask_all(make_batch(fake, tmp_path / "c"), *names)
+    assert all(isinstance(one, chat.Answer) for one in answered) and len(fake.batches) == 5
 
 
-def test_a_wrong_field_fails_the_batch_but_keeps_the_rest(fake, tmp_path):
-    fake.fail("green", "400")
-    with pytest.raises(UserError, match="takes no temperature"):
+@pytest.mark.parametrize(
+    ("mode", "told"), [("400", "takes no temperature"), ("422", "no response_format")]
+)
+def test_a_wrong_field_fails_the_batch_but_keeps_the_rest(fake, tmp_path, mode, told):
+    fake.fail("green", mode)
+    with pytest.raises(UserError, match=told):
         ask_all(make_batch(fake, tmp_path), "red", "green")
     assert ask(make(fake, cache_dir=tmp_path), "red").name == "red"
     assert len(fake.asked) == 2 and len(fake.batches) == 1
+
+
+def test_ends_of_lines_that_are_none_to_json_dont_cut_a_batchs_answers(fake, tmp_path):
+    name = "dark\u2028red\u0085\x1c"
+    reshape(fake, lambda content: content.replace("red", name.replace("\x1c", "\\u001c")))
+    (red,) = ask_all(make_batch(fake, tmp_path, attempts=1), "red")
+    assert red.value.name == name
+
+
+def test_a_line_of_a_batch_nested_too_deeply_is_none(fake, tmp_path):
+    from generation import chat_batch
+
+    run = chat_batch._Run(make_batch(fake, tmp_path), {}, None)
+    run._take("[" * 10**5, set())
+    assert not run.reasons
 
 
 class Killed(BaseException):

@@ -9,6 +9,7 @@ import pytest
 from generation import prompts
 from generation.grammar import VIEWPOINTS
 from gvvad_jax.command import UserError
+from gvvad_jax.store import write_atomically
 
 
 def test_twins_share_everything_but_the_event():
@@ -64,11 +65,31 @@ def test_save_and_load_give_the_same(tmp_path):
     assert line["class"] == "Abuse" and line["id"] == "Abuse-0000-abnormal" and "cls" not in line
 
 
+def test_a_text_may_hold_ends_of_lines_that_are_none_to_json(tmp_path):
+    first, second = (d.to_json() for d in prompts.write_grammar(1, seed=0))
+    lines = [first | {"description": "A street.\u2028At night.\u0085"}, second]
+    text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+    (tmp_path / "p.jsonl").write_text(text, encoding="utf-8")
+    assert [d.to_json() for d in prompts.load(tmp_path / "p.jsonl")] == lines
+
+
+def test_the_longest_id_names_all_files(tmp_path):
+    first, _ = (d.to_json() for d in prompts.write_grammar(1, seed=0))
+    name = prompts.Description.from_json(first | {"id": "x" * 230}).id
+    write_atomically(tmp_path / f"{name}.json", b"")
+    (tmp_path / f".{name}.01234567.partial.mp4").touch()
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"label": 2}, "line 1: expected label 0 or 1"),
         ({"id": "../escape"}, "line 1: expected an id that can name a file"),
+        ({"id": ""}, "line 1: expected an id that can name a file"),
+        ({"id": "x" * 231}, "line 1: expected an id that can name a file"),
+        ({"id": "\u00e9" * 116}, "line 1: expected an id that can name a file"),
+        ({"id": "a\0b"}, "line 1: expected an id that can name a file"),
+        ({"id": "a\ud800b"}, "line 1: expected an id that can name a file"),
         ({"seed": "5"}, "line 1: expected seed of type int"),
         ({"mood": "dark"}, "line 1: expected no field 'mood'"),
         ({"id": "Abuse-0000-normal"}, "'Abuse-0000-normal' twice"),
@@ -91,5 +112,7 @@ def test_command(tmp_path):
     assert done.returncode == 0 and json.loads(done.stdout)["descriptions"] == 6
     assert "a high corner security camera" in done.stderr
     assert prompts.load(tmp_path / "p.jsonl") == prompts.write_grammar(3, 2)
-    wrong = run("--num_pairs=0")
-    assert wrong.returncode == 2 and wrong.stderr.count("\n") == 1
+    for mistake, named in (("--num_pairs=0", "--num_pairs"), ("--out=", "--out: ")):
+        wrong = run(mistake)
+        assert wrong.returncode == 2 and wrong.stderr.count("\n") == 1
+        assert wrong.stderr.startswith(f"error: {named}")
