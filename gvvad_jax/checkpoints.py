@@ -59,6 +59,10 @@ class Checkpoints:
         manager = self._manager(kind)
         if manager.latest_step() == step:
             return
+        if kind == "last":
+            # A run resumed from it won't consider again what is best so far.
+            for other in self._managers.values():
+                other.wait_until_finished()
         if jax.process_count() > 1:
             state = jax.device_get(state)  # Orbax takes no other array that one process has alone.
         manager.save(
@@ -73,9 +77,7 @@ class Checkpoints:
         step = self.latest(kind)
         if step is None:
             return None
-        return self._manager(kind).restore(
-            step, args=ocp.args.Composite(measure=ocp.args.JsonRestore())
-        )["measure"]
+        return self._restore(kind, step, measure=ocp.args.JsonRestore())["measure"]
 
     def restore(self, kind: str, template: TrainState) -> TrainState:
         """The checkpoint of this kind on the first device.
@@ -85,7 +87,7 @@ class Checkpoints:
           template: a state of the same shapes, abstract or not.
 
         Raises:
-          UserError: there is none.
+          UserError: there is none, or it is damaged.
         """
         step = self.latest(kind)
         if step is None:
@@ -101,9 +103,22 @@ class Checkpoints:
             return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
         abstract = jax.tree.map(abstract_of, template)
-        return self._manager(kind).restore(
-            step, args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract))
-        )["state"]
+        return self._restore(kind, step, state=ocp.args.StandardRestore(abstract))["state"]
+
+    def _restore(self, kind: str, step: int, **items: Any) -> Any:
+        try:
+            return self._manager(kind).restore(step, args=ocp.args.Composite(**items))
+        except jax.errors.JaxRuntimeError:
+            raise  # Of the device, not of the files.
+        except Exception as error:  # Of damaged files orbax and tensorstore raise many kinds.
+            folder = self._root / kind / str(step)
+            # A best one that is gone isn't chosen again but by a run from the start.
+            remove = folder if kind == "last" else self._root
+            raise UserError(
+                f"{folder}: expected a whole checkpoint, found it damaged ({str(error)[:160]}); "
+                f"remove {remove} and train again: it goes on from the one before, or else from "
+                "the start"
+            ) from error
 
     def wait(self) -> None:
         """Waits until what was saved is on disk."""

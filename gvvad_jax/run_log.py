@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from gvvad_jax.command import Interrupted
 from gvvad_jax.store import write_atomically
 
 
@@ -28,10 +29,20 @@ class RunLog:
         self._folder, self._start = workdir / "tensorboard", start
 
     def training(self, step: int, metrics: Any, every: int) -> None:
-        """Fetches a step's metrics, stops on a NaN, and writes them at the log's pace."""
+        """Fetches a step's metrics and writes them at the log's pace.
+
+        Raises:
+          Interrupted: the loss, or the parameters after the step, aren't finite.
+        """
         values = {name: float(value) for name, value in jax.device_get(metrics).items()}
-        if not np.isfinite(values["loss"]):
-            raise FloatingPointError(f"step {step}: loss is {values['loss']}; metrics: {values}")
+        told = {name: values[name] for name in ("loss", "update_norm", "param_norm")}
+        if not np.isfinite(list(told.values())).all():
+            found = ", ".join(f"{name} {value:g}" for name, value in told.items())
+            raise Interrupted(
+                f"step {step}: expected a finite loss, update and parameters, found {found}; in "
+                "another --workdir lower --learning_rate or set --clip_norm (python -m "
+                "gvvad_jax.store checks the features)"
+            )
         if step % every == 0:
             self.write(step, values)
 

@@ -6,10 +6,12 @@ before runs, so that memory depends on the batch and not on the data.
 """
 
 import concurrent.futures
+import errno
 import hashlib
 import itertools
 import json
 import mmap
+import os
 import pathlib
 import shutil
 from collections.abc import Mapping, Sequence
@@ -19,6 +21,7 @@ import numpy as np
 import tqdm
 
 from gvvad_jax.batches import Batch, Batches, Member, Standardisation
+from gvvad_jax.command import UserError
 from gvvad_jax.config import TrainConfig
 from gvvad_jax.store import write_atomically
 
@@ -88,6 +91,8 @@ class Segments:
 
     def _kept_row(self, kind: str, video: int) -> np.ndarray:
         if not self._kept["done"][video]:
+            for each in self._kept:
+                _reserve(self._kept[each], video)
             for each in self.shapes:
                 self._kept[each][video] = self._segmented(each, video)
             self._kept["done"][video] = 1
@@ -117,18 +122,48 @@ def _files(
 ) -> dict[str, np.ndarray]:
     """Mapped files of these shapes: what a killed run left of the same videos, else all zero."""
     path = folder / "of.txt"
+    paths = {kind: folder / f"{kind}.npy" for kind in shapes}
     is_ours = path.exists() and path.read_text() == identity
-    if not is_ours:
+    if not (is_ours and all(_has_shape(paths[kind], shape) for kind, shape in shapes.items())):
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
-    arrays = {}
-    for kind, shape in shapes.items():
-        arrays[kind] = np.lib.format.open_memmap(
-            folder / f"{kind}.npy", mode="r+" if is_ours else "w+", dtype=np.float32, shape=shape
-        )
+        for kind, shape in shapes.items():
+            np.lib.format.open_memmap(paths[kind], mode="w+", dtype=np.float32, shape=shape)
+    arrays = {kind: np.load(each, mmap_mode="r+") for kind, each in paths.items()}
     # Last, so that a folder which was begun and no more isn't taken for whole.
     write_atomically(path, identity.encode())
     return arrays
+
+
+def _has_shape(path: pathlib.Path, shape: tuple[int, ...]) -> bool:
+    try:
+        return np.load(path, mmap_mode="r").shape == shape
+    except (OSError, ValueError, EOFError):  # Deleted, or cut short.
+        return False
+
+
+def _reserve(mapped: np.memmap, video: int) -> None:
+    """Takes the disk's blocks of a video's row, since on a full disk a mapping ends in a signal.
+
+    Raises:
+      UserError: the disk has no room for it.
+    """
+    num_bytes = mapped.strides[0]
+    if not hasattr(os, "posix_fallocate"):
+        return
+    with open(mapped.filename, "r+b") as file:
+        try:
+            os.posix_fallocate(file.fileno(), mapped.offset + video * num_bytes, num_bytes)
+        except OSError as error:
+            if error.errno in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):
+                return
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            raise UserError(
+                f"{mapped.filename}: expected room for {num_bytes * len(mapped)} bytes of segmented "
+                "videos, found the disk full; free some, give a --workdir elsewhere, or raise "
+                "--device_gigabytes"
+            ) from error
 
 
 class Resident:

@@ -97,9 +97,7 @@ class Selection:
 
     def _validate(self, model: score.Model) -> tuple[float, float]:
         members = self._splits.validation
-        scores = model.scores(
-            {m.video.id: (m.store.visual(m.video.id), m.store.text(m.video.id)) for m in members}
-        )
+        scores = model.of_members(members)
         of_video = np.array(
             [metrics.video_score(scores[m.video.id], self._config.top_k) for m in members]
         )
@@ -110,11 +108,14 @@ class Selection:
     def results(self, state: TrainState) -> dict[str, Any]:
         """Test measures of the last and the best checkpoints, None where there is none."""
         kinds = ["best_on_validation"] + ["best_on_test"] * self._config.best_on_test
-        found = {"last": evaluate.of_members(self._at(state), self._test) if self._test else None}
+        found = {"last": self._measured(self._at(state)) if self._test else None}
         for kind in kinds:
             chosen = self._saved.latest(kind)
             found[kind] = None
             if chosen is not None and self._test:
                 best = self._at(self._saved.restore(kind, state))
-                found[kind] = evaluate.of_members(best, self._test) | {"step": chosen}
+                found[kind] = self._measured(best) | {"step": chosen}
         return found
+
+    def _measured(self, model: score.Model) -> dict[str, Any]:
+        return evaluate.of_members(model, self._test, missing=len(self._splits.missing))

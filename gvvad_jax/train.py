@@ -4,9 +4,11 @@
         --synthetic_store=SYN --synthetic_keep=decisions.jsonl --workdir=W
 
 Killed at any moment, the same command resumes and ends with the same numbers. The run's folder
-gets config.flags, model.json, metrics.jsonl, TensorBoard events, checkpoints/ and result.json.
+gets begun.json, config.flags, model.json, metrics.jsonl, TensorBoard events, checkpoints/ and
+result.json.
 """
 
+import contextlib
 import hashlib
 import json
 import pathlib
@@ -14,24 +16,12 @@ import subprocess
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from gvvad_jax import options
+from gvvad_jax import options, run_folder
 from gvvad_jax.annotations import read_json
 from gvvad_jax.command import UserError, run_command
 from gvvad_jax.config import TrainConfig
-from gvvad_jax.store import Store, write_atomically
-
-# A resumed run may log at another pace, and go on for longer where no schedule depends on its
-# length; all else must be as it was.
-MAY_CHANGE = (
-    "log_every",
-    "validate_every",
-    "checkpoint_every",
-    "workdir",
-    "compilation_cache",
-    "parallel",
-    "processes",
-    "device_gigabytes",
-)
+from gvvad_jax.files import load_array
+from gvvad_jax.store import Store, bank_faults, write_atomically
 
 
 def main(_: Sequence[str]) -> None:
@@ -52,8 +42,8 @@ def train(config: TrainConfig) -> dict[str, Any]:
       `provenance`.
 
     Raises:
-      UserError: see config.py and batches.open_splits; also a workdir of another config.
-      FloatingPointError: the loss became NaN.
+      UserError: see config.py and batches.open_splits; also a workdir of another run.
+      Interrupted: the loss or the parameters became NaN.
     """
     import jax
 
@@ -64,7 +54,7 @@ def train(config: TrainConfig) -> dict[str, Any]:
     if config.compilation_cache:
         cache = pathlib.Path(config.compilation_cache).expanduser()
         jax.config.update("jax_compilation_cache_dir", str(cache))
-    workdir = _require_workdir(config)
+    workdir = run_folder.require_flags(config)
     parallel.join(config)
     try:
         return _train(config, workdir)
@@ -76,7 +66,6 @@ def train(config: TrainConfig) -> dict[str, Any]:
 
 def _train(config: TrainConfig, workdir: pathlib.Path) -> dict[str, Any]:
     import jax
-    import tqdm
 
     from gvvad_jax import checkpoints, parallel
     from gvvad_jax.run_log import RunLog
@@ -85,26 +74,53 @@ def _train(config: TrainConfig, workdir: pathlib.Path) -> dict[str, Any]:
 
     # The first process alone writes, and knows of checkpoints; the others are told.
     is_first = jax.process_index() == 0
-    ready = _prepare(config)
-    text_dim = (ready.manifest.text or {}).get("dim", 0)
-    state = init_state(config, ready.manifest.dim, text_dim)
-    saved = checkpoints.Checkpoints(workdir) if is_first else None
-    start = int(parallel.from_first((saved.latest("last") or 0) if saved else 0))
-    if start:
-        state = parallel.from_first(saved.restore("last", state) if saved else state)
-    selection = Selection(config, ready.splits, ready.manifest, ready.standard, saved)
-    runner = parallel.Runner(config, state)
-    feed = _feed(config, ready, runner, workdir)
-    if is_first:
-        # Only a run that can start claims its folder.
-        write_atomically(workdir / "config.flags", options.to_flagfile(config).encode())
-        bank = None if ready.bank_KxE is None else ready.bank_KxE.tolist()
-        checkpoints.write_model(workdir, config, ready.manifest, ready.standard.to_json(), bank)
-    log = RunLog(workdir if is_first else None, start)
+    # Closed however it ends: what is being saved then is saved whole.
+    with contextlib.ExitStack() as opened:
+        saved = None
+        if is_first:
+            opened.enter_context(run_folder.locked(workdir))
+            saved = opened.enter_context(contextlib.closing(checkpoints.Checkpoints(workdir)))
+        ready = _prepare(config)
+        run_folder.require_data(workdir, config, ready.made_of)
+        text_dim = (ready.manifest.text or {}).get("dim", 0)
+        state = init_state(config, ready.manifest.dim, text_dim)
+        start = int(parallel.from_first((saved.latest("last") or 0) if saved else 0))
+        if start > config.steps:
+            raise UserError(
+                f"--steps: expected at least the {start} that are done in {workdir}, found "
+                f"{config.steps}; raise it, or give another --workdir"
+            )
+        if start:
+            state = parallel.from_first(saved.restore("last", state) if saved else state)
+        selection = Selection(config, ready.splits, ready.manifest, ready.standard, saved)
+        runner = parallel.Runner(config, state)
+        feed = opened.enter_context(contextlib.closing(_feed(config, ready, runner, workdir)))
+        if is_first:
+            run_folder.claim(workdir, config, ready.made_of)
+            if not (workdir / "model.json").exists():
+                bank = None if ready.bank_KxE is None else ready.bank_KxE.tolist()
+                standard = ready.standard.to_json()
+                checkpoints.write_model(workdir, config, ready.manifest, standard, bank)
+        log = opened.enter_context(contextlib.closing(RunLog(workdir if is_first else None, start)))
+        done = _run_steps(config, start, runner, feed, selection, saved, log)
+        if not saved:
+            return {}
+        saved.wait()
+        result = selection.results(runner.state())
+        result |= {"steps": done, "provenance": _provenance(ready)}
+        write_atomically(workdir / "result.json", (json.dumps(result, indent=1) + "\n").encode())
+        return result
+
+
+def _run_steps(
+    config: TrainConfig, start: int, runner: Any, feed: Any, selection: Any, saved: Any, log: Any
+) -> int:
+    """The training loop; returns how many steps are done."""
+    import tqdm
 
     progress = tqdm.tqdm(range(start, config.steps), initial=start, total=config.steps,
                          desc="train", unit="step", mininterval=1.0,
-                         disable=not is_first)  # fmt: skip
+                         disable=not saved)  # fmt: skip
     waiting: tuple[int, Any] | None = None
     done, stopped = start, selection.stale(start)
     for step in progress:
@@ -114,27 +130,22 @@ def _train(config: TrainConfig, workdir: pathlib.Path) -> dict[str, Any]:
         # One transfer a step, of the step before: the device is never waited for.
         if waiting:
             log.training(*waiting, config.log_every)
-        waiting = step + 1, metrics
         done = step + 1
-        if done % config.validate_every == 0 or done == config.steps:
-            log.write(done, selection.consider(done, runner.state()))
-            stopped = selection.stale(done)
-        if done % config.checkpoint_every == 0 or done == config.steps or stopped:
+        waiting = done, metrics
+        is_last = done == config.steps
+        validates = is_last or done % config.validate_every == 0
+        saves = is_last or done % config.checkpoint_every == 0
+        if validates or saves:
+            # Here it is: what isn't finite is neither chosen nor saved.
             log.training(*waiting, config.log_every)
             waiting = None
-            if saved:
-                saved.save("last", done, runner.state(), [])
+        if validates:
+            log.write(done, selection.consider(done, runner.state()))
+            stopped = selection.stale(done)
+        if saved and (saves or stopped):
+            saved.save("last", done, runner.state(), [])
     progress.close()
-    feed.close()
-    log.close()
-    if not saved:
-        return {}
-    saved.wait()
-    result = selection.results(runner.state())
-    result |= {"steps": done, "provenance": _provenance(config, ready)}
-    saved.close()
-    write_atomically(workdir / "result.json", (json.dumps(result, indent=1) + "\n").encode())
-    return result
+    return done
 
 
 class _Prepared(NamedTuple):
@@ -147,6 +158,7 @@ class _Prepared(NamedTuple):
     synthetic_V: Any
     drawn: Any
     members: Sequence[Any]  # All whose features a step may ask for, by their number.
+    made_of: dict[str, Any]  # Hashes of what was read.
 
     @property
     def manifest(self) -> Any:
@@ -168,15 +180,37 @@ def _prepare(config: TrainConfig) -> _Prepared:
         config,
         held_out_V=np.arange(len(members)) >= len(splits.train),
     )
+    bank_KxE = _read_bank(stores[0]) if config.uses_bank else None
     return _Prepared(
         splits=splits,
         stores=stores,
         standard=batches.standardisation(splits.train, config),
-        bank_KxE=_read_bank(stores[0]) if config.uses_bank else None,
+        bank_KxE=bank_KxE,
         synthetic_V=synthetic_V,
         drawn=drawn,
         members=members,
+        made_of=_made_of(config, splits, stores, bank_KxE),
     )
+
+
+def _made_of(
+    config: TrainConfig, splits: Any, stores: Sequence[Store], bank_KxE: Any
+) -> dict[str, Any]:
+    """Hashes of all that a run's steps depend on and its flags only name; None for what isn't."""
+    named = [*splits.train, *splits.held_out, *splits.validation]
+    labels = sorted((member.video.id, member.video.label) for member in named)
+    keep = config.synthetic_keep
+    return {
+        "stores": [opened.digest() for opened in stores],
+        "splits": _sha256(json.dumps(splits.to_json(), sort_keys=True).encode()),
+        "labels": _sha256(json.dumps(labels).encode()),
+        "decisions": _sha256(pathlib.Path(keep).read_bytes()) if keep else None,
+        "bank": None if bank_KxE is None else _sha256(bank_KxE.tobytes()),
+    }
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
 
 
 def _feed(config: TrainConfig, ready: _Prepared, runner: Any, workdir: pathlib.Path) -> Any:
@@ -194,58 +228,18 @@ def _feed(config: TrainConfig, ready: _Prepared, runner: Any, workdir: pathlib.P
     return segments.Ahead(kept, fixed, ready.drawn, runner)
 
 
-def _require_workdir(config: TrainConfig) -> pathlib.Path:
-    """The run's folder, checked to be this run's where it has been begun."""
-    if not config.workdir:
-        raise UserError("--workdir: expected a folder for the run, found none")
-    workdir = pathlib.Path(config.workdir)
-    path = workdir / "config.flags"
-    ours = _lines(config)
-    may_change = set(MAY_CHANGE) | (set() if config.depends_on_steps else {"steps"})
-    if config.early_stop:
-        may_change.remove("validate_every")
-    if path.exists():
-        theirs = dict(line.split("=", 1) for line in path.read_text().splitlines())
-        changed = [
-            f"{key}={theirs.get(key)} there, {ours.get(key)} now"
-            for key in sorted(ours.keys() | theirs.keys())
-            if ours.get(key) != theirs.get(key) and key.lstrip("-") not in may_change
-        ]
-        if changed:
-            raise UserError(
-                f"{workdir}: expected the same flags as the run begun here, found "
-                f"{'; '.join(changed)}; give another --workdir or remove it"
-            )
-    elif (workdir / "model.json").exists():
-        raise UserError(
-            f"{workdir}: expected an empty folder or a run begun here, found an imported "
-            "checkpoint; training would replace it: give another --workdir"
-        )
-    workdir.mkdir(parents=True, exist_ok=True)
-    return workdir
-
-
-def _lines(config: TrainConfig) -> dict[str, str]:
-    return dict(line.split("=", 1) for line in options.to_flagfile(config).splitlines())
-
-
 def _read_bank(opened: Store) -> Any:
     """The anomaly-prompt bank that was embedded with the store's text."""
     import numpy as np
 
     path = opened.path / "bank.npy"
-    try:
-        bank_KxE = np.load(path, allow_pickle=False)
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"{path}: expected LAP's anomaly-prompt bank [K, text_dim], found {error}; encode with "
-            "text, or use --detector=tevad or --feature_group=visual"
-        ) from error
-    if bank_KxE.ndim != 2 or bank_KxE.shape[1] != opened.manifest.text["dim"]:
-        raise UserError(
-            f"{path}: expected [K, {opened.manifest.text['dim']}], found {list(bank_KxE.shape)}; "
-            "embed the bank with the store's text encoder"
-        )
+    bank_KxE = load_array(
+        path,
+        "LAP's anomaly-prompt bank [K, text_dim] (else encode with text, or use --detector=tevad "
+        "or --feature_group=visual)",
+    )
+    if faults := bank_faults(bank_KxE, opened.manifest):
+        raise UserError(f"{path}: {faults[0]}; embed the bank again, by the store's text encoder")
     _require_encoder(path.with_suffix(".json"), opened)
     return np.float32(bank_KxE)
 
@@ -264,33 +258,29 @@ def _require_encoder(path: pathlib.Path, opened: Store) -> None:
         )
 
 
-def _provenance(config: TrainConfig, ready: _Prepared) -> dict[str, Any]:
+def _provenance(ready: _Prepared) -> dict[str, Any]:
     """Where a result comes from: code, library versions, and hashes of what it was made of."""
     import importlib.metadata
 
     packages = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
-    decisions = None
-    if config.synthetic_keep:
-        decisions = hashlib.sha256(pathlib.Path(config.synthetic_keep).read_bytes()).hexdigest()
-    return {
-        "commit": _commit(),
-        "versions": {name: importlib.metadata.version(name) for name in packages},
-        "stores": [opened.digest() for opened in ready.stores],
-        "splits": hashlib.sha256(
-            json.dumps(ready.splits.to_json(), sort_keys=True).encode()
-        ).hexdigest(),
-        "decisions": decisions,
-    }
+    versions = {name: importlib.metadata.version(name) for name in packages}
+    return {"commit": _commit(), "versions": versions} | ready.made_of
 
 
 def _commit() -> str:
     """The commit of this code, "unknown" where it was installed without one."""
-    folder = pathlib.Path(__file__).parent
-    command = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=40"]
+    path = pathlib.Path(__file__)
+    git = ["git", "-C", str(path.parent)]
     try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+        # Else an environment inside another repository would have that one's commit.
+        for command in (
+            ["ls-files", "--error-unmatch", path.name],
+            ["describe", "--always", "--dirty", "--abbrev=40"],
+        ):
+            done = subprocess.run([*git, *command], capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
+    return done.stdout.strip()
 
 
 if __name__ == "__main__":

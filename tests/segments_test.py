@@ -1,9 +1,13 @@
 """Segments of training videos: right numbers, made once, from files as from memory."""
 
+import errno
+import os
+
 import numpy as np
 import pytest
 
 from gvvad_jax import batches, parallel, segments, step
+from gvvad_jax.command import UserError
 from gvvad_jax.config import TrainConfig
 from tests.conftest import DIM, TEXT_DIM
 from tests.step_test import SMALL
@@ -68,6 +72,30 @@ def test_files_of_other_videos_are_not_taken(members, tmp_path):
     (tmp_path / "kept" / "visual.npy").write_bytes(b"")
     found = made(members, tmp_path / "kept").rows("visual", [0])
     np.testing.assert_array_equal(found, first)
+
+
+@pytest.mark.parametrize("size", [None, 200])
+def test_files_deleted_or_cut_short_are_made_anew(members, tmp_path, size):
+    expected = made(members, tmp_path / "kept").rows("visual", [0, 1])
+    path = tmp_path / "kept" / "visual.npy"
+    path.unlink() if size is None else os.truncate(path, size)
+    found = made(members, tmp_path / "kept").rows("visual", [0, 1])
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_a_full_disk_is_told_before_it_is_written_to(members, tmp_path, monkeypatch):
+    def fail(number):
+        def fallocate(*_):
+            raise OSError(number, os.strerror(number))
+
+        monkeypatch.setattr(os, "posix_fallocate", fallocate, raising=False)
+
+    fail(errno.ENOSPC)
+    num_bytes = 4 * len(members) * int(np.prod(made(members).shapes["visual"]))
+    with pytest.raises(UserError, match=f"visual.npy: .* {num_bytes} bytes .* free some"):
+        made(members, tmp_path / "kept").rows("visual", [0])
+    fail(errno.EOPNOTSUPP)  # Of some network disks.
+    made(members, tmp_path / "kept").rows("visual", [0])
 
 
 @pytest.mark.parametrize("mode", ["single", "mesh"])

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,9 +14,11 @@ import jax
 import numpy as np
 import pytest
 
-from gvvad_jax import checkpoints, options, score, step, train
-from gvvad_jax.command import UserError
+from gvvad_jax import batches, checkpoints, options, run_folder, score, step, store, train
+from gvvad_jax.command import Interrupted, UserError
 from gvvad_jax.config import DETECTORS, LAMBDA_MODES
+from gvvad_jax.run_log import RunLog
+from tests.checkpoints_test import delay_commits
 from tests.conftest import DIM, TEXT_DIM, write_store
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -92,6 +95,89 @@ def test_a_workdir_of_other_flags_is_refused(config):
     train.train(dataclasses.replace(config, steps=2))
     with pytest.raises(UserError, match=r"--l2=0\.005 there, 0\.1 now"):
         train.train(dataclasses.replace(config, steps=2, l2=0.1))
+    with pytest.raises(UserError, match=r"--steps: expected at least the 2 .* found 1"):
+        train.train(dataclasses.replace(config, steps=1))
+    assert "--steps=2\n" in (pathlib.Path(config.workdir) / "config.flags").read_text()
+
+
+def test_other_data_at_the_same_paths_is_refused(config, tmp_path):
+    copies = {name: str(tmp_path / name) for name in ("store", "synthetic_keep")}
+    shutil.copytree(config.store, copies["store"])
+    shutil.copy(config.synthetic_keep, copies["synthetic_keep"])
+    config = dataclasses.replace(config, **copies, detector="mil_rank", steps=1)
+    train.train(config)
+    workdir, keep = pathlib.Path(config.workdir), pathlib.Path(config.synthetic_keep)
+    model, decided = (workdir / "model.json").read_bytes(), keep.read_text()
+    keep.write_text(decided.replace("false", "true"))
+    with pytest.raises(UserError, match=f"other content in decisions {keep}"):
+        train.train(config)
+    keep.write_text(decided)
+    shutil.rmtree(config.store)
+    write_store(pathlib.Path(config.store), {"train": (8, 7), "test": (3, 3)}, seed=5)
+    with pytest.raises(UserError, match=f"other content in store {config.store}; .* --workdir"):
+        train.train(config)
+    # As an earlier version left it: what is there now is noted, and the model stays what it was.
+    note = (workdir / "begun.json").read_bytes()
+    (workdir / "begun.json").unlink()
+    train.train(dataclasses.replace(config, steps=2))
+    assert (workdir / "begun.json").read_bytes() != note
+    assert (workdir / "model.json").read_bytes() == model
+
+
+def test_labels_are_part_of_what_a_run_was_begun_with(config, real_store):
+    splits, stores = batches.open_splits(config)
+    first = train._made_of(config, splits, stores, None)
+    video = dataclasses.replace(splits.train[0].video, label=1 - splits.train[0].video.label)
+    changed = [dataclasses.replace(splits.train[0], video=video), *splits.train[1:]]
+    second = train._made_of(config, dataclasses.replace(splits, train=changed), stores, None)
+    assert {name for name in first if first[name] != second[name]} == {"labels"}
+
+
+def test_two_runs_at_once_are_refused(config):
+    pathlib.Path(config.workdir).mkdir()
+    told = pytest.raises(UserError, match="expected no other process to train here")
+    with run_folder.locked(pathlib.Path(config.workdir)), told:
+        train.train(config)
+
+
+def test_an_update_that_is_not_finite_ends_the_run_unsaved(config):
+    config = dataclasses.replace(config, detector="mil_rank", learning_rate=1e38, steps=1)
+    # Its loss is: the weights were still good when it was taken.
+    with pytest.raises(Interrupted, match=r"step 1: .*update_norm inf.* --learning_rate"):
+        train.train(config)
+    assert not list(pathlib.Path(config.workdir).glob("checkpoints/*/*"))
+
+
+def test_an_error_leaves_whole_checkpoints(config, monkeypatch):
+    config = dataclasses.replace(config, detector="mil_rank", checkpoint_every=1)
+    training = RunLog.training
+
+    def fail_at_3(log, step, *rest):
+        training(log, step, *rest)
+        if step == 3:
+            raise RuntimeError("a fault")
+
+    monkeypatch.setattr(RunLog, "training", fail_at_3)
+    delay_commits(monkeypatch, "last")
+    with pytest.raises(RuntimeError, match="a fault"):
+        train.train(config)
+    assert [p.name for p in pathlib.Path(config.workdir).glob("checkpoints/last/*")] == ["2"]
+
+
+def test_a_damaged_checkpoint_is_told(trained, tmp_path):
+    config, _ = trained("rtfm")
+    workdir = tmp_path / "damaged"
+    shutil.copytree(config.workdir, workdir)
+    for kind in ("last", "best_on_validation"):
+        files = [p for p in (workdir / "checkpoints" / kind).rglob("*") if p.is_file()]
+        largest = max(files, key=lambda path: path.stat().st_size)
+        largest.write_bytes(largest.read_bytes()[:100])
+    with pytest.raises(UserError, match=f"{workdir}/checkpoints/last/12: .* remove .*/last/12 and"):
+        score.load(workdir)
+    with pytest.raises(UserError, match=r"best_on_validation/\d+: .* remove \S*/checkpoints and"):
+        score.load(workdir, "best_on_validation")
+    with pytest.raises(UserError, match=f"{workdir}/checkpoints/last/12: expected a whole"):
+        train.train(dataclasses.replace(config, workdir=str(workdir)))
 
 
 @pytest.mark.parametrize("detector", DETECTORS)
@@ -194,12 +280,52 @@ def test_a_missing_bank_is_told(config, tmp_path):
     write_store(tmp_path / "s", {"train": (3, 3)})
     (tmp_path / "s" / "bank.npy").unlink()
     with pytest.raises(UserError, match=r"bank.npy: expected LAP's .* --detector=tevad"):
-        train.train(dataclasses.replace(config, store=str(tmp_path / "s"), synthetic_store=""))
+        train.train(
+            dataclasses.replace(
+                config, store=str(tmp_path / "s"), synthetic_store="", synthetic_keep=""
+            )
+        )
 
 
 def test_a_bank_of_another_text_encoder_is_refused(config, tmp_path):
     write_store(tmp_path / "s", {"train": (3, 3)})
-    changed = dataclasses.replace(config, store=str(tmp_path / "s"), synthetic_store="")
+    changed = dataclasses.replace(
+        config, store=str(tmp_path / "s"), synthetic_store="", synthetic_keep=""
+    )
     (tmp_path / "s" / "bank.json").write_text('{"encoder": "other words"}')
     with pytest.raises(UserError, match=r"bank.json: expected a bank embedded by 'words'"):
         train.train(changed)
+
+
+@pytest.mark.parametrize(
+    ("content", "found"),
+    [
+        (np.zeros((0, TEXT_DIM)), rf"at least one row .* found shape \[0, {TEXT_DIM}\]"),
+        (np.full((2, TEXT_DIM), np.nan), "finite rows, found NaN"),
+        (None, "LAP's anomaly-prompt bank"),
+    ],
+    ids=["no rows", "not finite", "no array"],
+)
+def test_a_bank_of_no_use_is_told(tmp_path, content, found):
+    opened = store.Store(write_store(tmp_path / "s", {"train": (1, 1)}))
+    path = tmp_path / "s" / "bank.npy"
+    path.write_bytes(b"")
+    if content is not None:
+        np.save(path, content)
+    with pytest.raises(UserError, match=rf"bank\.npy: expected {found}"):
+        train._read_bank(opened)
+
+
+def test_the_commit_is_that_of_this_code_or_unknown(tmp_path, monkeypatch):
+    """Not that of a repository which an environment with this package lies in."""
+    file = tmp_path / ".venv" / "train.py"
+    file.parent.mkdir()
+    file.touch()
+    (tmp_path / ".gitignore").write_text(".venv\n")
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b"]
+    for command in (["init", "-q"], ["add", "."], ["commit", "-qm", "theirs"]):
+        subprocess.run([*git, *command], check=True)
+    monkeypatch.setattr(train, "__file__", str(file))
+    assert train._commit() == "unknown"
+    subprocess.run([*git, "add", "-f", str(file)], check=True)
+    assert train._commit().endswith("-dirty")
