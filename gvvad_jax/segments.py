@@ -160,9 +160,9 @@ def _reserve(mapped: np.memmap, video: int) -> None:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise
             raise UserError(
-                f"{mapped.filename}: expected room for {num_bytes * len(mapped)} bytes of segmented "
-                "videos, found the disk full; free some, give a --workdir elsewhere, or raise "
-                "--device_gigabytes"
+                f"{mapped.filename}: expected room for {num_bytes * len(mapped)} bytes of "
+                "segmented videos, found the disk full; free some, give a --workdir elsewhere, or "
+                "raise --device_gigabytes"
             ) from error
 
 
