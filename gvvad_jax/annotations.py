@@ -174,6 +174,7 @@ def _video(video_id: str, entry: Any, default_fps: float | None, path: str) -> V
     check(isinstance(entry.get("file"), str), "file", "to be a path")
     check(type(entry.get("label")) is int and entry["label"] in (0, 1), "label", "0 or 1")
     check(entry.get("split") in SPLITS, "split", "train, validation or test")
+    check(isinstance(entry.get("class"), str | None), "class", "to be a name")
     fps = entry["fps"]
     check(fps is None or (_is_number(fps) and fps > 0), "fps", "a positive number")
     frames = entry.get("num_frames")
@@ -240,7 +241,7 @@ def frame_labels(video: VideoAnnotation, num_frames: int, path: str = "") -> np.
       uint8 [num_frames].
 
     Raises:
-      UserError: the video is abnormal and its intervals aren't known.
+      UserError: the video is abnormal and its intervals aren't known or all past its end.
     """
     labels = np.zeros(num_frames, np.uint8)
     if video.label and video.abnormal_frames is None:
@@ -249,8 +250,15 @@ def frame_labels(video: VideoAnnotation, num_frames: int, path: str = "") -> np.
             "abnormal video, found none; frame-level measures need them: add them to the "
             "annotations"
         )
-    for start, end in video.abnormal_frames or ():
+    intervals = video.abnormal_frames or ()
+    for start, end in intervals:
         labels[start:end] = 1
+    if intervals and num_frames and not labels.any():
+        raise UserError(
+            f"{path}{': ' * bool(path)}video {video.id!r}: expected abnormal_frames within its "
+            f"{num_frames} frames, found {list(intervals[0])}; correct them: they may be of "
+            "another frame rate"
+        )
     return labels
 
 

@@ -23,6 +23,10 @@ _REMEDIES = {
     errno.ENOTDIR: "name another",
     errno.EISDIR: "name another",
 }
+# Of pyproject.toml, by the module that isn't there without it.
+_EXTRAS = {"av": "video", "cv2": "video", "sklearn": "dev"} | dict.fromkeys(
+    ("torch", "transformers", "diffusers", "pydantic", "openai"), "generation"
+)
 _HELP = ("--help", "-help", "-h", "--helpfull", "--helpshort")
 
 
@@ -83,6 +87,9 @@ def refuse_flags(mode: str, names: Sequence[str]) -> None:
 
 def _refused(error: Exception) -> str | None:
     """One line for what the machine refuses; None for all else, which may be a fault of ours."""
+    if isinstance(error, ModuleNotFoundError) and error.name in _EXTRAS:
+        extra = _EXTRAS[error.name]
+        return f"expected the module {error.name}, found none; pip install '.[{extra}]'"
     if not isinstance(error, OSError) or error.errno not in _REMEDIES:
         return None
     if not error.filename and error.errno != errno.ENOSPC:

@@ -33,6 +33,7 @@ def test_reads_defaults_and_writes_back_equal(tmp_path):
         ({"label": True}, "label"),
         ({"split": "dev"}, "split"),
         ({"file": 3}, "file"),
+        ({"class": ["Arson", "Fire"]}, "class"),
         ({"fps": 0}, "fps"),
         ({"fps": float("inf")}, "fps a positive number, found inf"),
         ({"fps": float("nan")}, "fps"),
@@ -111,6 +112,8 @@ def test_frame_labels_are_half_open(tmp_path):
     video = _load(tmp_path, abnormal_frames=[[1, 3], [5, 6]]).videos["a"]
     np.testing.assert_array_equal(annotations.frame_labels(video, 6), [0, 1, 1, 0, 0, 1])
     np.testing.assert_array_equal(annotations.frame_labels(video, 2), [0, 1])
+    with pytest.raises(UserError, match=r"^video 'a': .* within its 1 frames, found \[1, 3\]"):
+        annotations.frame_labels(video, 1)
 
 
 def test_an_abnormal_video_without_intervals_has_no_frame_labels(tmp_path):

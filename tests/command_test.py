@@ -55,6 +55,13 @@ def test_help_lists_the_flags_of_a_command(module, names):
     assert [name for name in names if f"\n  --{name}:" not in done.stdout] == []
 
 
+def test_a_missing_extra_is_named():
+    done = _ending("import sys; sys.modules['cv2'] = None\ndef main(_): import cv2")
+    _assert_one_line(done, "expected the module cv2, found none; pip install '.[video]'")
+    done = _ending("def main(_): import nothing_of_ours")
+    assert done.returncode == 1 and "Traceback" in done.stderr
+
+
 def test_a_users_mistake_is_one_line_and_ends_with_2():
     done = _ending("def main(_): raise UserError('a.json: expected b,\\n found c')")
     _assert_one_line(done, "a.json: expected b, found c")
