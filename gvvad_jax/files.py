@@ -62,10 +62,17 @@ def load_array(path: str | os.PathLike, expected: str, mmap_mode: Any = None) ->
         array = np.load(path, mmap_mode=mmap_mode, allow_pickle=False)
         found = f"an array of {array.dtype}" if isinstance(array, np.ndarray) else "an .npz"
     except _DAMAGED as error:
-        array, found = None, getattr(error, "strerror", None) or f"something else ({error})"
+        array, found = None, _damage(error)
     if not isinstance(array, np.ndarray) or array.dtype.kind not in "biuf":
         raise UserError(f"{path}: expected {expected}, found {found}")
     return array
+
+
+def _damage(error: Exception) -> str:
+    if "allow_pickle" in str(error):
+        # numpy's own message advises to load the file unsafely: not passed on.
+        return "another kind of file, or objects besides numbers"
+    return getattr(error, "strerror", None) or f"something else ({error})"
 
 
 def load_arrays(path: str | os.PathLike, expected: str) -> dict[str, np.ndarray]:
@@ -77,7 +84,7 @@ def load_arrays(path: str | os.PathLike, expected: str) -> dict[str, np.ndarray]
                 return dict(found)
         reason = "one array"
     except _DAMAGED as error:
-        reason = getattr(error, "strerror", None) or f"something else ({error})"
+        reason = _damage(error)
     raise UserError(f"{path}: expected {expected}, found {reason}")
 
 

@@ -68,22 +68,12 @@ def test_the_frame_covers_the_clip_and_keeps_its_shape(folder):
     assert wide.shape == (24, 48, 3) and wide[:, :8].min() > 225 and wide[:, 16:32].max() < 30
 
 
-def test_a_folder_of_images_is_a_video_too(folder):
+@pytest.mark.parametrize("digits", [1, 3])
+def test_a_folder_of_images_is_a_video_too(folder, digits):
     (folder / "a.mp4").unlink()
     (folder / "a.mp4").mkdir()
     for number, level in enumerate(LEVELS):
-        PIL_Image.fromarray(grey(level)).save(folder / "a.mp4" / f"{number:03d}.png")
-    frames = FirstFrames(folder / "videos.json", seed=0)
-    for description in prompts.write_grammar(5, seed=0)[::2]:
-        _, place = frames.draw(description)
-        assert frame_number(frames.read(description, 32, 64)) == int(place * len(LEVELS))
-
-
-def test_the_images_of_a_folder_are_in_the_order_of_their_numbers(folder):
-    (folder / "a.mp4").unlink()
-    (folder / "a.mp4").mkdir()
-    for number, level in enumerate(LEVELS):
-        PIL_Image.fromarray(grey(level)).save(folder / "a.mp4" / f"{number}.png")
+        PIL_Image.fromarray(grey(level)).save(folder / "a.mp4" / f"{number:0{digits}d}.png")
     frames = FirstFrames(folder / "videos.json", seed=0)
     for description in prompts.write_grammar(10, seed=0)[::2]:
         _, place = frames.draw(description)
