@@ -71,7 +71,7 @@ def load_array(path: str | os.PathLike, expected: str, mmap_mode: Any = None) ->
 def _damage(error: Exception) -> str:
     if "allow_pickle" in str(error):
         # numpy's own message advises to load the file unsafely: not passed on.
-        return "another kind of file, or objects besides numbers"
+        return "something else (another kind of file, or objects besides numbers)"
     return getattr(error, "strerror", None) or f"something else ({error})"
 
 
