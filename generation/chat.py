@@ -4,8 +4,7 @@
     scene = server.ask([{"role": "user", "content": "..."}], Scene, name="scene 3")
 
 The key is read from OPENAI_API_KEY and kept nowhere. Answers are cached on disk by what was asked:
-a second run asks nothing, and a killed one loses nothing. `ask_all` asks many at once; with
-`batch=True` through the Batch API (generation/chat_batch.py).
+a second run asks nothing, and a killed one loses nothing. `ask_all` asks many at once.
 """
 
 import concurrent.futures
@@ -83,8 +82,6 @@ class Server:
       backoff: seconds before the first retry, doubled for each further one.
       longest_wait: seconds; no retry waits longer (but for jitter), whatever the server asks for.
       price_input, price_output: dollars per million tokens.
-      batch: ask through the Batch API; at OpenAI cheaper, and up to a day a round.
-      batch_poll: seconds between looks at a batch.
 
     Attributes:
       usage: requests, tokens and dollars so far; see chat_usage.py.
@@ -107,8 +104,6 @@ class Server:
         longest_wait: float = 60.0,
         price_input: float | None = None,
         price_output: float | None = None,
-        batch: bool = False,
-        batch_poll: float = 30.0,
     ):
         if importlib.util.find_spec("openai") is None:
             raise UserError(
@@ -116,8 +111,6 @@ class Server:
             )
         if not model:
             raise UserError("--chat_model: expected the name of a model, found none; give one")
-        if batch and not cache_dir:
-            raise UserError("--batch: expected a folder for the batch's id, found none; give one")
         for flag, value in (("max_concurrent", max_concurrent), ("attempts", attempts)):
             if value < 1:
                 raise UserError(f"--{flag}: expected 1 or more, found {value}; correct it")
@@ -128,7 +121,6 @@ class Server:
         self.cache_dir = pathlib.Path(cache_dir) if cache_dir else None
         self.max_concurrent, self.attempts, self.timeout = max_concurrent, attempts, timeout
         self.backoff, self.longest_wait = backoff, longest_wait
-        self.batch, self.batch_poll = batch, batch_poll
         self.usage = Usage(price_input, price_output)
         self._slots = threading.BoundedSemaphore(max_concurrent)
         self._lock = threading.Lock()
@@ -164,10 +156,6 @@ class Server:
         Raises:
           UserError: what no retry mends; with a cache, what was answered is kept.
         """
-        if self.batch:
-            from generation import chat_batch
-
-            return chat_batch.ask_all(self, requests, label=label, progress=progress)
         stop = threading.Event()
 
         def outcome(request: Request) -> Answer | Failed:
@@ -263,12 +251,12 @@ class Server:
             raise Unusable("the reply is no JSON") from error
         return self.accept(key, request.schema, reply)
 
-    def accept(self, key: str, schema: type | None, reply: Any) -> Answer:
+    def accept(self, key: str, schema: type, reply: Any) -> Answer:
         """Reads a chat completion, counts its tokens and keeps the answer.
 
         Args:
           key: of the request.
-          schema: that the answer must fit; None leaves that to `recall`.
+          schema: that the answer must fit.
           reply: the body, parsed.
 
         Raises:
@@ -286,14 +274,8 @@ class Server:
             write_atomically(self._path(key), (json.dumps(record) + "\n").encode())
         return answer
 
-    def recall(self, key: str, schema: type | None, *, count: bool = True) -> Answer | None:
-        """The cached answer; None where there is none that fits the schema.
-
-        Args:
-          key: of the request.
-          schema: that the answer must fit; None asks only whether there is one.
-          count: as a hit of the cache.
-        """
+    def recall(self, key: str, schema: type) -> Answer | None:
+        """The cached answer to the request of this key; None where none fits the schema."""
         if not self.cache_dir:
             return None
         try:
@@ -302,28 +284,19 @@ class Server:
             answer = Answer(value, record["model"], content)
         except (OSError, ValueError, KeyError, TypeError):
             return None
-        if count:
-            self.usage.add_hit(record.get("usage"))
+        self.usage.add_hit(record.get("usage"))
         return answer
 
     def _path(self, key: str) -> pathlib.Path:
         return self.cache_dir / key[:2] / f"{key}.json"
 
-    def persist(
-        self,
-        name: str,
-        send: Callable[[], Result],
-        stop: threading.Event | None = None,
-        *,
-        count: bool = True,
-    ) -> Result:
+    def persist(self, name: str, send: Callable[[], Result], stop: threading.Event) -> Result:
         """Calls `send` until it returns, at most `attempts` times, waiting in between.
 
         Args:
           name: of what is tried, for the error.
           send: one request; raises Unusable or an error of openai.
           stop: once set, nothing is tried again.
-          count: as a request; managing a batch is none.
 
         Raises:
           Failed: after the last attempt.
@@ -331,10 +304,10 @@ class Server:
         """
         import openai
 
-        stop = stop or threading.Event()
         for attempt in range(self.attempts):
-            self.usage.add("requests", int(count))
-            self.usage.add("retries", int(count and attempt > 0))
+            self.usage.add("requests")
+            if attempt:
+                self.usage.add("retries")
             asked = 0.0
             try:
                 with self._slots:
@@ -351,7 +324,7 @@ class Server:
             last = attempt + 1 == self.attempts
             if last or stop.wait(wait * (1 + _JITTER * random.random())):
                 break
-        self.usage.add("failures", int(count))
+        self.usage.add("failures")
         if not self._reached:
             raise UserError(
                 f"--base_url: expected an OpenAI-compatible server at {self.host}, found none "

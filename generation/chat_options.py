@@ -39,10 +39,6 @@ class Options:
     price_output: float | None = option(
         None, "chat: dollars per million tokens answered", low=0, free=True
     )
-    batch: bool = option(
-        False, "chat: descriptions by the Batch API; killed, it goes on", free=True
-    )
-    batch_poll: float = option(30.0, "chat: seconds between looks at the batch", low=0, free=True)
 
     def __post_init__(self):
         check(self)
@@ -66,6 +62,4 @@ class Options:
             "backoff": self.backoff,
             "price_input": self.price_input,
             "price_output": self.price_output,
-            "batch": self.batch,
-            "batch_poll": self.batch_poll,
         }

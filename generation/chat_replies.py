@@ -44,8 +44,8 @@ class Unusable(Exception):
         self.later = later
 
 
-def read(reply: Mapping[str, Any], schema: type | None) -> tuple[Any, str]:
-    """(instance of the schema or None, its text) out of a chat completion.
+def read(reply: Mapping[str, Any], schema: type) -> tuple[Any, str]:
+    """(instance of the schema, its text) out of a chat completion.
 
     Raises:
       Unusable: an error, refused, cut short, empty, or not what the schema asks for.
@@ -77,8 +77,8 @@ def read(reply: Mapping[str, Any], schema: type | None) -> tuple[Any, str]:
         raise Unusable(f"not what the schema asks for: {place}: {shown(first['msg'])}") from error
 
 
-def fit(content: str, schema: type | None) -> tuple[Any, str]:
-    """(instance of the schema, the JSON it was read from); (None, all of it) without a schema.
+def fit(content: str, schema: type) -> tuple[Any, str]:
+    """(instance of the schema, the JSON it was read from).
 
     Where no schema is enforced, open models think aloud first, and put JSON between fences.
 
@@ -87,8 +87,6 @@ def fit(content: str, schema: type | None) -> tuple[Any, str]:
     """
     import pydantic
 
-    if schema is None:
-        return None, content
     try:
         return schema.model_validate_json(content), content
     except pydantic.ValidationError as error:

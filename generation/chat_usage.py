@@ -30,10 +30,10 @@ class Usage:
         self._asked, self._cached = [0, 0], [0, 0]  # tokens in, tokens out
         self._lock = threading.Lock()
 
-    def add(self, event: str, count: int = 1) -> None:
+    def add(self, event: str) -> None:
         """Counts requests, retries (requests beyond the first of a question), failures."""
         with self._lock:
-            self._counts[event] += count
+            self._counts[event] += 1
 
     def add_tokens(self, usage: Any) -> None:
         """Counts the `usage` of a reply, usable or not; unmetered where it doesn't tell both."""

@@ -226,8 +226,7 @@ class Options(chat_options.Options):
         from generation import encoders
 
         device = self.device or (ranks.this_ranks_device() if self.needs_torch else None)
-        # Batches of a day are nothing to caption a chunk of a video with.
-        chat = self.server_settings(out) | {"batch": False} if self.captioner == "chat" else None
+        chat = self.server_settings(out) if self.captioner == "chat" else None
         clip = {
             "weights": self.weights,
             "resize": self.resize,

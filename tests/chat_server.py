@@ -1,4 +1,4 @@
-"""A real HTTP server on this machine that speaks the chat, files and batches API.
+"""A real HTTP server on this machine that speaks the chat API.
 
     with ChatServer() as server:
         server.fail("Fighting", "429", "500")   # the first two requests that mention it
@@ -8,11 +8,8 @@ Its answers are a function of the request alone. Every way to fail is a word; se
 """
 
 import dataclasses
-import email
-import email.policy
 import hashlib
 import http.server
-import itertools
 import json
 import threading
 import time
@@ -87,18 +84,12 @@ class ChatServer:
       delay: seconds an answer takes.
       slow: seconds of the fault "slow".
       retry_after: header of the fault "429".
-      polls: how often a batch is in progress before it ends.
-      batch_ends: states in which batches end, in order; "completed" after these.
 
     Attributes:
       url: for base_url.
-      asked: bodies of chat requests so far; lines of batches too.
+      asked: bodies of chat requests so far.
       most_at_once: chat requests in flight.
       keys: Authorization headers seen.
-      paths: (method, path) of each request.
-      files, batches: by id.
-      has_batches: False for a server that knows neither batches nor their files.
-      lists_batches: False for one that can't list them.
       reshape: changes each chat completion before it is sent.
     """
 
@@ -109,21 +100,13 @@ class ChatServer:
         delay: float = 0.0,
         slow: float = 1.0,
         retry_after: str = "0.01",
-        polls: int = 1,
-        batch_ends: tuple[str, ...] = (),
     ):
         self.answer, self.delay, self.slow, self.retry_after = answer, delay, slow, retry_after
-        self.polls, self.batch_ends = polls, list(batch_ends)
         self.asked: list[dict] = []
         self.keys: set[str] = set()
-        self.paths: list[tuple[str, str]] = []
-        self.files: dict[str, bytes] = {}
-        self.batches: dict[str, dict] = {}
         self.most_at_once = self._at_once = 0
-        self.lists_batches = self.has_batches = True
         self.reshape: Callable[[dict], dict] = dict
         self._faults: list[_Fault] = []
-        self._numbers = itertools.count(1)
         self.lock = threading.Lock()
         self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
         self._server.daemon_threads = True
@@ -214,68 +197,6 @@ class ChatServer:
         }
         return 200, self.reshape(completion)
 
-    def new_file(self, content: bytes) -> dict:
-        name = f"file-{next(self._numbers)}"
-        self.files[name] = content
-        return {
-            "id": name,
-            "object": "file",
-            "bytes": len(content),
-            "created_at": 1,
-            "filename": "requests.jsonl",
-            "purpose": "batch",
-            "status": "processed",
-        }
-
-    def new_batch(self, body: Mapping[str, Any]) -> dict:
-        name = f"batch-{next(self._numbers)}"
-        self.batches[name] = {
-            "id": name,
-            "object": "batch",
-            "endpoint": body["endpoint"],
-            "completion_window": body["completion_window"],
-            "created_at": 1,
-            "input_file_id": body["input_file_id"],
-            "status": "in_progress",
-            "polls": self.polls,
-        }
-        return self.batches[name]
-
-    def look_at(self, batch: dict) -> dict:
-        """One poll; the last one runs the batch."""
-        if batch["status"] != "in_progress":
-            return batch
-        batch["polls"] -= 1
-        if batch["polls"] >= 0:
-            return batch
-        lines = [json.loads(line) for line in self.files[batch["input_file_id"]].splitlines()]
-        batch["status"] = self.batch_ends.pop(0) if self.batch_ends else "completed"
-        if batch["status"] == "failed":
-            error = {"code": "invalid_request", "message": "no such model", "line": 1}
-            return batch | {"errors": {"object": "list", "data": [error]}}
-        done, failed = [], []
-        for number, line in enumerate(lines):
-            entry = {"id": f"line-{number}", "custom_id": line["custom_id"], "error": None}
-            if batch["status"] in ("expired", "cancelled") and number >= len(lines) // 2:
-                error = {"code": "batch_expired", "message": "not run in time"}
-                failed.append(entry | {"response": None, "error": error})
-                continue
-            self.asked.append(line["body"])
-            status, body = self.reply(line["body"], self.next_fault(line["body"]))
-            entry["response"] = {"status_code": status, "request_id": "r", "body": body}
-            (done if status == 200 else failed).append(entry)
-        # Answers come in any order.
-        for field, entries in (("output_file_id", done[::-1]), ("error_file_id", failed)):
-            # Unescaped, as JSON may be.
-            text = "".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in entries)
-            batch[field] = self.new_file(text.encode())["id"] if entries else None
-        batch["request_counts"] = {
-            "total": len(lines),
-            "completed": len(done),
-            "failed": len(failed),
-        }
-        return batch
-
 
 class _Handler(http.server.BaseHTTPRequestHandler):
     """Faults beyond those of `ChatServer.reply`: slow, drop, half (an answer), html, deep."""
@@ -292,7 +213,6 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     def _note(self) -> None:
         self.chat.keys.add(self.headers["Authorization"].removeprefix("Bearer "))
-        self.chat.paths.append((self.command, self.path.split("?")[0]))
 
     def _send(self, status: int, content: Any, headers: Mapping[str, str] | None = None) -> None:
         raw = isinstance(content, bytes)
@@ -305,37 +225,10 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(data)
 
-    def do_GET(self):
-        self._note()
-        chat, parts = self.chat, self.path.split("?")[0].split("/")[2:]
-        with chat.lock:
-            if parts == ["batches"] and chat.lists_batches:
-                listed = [dict(batch) for batch in chat.batches.values()]
-                return self._send(200, {"object": "list", "data": listed, "has_more": False})
-        if parts[0] == "batches" and parts[-1] in chat.batches:
-            return self._send(200, chat.look_at(chat.batches[parts[-1]]))
-        if parts[0] == "files" and parts[1] in chat.files:
-            return self._send(200, chat.files[parts[1]])
-        return self._send(404, {"error": {"message": "not here"}})
-
     def do_POST(self):
         self._note()
         content = self.rfile.read(int(self.headers["Content-Length"]))
-        path = self.path.removeprefix("/v1")
-        if path in ("/files", "/batches") and not self.chat.has_batches:
-            return self._send(404, {"error": {"message": "not here"}})
-        if path == "/files":
-            head = f"Content-Type: {self.headers['Content-Type']}\r\n\r\n".encode()
-            form = email.message_from_bytes(head + content, policy=email.policy.HTTP)
-            parts = {
-                part.get_param("name", header="content-disposition"): part.get_payload(decode=True)
-                for part in form.iter_parts()
-            }
-            assert parts["purpose"] == b"batch"
-            return self._send(200, self.chat.new_file(parts["file"]))
-        if path == "/batches":
-            return self._send(200, self.chat.new_batch(json.loads(content)))
-        if path != "/chat/completions":
+        if self.path != "/v1/chat/completions":
             return self._send(404, {"error": {"message": "not here"}})
         return self._chat(json.loads(content))
 

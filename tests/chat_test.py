@@ -309,14 +309,6 @@ def test_what_open_models_put_around_their_answer_is_taken_off(fake, tmp_path, w
     ]
     assert ask_all(make(fake, cache_dir=tmp_path), "red", "green") == answers
     assert len(fake.asked) == 2
-    # A batch keeps answers that are no longer asked for, whatever their schema.
-    server = make_batch(fake, tmp_path / "batch")
-    server.client().batches.retrieve = lambda _: (_ for _ in ()).throw(Killed)
-    with pytest.raises(Killed):
-        ask_all(server, "red", "green")
-    assert ask_all(make_batch(fake, tmp_path / "batch"), "green") == answers[1:]
-    assert ask_all(make(fake, cache_dir=tmp_path / "batch"), "red", "green") == answers
-    assert len(fake.asked) == 4
 
 
 @pytest.mark.parametrize(
@@ -396,7 +388,6 @@ def test_a_server_that_isnt_there():
         ({"max_concurrent": 0}, "--max_concurrent: "),
         ({"attempts": 0}, "--attempts: "),
         ({"timeout": 0}, "--timeout: "),
-        ({"batch": True}, "--batch: "),
     ],
 )
 def test_wrong_values_are_named(options, message):
@@ -433,137 +424,3 @@ def test_proxies_that_cant_be_used_are_one_line(fake, monkeypatch, name, value, 
     with pytest.raises(UserError, match=f"^--base_url, ALL_PROXY, .*{told}") as caught:
         ask_all(make(fake), "red")
     assert KEY not in str(caught.value) and "\n" not in str(caught.value)
-
-
-def make_batch(fake, tmp_path, **changes):
-    return make(fake, cache_dir=tmp_path, batch=True, batch_poll=0.01, **changes)
-
-
-def test_batch_gives_what_asking_gives(fake, tmp_path):
-    fake.polls = 2
-    fake.fail("green", "429", "refusal", "schema")  # each costs it a batch
-    names = ("red", "green", "blue", "red")
-    server = make_batch(fake, tmp_path / "batch", sampling={"top_k": 5})
-    answers = ask_all(server, *names)
-    assert len(fake.batches) == 4 and len(fake.asked) == 3 + 3
-    usage = server.usage.to_json()
-    assert (usage["requests"], usage["retries"], usage["failures"]) == (6, 3, 0)
-    assert (usage["input_tokens"], usage["cache_hits"]) == (500, 0)
-    lines, bodies = [json.loads(x) for x in fake.files["file-1"].splitlines()], fake.asked
-    assert {line["url"] for line in lines} == {"/v1/chat/completions"}
-    assert not list((tmp_path / "batch" / "batches").iterdir())
-    # The same request, to the letter, and so the same answers and the same cache.
-    plain = make(fake, cache_dir=tmp_path / "plain", sampling={"top_k": 5})
-    assert ask_all(plain, *names) == answers
-    assert sorted(map(text_of, bodies[:3])) == sorted(map(text_of, fake.asked[6:]))
-    by_text = {text_of(body): body for body in fake.asked[6:]}
-    assert not any(body.pop("stream") for body in by_text.values())  # of chat completions alone
-    assert [by_text[text_of(line["body"])] for line in lines] == [line["body"] for line in lines]
-    again = ask_all(make(fake, cache_dir=tmp_path / "batch", sampling={"top_k": 5}), *names)
-    assert again == answers
-    assert len(fake.asked) == 9 and server.usage.to_json()["cache_hits"] == 0
-
-
-def test_batch_lines_that_never_come_right_are_named(fake, tmp_path):
-    fake.fail("green", *["refusal"] * 9)
-    fake.fail("blue", *["500"] * 9)
-    red, green, blue = ask_all(make_batch(fake, tmp_path, attempts=2), "red", "green", "blue")
-    assert red.value.name == "red" and len(fake.batches) == 2
-    assert (green.name, green.reason) == ("green", "refused: I can't help with that.")
-    assert (blue.name, blue.reason) == ("blue", "HTTP 500 (oops with <key>)")
-
-
-def test_batches_that_end_early(fake, tmp_path):
-    names = ("red", "green", "blue", "pink")
-    fake.batch_ends = ["expired", "completed"]
-    answers = ask_all(make_batch(fake, tmp_path / "a"), *names)
-    assert [answer.value.name for answer in answers] == list(names) and len(fake.batches) == 2
-    # Somebody cancelled it: kept is what it made, and nothing is asked again.
-    fake.batch_ends = ["cancelled"]
-    answers = ask_all(make_batch(fake, tmp_path / "b"), *names)
-    assert sum(isinstance(answer, chat.Failed) for answer in answers) == 2
-    assert len(fake.batches) == 3
-    fake.batch_ends = ["failed"]
-    with pytest.raises(UserError, match=r"found it failed \(no such model\)"):
-        ask_all(make_batch(fake, tmp_path / "c"), *names)
-    answered = ask_all(make_batch(fake, tmp_path / "c"), *names)
-    assert all(isinstance(one, chat.Answer) for one in answered) and len(fake.batches) == 5
-
-
-@pytest.mark.parametrize(
-    ("mode", "told"), [("400", "takes no temperature"), ("422", "no response_format")]
-)
-def test_a_wrong_field_fails_the_batch_but_keeps_the_rest(fake, tmp_path, mode, told):
-    fake.fail("green", mode)
-    with pytest.raises(UserError, match=told):
-        ask_all(make_batch(fake, tmp_path), "red", "green")
-    assert ask(make(fake, cache_dir=tmp_path), "red").name == "red"
-    assert len(fake.asked) == 2 and len(fake.batches) == 1
-
-
-def test_ends_of_lines_that_are_none_to_json_dont_cut_a_batchs_answers(fake, tmp_path):
-    name = "dark\u2028red\u0085\x1c"
-    reshape(fake, lambda content: content.replace("red", name.replace("\x1c", "\\u001c")))
-    (red,) = ask_all(make_batch(fake, tmp_path, attempts=1), "red")
-    assert red.value.name == name
-
-
-def test_a_line_of_a_batch_nested_too_deeply_is_none(fake, tmp_path):
-    from generation import chat_batch
-
-    run = chat_batch._Run(make_batch(fake, tmp_path), {}, None)
-    run._take("[" * 10**5, set())
-    assert not run.reasons
-
-
-class Killed(BaseException):
-    """Stands for kill -9 at one place; the command's own test really kills."""
-
-
-@pytest.mark.parametrize("place", ["files.create", "batches.create", "batches.retrieve"])
-def test_cut_off_anywhere_the_same_batch_goes_on(fake, tmp_path, place):
-    server = make_batch(fake, tmp_path)
-    resource = getattr(server.client(), place.split(".")[0])
-    call = getattr(resource, place.split(".")[1])
-
-    def cut(*arguments, **options):
-        call(*arguments, **options)  # the server did it, and nobody heard
-        raise Killed
-
-    setattr(resource, place.split(".")[1], cut)
-    with pytest.raises(Killed):
-        ask_all(server, "red", "green", "blue")
-    # Fewer are asked for now, one is new; the old batch's answers are all kept.
-    answers = ask_all(make_batch(fake, tmp_path), "green", "pink")
-    assert [answer.value.name for answer in answers] == ["green", "pink"]
-    assert len(fake.batches) == 2 and len(fake.asked) == 4
-    ask_all(make(fake, cache_dir=tmp_path), "red", "green", "blue", "pink")
-    assert len(fake.asked) == 4 and not list((tmp_path / "batches").iterdir())
-
-
-def test_a_batch_that_is_gone_is_made_anew(fake, tmp_path):
-    server = make_batch(fake, tmp_path)
-    server.client().batches.retrieve = lambda _: (_ for _ in ()).throw(Killed)
-    with pytest.raises(Killed):
-        ask_all(server, "red")
-    fake.batches.clear()
-    assert ask(make(fake), "red") == ask_all(make_batch(fake, tmp_path), "red")[0].value
-    assert len(fake.batches) == 1
-
-
-def test_servers_without_batches(fake, tmp_path):
-    fake.lists_batches = False
-    assert ask_all(make_batch(fake, tmp_path), "red")[0].value.name == "red"
-    fake.has_batches = False
-    with pytest.raises(UserError, match="^--batch: expected a Batch API at 127"):
-        ask_all(make_batch(fake, tmp_path), "green")
-
-
-def test_large_batches_are_cut_into_files(fake, tmp_path, monkeypatch):
-    from generation import chat_batch
-
-    monkeypatch.setattr(chat_batch, "MAX_LINES", 2)
-    names = [f"colour{i}" for i in range(5)]
-    assert [a.value.name for a in ask_all(make_batch(fake, tmp_path), *names)] == names
-    files = [fake.files[batch["input_file_id"]] for batch in fake.batches.values()]
-    assert [len(file.splitlines()) for file in files] == [2, 2, 1]

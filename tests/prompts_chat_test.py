@@ -249,10 +249,6 @@ def test_a_second_run_asks_nothing(tmp_path):
         second, server = write(fake, 10, cache_dir=tmp_path)
         assert second == first and len(fake.asked) == count
         assert server.usage.to_json()["cache_hits"] == count
-        batch, _ = write(
-            fake, 10, cache_dir=tmp_path / "batch", batch=True, batch_poll=0.001
-        )  # a batch a round
-        assert batch == first and len(fake.batches) == 3
 
 
 @pytest.mark.parametrize(("num_pairs", "seed"), [(0, 0), (1, -1)])
@@ -266,7 +262,7 @@ def test_wrong_numbers(num_pairs, seed):
 
 def command(fake, out, *more):
     flags = ["--writer=chat", "--chat_model=m", "--num_pairs=14", f"--base_url={fake.url}"]
-    flags += [f"--out={out}", "--backoff=0.001", "--batch_poll=0.02", "--max_concurrent=2"]
+    flags += [f"--out={out}", "--backoff=0.001", "--max_concurrent=2"]
     return [sys.executable, "-m", "generation.prompts", *flags, *more]
 
 
@@ -278,10 +274,10 @@ def run(fake, out, *more):
     return done
 
 
-def kill(fake, out, enough, *more):
+def kill(fake, out, enough):
     """Starts the command and kills it once `enough()`."""
     process = subprocess.Popen(
-        command(fake, out, *more), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        command(fake, out), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
     while not enough():
         assert process.poll() is None, "finished before it could be killed"
@@ -322,25 +318,6 @@ def test_killed_and_started_again_it_ends_the_same(tmp_path, whole):
     assert usage["cost"] == pytest.approx(usage["requests"] * 200 / 1e6)
     assert "      4  Abuse (2 abnormal, 2 normal)" in done.stderr
     assert prompts_chat.VIEWPOINTS[0] in done.stderr
-
-
-def test_killed_with_a_batch_under_way_it_goes_on_with_the_same(tmp_path, whole):
-    out = tmp_path / "prompts.jsonl"
-    records = out.with_suffix(".answers") / "batches"
-    with ChatServer(repeating, polls=10**6) as fake:
-        kill(
-            fake,
-            out,
-            lambda: any('"batch-' in p.read_text() for p in records.glob("*.json")),
-            "--batch",
-        )
-        assert len(fake.batches) == 1
-        fake.polls = 1
-        next(iter(fake.batches.values()))["polls"] = 1
-        done = run(fake, out, "--batch")
-        assert done.returncode == 0, done.stderr
-        assert len(fake.batches) == 3 and len(fake.asked) == 14 + 13 + 13
-    assert prompts.load(out) == whole
 
 
 def test_an_incomplete_file_has_another_name_and_another_exit_status(tmp_path):
