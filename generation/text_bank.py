@@ -71,57 +71,6 @@ def save_bank(
     write_atomically(folder / "bank.npy", buffer.getvalue())
 
 
-@dataclasses.dataclass(frozen=True)
-class SavedBank:
-    """A store's bank as `save_bank` wrote it.
-
-    Attributes:
-      name, vocabulary, version: of the phrases.
-      encoder: id of the text encoder that the rows are of.
-      prompts: K of them.
-      bank_KxE: their rows.
-    """
-
-    name: str
-    vocabulary: str
-    version: int
-    encoder: str
-    prompts: tuple[Prompt, ...]
-    bank_KxE: np.ndarray
-
-
-def load_bank(folder: str | os.PathLike) -> SavedBank:
-    """Reads a store's bank.
-
-    Raises:
-      UserError: a file is missing or broken, a row without its phrase, or another text encoder's
-        rows than the store's (see `require_same_encoder`).
-    """
-    require_same_encoder(folder)
-    folder = pathlib.Path(folder)
-    content = read_json(folder / "bank.json")
-    path = folder / "bank.npy"
-    try:
-        prompts = tuple(Prompt(entry["class"], entry["phrase"]) for entry in content["prompts"])
-        name, vocabulary, version = (content[key] for key in ("bank", "vocabulary", "version"))
-    except (KeyError, TypeError) as error:
-        raise UserError(
-            f"{folder / 'bank.json'}: expected a prompt bank, found no {error}; encode again"
-        ) from error
-    try:
-        bank_KxE = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        # numpy's own message advises to load the file unsafely: not passed on.
-        found = getattr(error, "strerror", None) or "another kind of file"
-        raise UserError(f"{path}: expected the bank's rows, found {found}; encode again") from error
-    if bank_KxE.ndim != 2 or len(bank_KxE) != len(prompts):
-        raise UserError(
-            f"{path}: expected a row for each of {len(prompts)} phrases, found "
-            f"{list(bank_KxE.shape)}; encode again"
-        )
-    return SavedBank(name, vocabulary, version, content["encoder"], prompts, bank_KxE)
-
-
 def require_same_encoder(folder: str | os.PathLike) -> None:
     """Refuses a store whose prompt bank and text rows are of different text encoders.
 

@@ -159,8 +159,8 @@ def test_descriptions_stand_in_for_captions(clips, weights, tmp_path):
         expected = np.repeat(EMBEDDER([record.phrase]), row.num_snippets, axis=0)
         np.testing.assert_array_equal(opened.text(record.id), expected)
     assert opened.manifest.text["captioner"] == store.STAND_IN
-    bank = text_bank.load_bank(tmp_path / "s")
-    assert (bank.name, bank.vocabulary) == ("xd_violence", "plain")
+    bank = json.loads((tmp_path / "s" / "bank.json").read_text())
+    assert (bank["bank"], bank["vocabulary"]) == ("xd_violence", "plain")
     prompts.save(tmp_path / "fewer.jsonl", records[:1])
     for wrong in ({}, {"prompts_path": tmp_path / "fewer.jsonl"}):
         with pytest.raises(UserError, match="--prompts: expected a description of each video"):
@@ -192,7 +192,7 @@ def test_captions_and_their_embeddings_by_pretrained_models(clips, weights, tmp_
         said = captioner.caption_snippets(asked)
         assert len(set(said)) > 1
         np.testing.assert_allclose(opened.text(name), embed(said), atol=1e-5)
-    assert text_bank.load_bank(tmp_path / "s").encoder == embed.id
+    assert json.loads((tmp_path / "s" / "bank.json").read_text())["encoder"] == embed.id
     noted = json.loads((tmp_path / "s" / "encoding.json").read_text())
     assert set(noted["weights"]) == {"weights", "caption_weights", "text_weights"}
     half = dataclasses.replace(made, compute_dtype="bfloat16").recipe()
