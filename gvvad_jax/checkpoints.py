@@ -147,14 +147,12 @@ def write_model(
     config: TrainConfig,
     manifest: Manifest,
     standardisation: dict[str, Any] | None,
-    bank: list[list[float]] | None,
 ) -> None:
     """Writes model.json: all that scoring needs besides the weights."""
     content = {
         "config": dataclasses.asdict(config),
         "manifest": manifest.to_json(),
         "standardisation": standardisation,
-        "bank": bank,
     }
     path = pathlib.Path(workdir) / "model.json"
     write_atomically(path, (json.dumps(content, indent=1) + "\n").encode())

@@ -98,9 +98,8 @@ def _train(config: TrainConfig, workdir: pathlib.Path) -> dict[str, Any]:
         if is_first:
             run_folder.claim(workdir, config, ready.made_of)
             if not (workdir / "model.json").exists():
-                bank = None if ready.bank_KxE is None else ready.bank_KxE.tolist()
                 standard = ready.standard.to_json()
-                checkpoints.write_model(workdir, config, ready.manifest, standard, bank)
+                checkpoints.write_model(workdir, config, ready.manifest, standard)
         log = opened.enter_context(contextlib.closing(RunLog(workdir if is_first else None, start)))
         done = _run_steps(config, start, runner, feed, selection, saved, log)
         if not saved:

@@ -120,7 +120,7 @@ def import_checkpoint(
     restored = step.state_of(config, variables["params"], variables["batch_stats"])
     saved.save("last", 0, restored, [])
     saved.close()
-    checkpoints.write_model(workdir, config, manifest, None, None)
+    checkpoints.write_model(workdir, config, manifest, None)
     return found
 
 
