@@ -19,16 +19,27 @@ import pathlib
 import sys
 from typing import Any
 
-from generation import chat_options, diffusers_backend, ranks, recipe
-from generation import filter as video_filter
-from gvvad_jax import annotations, options
-from gvvad_jax.annotations import read_json
-from gvvad_jax.options import check, option
-from gvvad_jax.store import STAND_IN, UserError, run_command, write_atomically
+from generation import ranks
+from generation.chat.options import ChatOptions
+from generation.encode.recipe import EncodeOptions
+from generation.filter import filtering
+from generation.videos import diffusers_backend
+from gvvad_jax.command import (
+    UserError,
+    check,
+    define_flags,
+    from_flags,
+    option,
+    run_command,
+    settled,
+)
+from gvvad_jax.store import annotations
+from gvvad_jax.store.files import read_json, write_atomically
+from gvvad_jax.store.format import STAND_IN
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Plan:
+class PipelinePlan:
     """What the pipeline makes; each field is a flag, beside those of the stages."""
 
     out: str = option("", "folder to write; the same command resumes it", free=True)
@@ -61,16 +72,16 @@ class Plan:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Settings:
+class PipelineSettings:
     """The plan and what the stages are told."""
 
-    plan: Plan = dataclasses.field(default_factory=Plan)
-    chat: chat_options.Options = dataclasses.field(default_factory=chat_options.Options)
-    diffusers: diffusers_backend.Options = dataclasses.field(
-        default_factory=diffusers_backend.Options
+    plan: PipelinePlan = dataclasses.field(default_factory=PipelinePlan)
+    chat: ChatOptions = dataclasses.field(default_factory=ChatOptions)
+    diffusers: diffusers_backend.DiffusersOptions = dataclasses.field(
+        default_factory=diffusers_backend.DiffusersOptions
     )
-    rows: recipe.Options = dataclasses.field(default_factory=recipe.Options)
-    filter: video_filter.Options = dataclasses.field(default_factory=video_filter.Options)
+    rows: EncodeOptions = dataclasses.field(default_factory=EncodeOptions)
+    filter: filtering.FilterOptions = dataclasses.field(default_factory=filtering.FilterOptions)
 
     @property
     def chosen(self) -> dict[str, Any]:
@@ -94,22 +105,21 @@ _MADE = {
     "stores": _ROWS,
     "filter": ("decisions.jsonl",),
 }
-
 # By name of the settings' field.
-SECTIONS = {field.name: field.default_factory for field in dataclasses.fields(Settings)}
+SECTIONS = {field.name: field.default_factory for field in dataclasses.fields(PipelineSettings)}
 
 
-def define_flags() -> None:
+def define_pipeline_flags() -> None:
     """Defines a flag for each field of each of the settings."""
-    options.define_flags(*SECTIONS.values())
+    define_flags(*SECTIONS.values())
 
 
-def from_flags() -> Settings:
+def settings_from_flags() -> PipelineSettings:
     """The parsed flags; raises UserError on a value out of range."""
-    return Settings(**{name: options.from_flags(cls) for name, cls in SECTIONS.items()})
+    return PipelineSettings(**{name: from_flags(cls) for name, cls in SECTIONS.items()})
 
 
-def run(settings: Settings) -> dict[str, Any]:
+def run(settings: PipelineSettings) -> dict[str, Any]:
     """Runs or resumes every stage.
 
     Args:
@@ -124,7 +134,7 @@ def run(settings: Settings) -> dict[str, Any]:
         that failed for good, or ranks: a rank would have to wait for the others between stages;
         run the stages' own commands there, or --ray_workers.
     """
-    from generation import videos as generated
+    from generation.videos.world_backend import render_footage
 
     plan = settings.plan
     if not plan.out:
@@ -140,7 +150,7 @@ def run(settings: Settings) -> dict[str, Any]:
     _begin("footage", settings, out)
     real_videos = pathlib.Path(plan.videos)
     if not plan.videos:
-        real_videos = generated.render_footage(
+        real_videos = render_footage(
             out / "footage", plan.train_pairs, plan.test_pairs, plan.data_seed
         )
     _begin("descriptions", settings, out)
@@ -160,9 +170,10 @@ def run(settings: Settings) -> dict[str, Any]:
     }
 
 
-def _check(settings: Settings, out: pathlib.Path) -> None:
+def _check(settings: PipelineSettings, out: pathlib.Path) -> None:
     """Finds what would only come out late: after money and days were spent on other stages."""
-    from generation import encode, videos
+    from generation.encode import encoding
+    from generation.videos import generating
 
     plan, rows = settings.plan, settings.rows
     if plan.synthetic_captioner and rows.captioner == "none":
@@ -176,15 +187,15 @@ def _check(settings: Settings, out: pathlib.Path) -> None:
             "--synthetic_captioner"
         )
     if plan.writer == "chat":
-        from generation import chat
+        from generation.chat import client
 
-        chat.Server(**settings.chat.server_settings(out / "prompts"))
+        client.Server(**settings.chat.server_settings(out / "prompts"))
     if plan.backend == "diffusers":
         settings.diffusers.backend()
     else:
-        videos.frame_size(settings.diffusers.height, settings.diffusers.width)
+        generating.frame_size(settings.diffusers.height, settings.diffusers.width)
     if plan.videos:
-        listed = encode.require_files(annotations.load(plan.videos)).videos.values()
+        listed = encoding.require_files(annotations.load(plan.videos)).videos.values()
         if settings.filter.preset == "strict" and all(v.split != "train" for v in listed):
             raise UserError(
                 f"{plan.videos}: expected videos of the training split for --preset=strict to "
@@ -194,9 +205,9 @@ def _check(settings: Settings, out: pathlib.Path) -> None:
         rows.recipe(out / "captions")
 
 
-def _settled(stage: str, settings: Settings) -> dict[str, Any]:
+def _settled(stage: str, settings: PipelineSettings) -> dict[str, Any]:
     """What a stage that was begun can't go on without."""
-    plan = options.settled(settings.plan)
+    plan = settled(settings.plan)
     plan["videos"] = plan["videos"] and os.path.abspath(plan["videos"])
     names = {
         "footage": ("videos", *(() if plan["videos"] else ("train_pairs", "test_pairs"))),
@@ -206,20 +217,20 @@ def _settled(stage: str, settings: Settings) -> dict[str, Any]:
     }
     values = {name: plan[name] for name in ("data_seed", *names.get(stage, ()))}
     if stage == "descriptions" and settings.plan.writer == "chat":
-        values |= options.settled(settings.chat) | {"clip_tokenizer": plan["clip_tokenizer"]}
+        values |= settled(settings.chat) | {"clip_tokenizer": plan["clip_tokenizer"]}
     if stage == "generated videos":
         world = {name: plan[name] for name in ("domain_gap", "defect_share")}
-        values |= options.settled(settings.diffusers)
+        values |= settled(settings.diffusers)
         values |= world if settings.plan.backend == "world" else {}
     if stage == "stores":
-        rows = options.settled(dataclasses.replace(settings.rows, source="real"))
+        rows = settled(dataclasses.replace(settings.rows, source="real"))
         # What it is told of a server is about captions only where a server gives them.
-        asked = options.settled(settings.chat) if settings.rows.captioner != "chat" else {}
+        asked = settled(settings.chat) if settings.rows.captioner != "chat" else {}
         values |= {name: value for name, value in rows.items() if name not in asked}
     return values
 
 
-def _begin(stage: str, settings: Settings, out: pathlib.Path) -> None:
+def _begin(stage: str, settings: PipelineSettings, out: pathlib.Path) -> None:
     """Names a stage, and holds the folder to the settings of what the stage has made."""
     ours, path = _settled(stage, settings), out / "plan.json"
     begun = read_json(path) if path.exists() else {}
@@ -246,20 +257,22 @@ def _begin(stage: str, settings: Settings, out: pathlib.Path) -> None:
     write_atomically(path, (json.dumps(begun | {stage: ours}, indent=1) + "\n").encode())
 
 
-def _describe(settings: Settings, path: pathlib.Path) -> None:
-    from generation import prompts
+def _describe(settings: PipelineSettings, path: pathlib.Path) -> None:
+    from generation.prompts.by_chat_file import write_by_chat
+    from generation.prompts.descriptions import save_descriptions
+    from generation.prompts.grammar import write_grammar
 
     plan = settings.plan
     # Another stream than the footage's, so that no generated place is one of its places.
     pairs, seed = plan.generated_pairs, plan.data_seed + 1
     if plan.writer == "grammar":
-        prompts.save(path, prompts.write_grammar(pairs, seed))
+        save_descriptions(path, write_grammar(pairs, seed))
         return
     if path.exists():
         # Complete. Asking again for what was allowed to be missing could change what was made of
         # the others.
         return
-    written = prompts.write_by_chat(
+    written = write_by_chat(
         path,
         pairs,
         seed,
@@ -275,30 +288,32 @@ def _describe(settings: Settings, path: pathlib.Path) -> None:
         )
 
 
-def _gpus_a_worker(plan: Plan) -> float:
+def _gpus_a_worker(plan: PipelinePlan) -> float:
     if plan.gpus_a_worker is not None or not plan.ray_workers:
         return plan.gpus_a_worker or 0.0
     return float(ranks.this_ranks_device() != "cpu")
 
 
-def _generate(settings: Settings, out: pathlib.Path) -> pathlib.Path:
-    from generation import prompts, videos
+def _generate(settings: PipelineSettings, out: pathlib.Path) -> pathlib.Path:
+    from generation.prompts.descriptions import load_descriptions
+    from generation.videos import generating
+    from generation.videos.world_backend import WorldBackend
 
     plan, clip = settings.plan, settings.diffusers
     if plan.backend == "world":
-        backend = videos.WorldBackend(
+        backend = WorldBackend(
             "generated",
             seed=plan.data_seed + 1,
             domain_gap=plan.domain_gap,
             defect_share=plan.defect_share,
             num_frames=clip.num_frames,
             fps=clip.fps,
-            size=videos.frame_size(clip.height, clip.width),
+            size=generating.frame_size(clip.height, clip.width),
         )
     else:
         backend = clip.backend(plan.data_seed + 1)
-    listed = videos.generate(
-        prompts.load(out / "prompts.jsonl"),
+    listed = generating.generate(
+        load_descriptions(out / "prompts.jsonl"),
         backend,
         out / "generated",
         ray_workers=plan.ray_workers,
@@ -315,49 +330,49 @@ def _generate(settings: Settings, out: pathlib.Path) -> pathlib.Path:
 
 
 def _encode(
-    settings: Settings,
+    settings: PipelineSettings,
     out: pathlib.Path,
     real_videos: pathlib.Path,
     generated_videos: pathlib.Path,
 ) -> None:
-    from generation import encode
+    from generation.encode import encoding
 
     plan, rows = settings.plan, settings.rows
     workers = {"ray_workers": plan.ray_workers, "gpus_a_worker": _gpus_a_worker(plan)}
     if not rows.cache:
         rows = dataclasses.replace(rows, cache=str(out / "captions.answers"))
-    encode.encode(real_videos, out / "real", dataclasses.replace(rows, source="real"), **workers)
+    encoding.encode(real_videos, out / "real", dataclasses.replace(rows, source="real"), **workers)
     rows = dataclasses.replace(
         rows, source="synthetic", captioner=plan.synthetic_captioner or rows.captioner
     )
-    encode.encode(
+    encoding.encode(
         generated_videos, out / "synthetic", rows, prompts_path=out / "prompts.jsonl", **workers
     )
 
 
-def _decide(settings: Settings, out: pathlib.Path) -> dict[str, Any]:
-    evidence = video_filter.evidence_of(
+def _decide(settings: PipelineSettings, out: pathlib.Path) -> dict[str, Any]:
+    evidence = filtering.evidence_of(
         out / "synthetic", out / "real", out / "prompts.jsonl", settings.rows.weights
     )
-    decisions = video_filter.decide(evidence, settings.filter)
-    video_filter.save(out / "decisions.jsonl", decisions, evidence, settings.filter)
+    decisions = filtering.decide(evidence, settings.filter)
+    filtering.save(out / "decisions.jsonl", decisions, evidence, settings.filter)
     random_paths = [out / f"random-{draw}.jsonl" for draw in range(settings.plan.random_drops)]
     for draw, path in enumerate(random_paths):
-        at_random = video_filter.random_drop(
+        at_random = filtering.random_drop(
             decisions, evidence.labels, settings.plan.data_seed + draw
         )
-        video_filter.save(path, at_random)
+        filtering.save(path, at_random)
     return {
         "decisions": str(out / "decisions.jsonl"),
         "random_decisions": [str(path) for path in random_paths],
-        "filter": video_filter.summary(decisions, evidence.labels, evidence),
+        "filter": filtering.summary(decisions, evidence.labels, evidence),
     }
 
 
 def main(_) -> None:
-    print(json.dumps(run(from_flags())))
+    print(json.dumps(run(settings_from_flags())))
 
 
 if __name__ == "__main__":
-    define_flags()
+    define_pipeline_flags()
     run_command(main, usage=__doc__)

@@ -14,8 +14,7 @@ from typing import Any, TypeVar
 
 import tqdm
 
-from gvvad_jax.options import option
-from gvvad_jax.store import UserError
+from gvvad_jax.command import UserError, option
 
 # A flag of everything that loads a model.
 DEVICE = option(

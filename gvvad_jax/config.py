@@ -7,8 +7,7 @@ import dataclasses
 import math
 import os
 
-from gvvad_jax.command import UserError
-from gvvad_jax.options import check, option
+from gvvad_jax.command import UserError, check, option
 
 # What each detector takes besides labels. Adding one: its file, and a line here.
 DETECTORS = {

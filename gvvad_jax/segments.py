@@ -20,10 +20,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import tqdm
 
-from gvvad_jax.batches import Batch, Batches, Member, Standardisation
+from gvvad_jax.batches import Batch, Batches
 from gvvad_jax.command import UserError
 from gvvad_jax.config import TrainConfig
-from gvvad_jax.store import write_atomically
+from gvvad_jax.splits import Member, Standardisation
+from gvvad_jax.store.files import write_atomically
 
 
 def segment(feat_TxD: np.ndarray, num_segments: int) -> np.ndarray:

@@ -17,6 +17,7 @@ from gvvad_jax import detectors, losses, ssls
 from gvvad_jax.batches import Batch
 from gvvad_jax.config import TrainConfig
 from gvvad_jax.detectors.layers import Noise
+from gvvad_jax.optimizer import make_optimizer
 
 # The function rows_at below, or one like it.
 RowsAt = Callable[[jax.Array, jax.Array, jax.Array | None], jax.Array]
@@ -68,48 +69,6 @@ def cast(tree: Any, dtype: Any) -> Any:
         return leaf.astype(dtype) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
 
     return jax.tree.map(of_leaf, tree)
-
-
-def learning_rate(config: TrainConfig, peak: float) -> Callable[[jax.Array], jax.Array]:
-    """The learning rate by step: a linear warm-up to `peak`, then the config's schedule."""
-    warmup, steps = config.warmup_steps, config.steps - config.warmup_steps
-    after = {
-        "constant": optax.constant_schedule(peak),
-        "cosine": optax.cosine_decay_schedule(peak, steps),
-        "linear": optax.linear_schedule(peak, 0.0, steps),
-        "step": optax.piecewise_constant_schedule(peak, {steps // 2: 0.1, steps * 3 // 4: 0.1}),
-    }[config.learning_rate_schedule]
-    if not warmup:
-        return after
-    return optax.join_schedules([optax.linear_schedule(0.0, peak, warmup), after], [warmup])
-
-
-def make_optimizer(config: TrainConfig) -> optax.GradientTransformation:
-    """Adam (or Adagrad) with L2 coupled, as PyTorch's: added to the gradient, on every parameter.
-
-    Lambda has a rate of its own where asked for, isn't clipped, and is decayed only in the mode
-    that says so.
-    """
-    published = config.detector == "mil_rank" and config.fidelity == "reference"
-    adagrad = config.optimizer == "adagrad" or (config.optimizer == "auto" and published)
-
-    def make(peak: float, l2: float, clip_norm: float) -> optax.GradientTransformation:
-        return optax.chain(
-            optax.clip_by_global_norm(clip_norm) if clip_norm else optax.identity(),
-            optax.add_decayed_weights(l2),
-            optax.scale_by_rss(0.0, 1e-10) if adagrad else optax.scale_by_adam(),
-            optax.scale_by_learning_rate(learning_rate(config, peak)),
-        )
-
-    rate = config.lambda_learning_rate
-    of_lambda = make(
-        config.learning_rate if rate is None else rate,
-        config.l2 if ssls.mode(config).decayed else 0.0,
-        clip_norm=0.0,
-    )
-    detector = make(config.learning_rate, config.l2, config.clip_norm)
-    kinds = {"detector": detector, "ssls": of_lambda}
-    return optax.partition(kinds, {kind: kind for kind in kinds})
 
 
 def init_state(config: TrainConfig, dim: int, text_dim: int) -> TrainState:

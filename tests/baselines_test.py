@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from gvvad_jax import annotations
-from tests.encoders_test import moving
+from gvvad_jax.store import annotations
+from tests.generation.encoders.motion_test import moving
 from tools import baselines
 
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from transformers import CLIPVisionConfig
 
-from generation.clip_encoder import ClipEncoder
-from gvvad_jax.store import UserError
+from generation.encoders.clip import ClipEncoder
+from gvvad_jax.command import UserError
 from tools import bench_encode
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -10,8 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gvvad_jax import detectors, step, store
+from gvvad_jax import detectors, step
 from gvvad_jax.config import DETECTORS, TrainConfig
+from gvvad_jax.store.reader import Store
 from tools import bench_accuracy, bench_evaluation, bench_step, operations, torch_twin
 
 
@@ -85,8 +86,8 @@ def test_the_command_writes_its_figures(tmp_path):
 
 
 def test_a_store_as_float16_is_the_same_store(real_store, tmp_path):
-    found = store.Store(bench_accuracy.as_float16(str(real_store), tmp_path / "float16"))
-    original = store.Store(real_store)
+    found = Store(bench_accuracy.as_float16(str(real_store), tmp_path / "float16"))
+    original = Store(real_store)
     assert found.manifest.dtype == "float16" and found.rows.keys() == original.rows.keys()
     assert (tmp_path / "float16" / "bank.npy").exists()
     for video_id in found.rows:

@@ -8,7 +8,6 @@ import os
 import shutil
 import tempfile
 
-import numpy as np
 import pytest
 
 from tests import CHEAP_COMPILATION
@@ -22,77 +21,10 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
     atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
 
-from gvvad_jax import annotations, store, train
+from gvvad_jax import training
 from gvvad_jax.config import TrainConfig
-from gvvad_jax.store_writer import Writer
-
-DIM, TEXT_DIM, CROPS = 12, 8, 2
-
-
-def make_manifest(**changes) -> store.Manifest:
-    fields = {
-        "encoder": {"id": "test", "weights": "none", "pooling": "none", "normalised": False},
-        "dim": DIM,
-        "crops": {"count": CROPS, "order": "whole, mirrored"},
-        "snippet": {"frames": 4, "stride": 4, "pooling": "mean"},
-        "fps_policy": "native",
-        "text": {"encoder": "words", "dim": TEXT_DIM, "normalised": True},
-    }
-    return store.Manifest(**(fields | changes))
-
-
-def write_store(path, splits, *, source="real", seed=0, prefix="", manifest=None, lengths=(3, 12)):
-    """A store of random features in which abnormal snippets stand out.
-
-    Args:
-      path: its folder.
-      splits: {split: (number of normal videos, number of abnormal ones)}.
-      source: real or synthetic.
-      seed: of the features.
-      prefix: of the video ids.
-      manifest: another than `make_manifest()`.
-      lengths: fewest and most snippets a video.
-    """
-    manifest = manifest or make_manifest()
-    rng = np.random.default_rng(seed)
-    videos, rows = {}, []
-    for split, counts in splits.items():
-        for label, count in enumerate(counts):
-            for i in range(count):
-                video_id = f"{prefix}{split}-{label}-{i}"
-                length = int(rng.integers(lengths[0], lengths[1] + 1))
-                start = int(rng.integers(0, length))
-                visual_TxNxD = rng.normal(size=(length, CROPS, manifest.dim))
-                text_TxE = rng.normal(size=(length, (manifest.text or {"dim": TEXT_DIM})["dim"]))
-                if label:
-                    visual_TxNxD[start : start + 2, :, :3] += 3.0
-                    text_TxE[start : start + 2, :2] += 3.0
-                frames = 4 * length
-                videos[video_id] = {
-                    "file": f"{video_id}.mp4",
-                    "label": label,
-                    "split": split,
-                    "num_frames": frames,
-                    "class": "Arson" if label else "Normal",
-                    "abnormal_frames": [[4 * start, min(4 * start + 8, frames)]] if label else [],
-                }
-                row = store.Row(
-                    id=video_id,
-                    num_snippets=length,
-                    num_frames=frames,
-                    fps=10.0,
-                    source=source,
-                    declared_frames=frames,
-                    decoded_frames=frames,
-                )
-                rows.append((row, visual_TxNxD, text_TxE if manifest.text else None))
-    content = {"fps": 10, "videos": videos}
-    writer = Writer(path, manifest, annotations.from_json(content, "videos.json"))
-    for row, visual_TxNxD, text_TxE in rows:
-        writer.add(row, visual_TxNxD, text_TxE)
-    assert writer.pack()
-    np.save(path / "bank.npy", np.eye(3, TEXT_DIM, dtype=np.float32))
-    return path
+from gvvad_jax.store.reader import Store
+from tests.support.stores import write_store
 
 
 @pytest.fixture(scope="session")
@@ -112,7 +44,7 @@ def synthetic_store(tmp_path_factory):
 def decisions(tmp_path_factory, synthetic_store):
     """Keeps every synthetic video but one."""
     path = tmp_path_factory.mktemp("decisions") / "decisions.jsonl"
-    ids = sorted(store.Store(synthetic_store).rows)
+    ids = sorted(Store(synthetic_store).rows)
     path.write_text("".join(json.dumps({"id": i, "keep": i != ids[0]}) + "\n" for i in ids))
     return path
 
@@ -146,7 +78,7 @@ def trained(settings, tmp_path_factory):
     def run(detector):
         workdir = str(tmp_path_factory.mktemp("runs") / detector)
         config = dataclasses.replace(settings, detector=detector, workdir=workdir)
-        return config, train.train(config)
+        return config, training.train(config)
 
     return run
 
@@ -165,14 +97,14 @@ def one_thread():
 @pytest.fixture(scope="session")
 def models(tmp_path_factory):
     """Folders of tiny text-to-video models, by name."""
-    from tests import tiny_pipelines
+    from tests.support import tiny_pipelines
 
     return tiny_pipelines.Models(tmp_path_factory.mktemp("models"))
 
 
 @pytest.fixture(scope="session")
 def descriptions():
-    from tests import tiny_pipelines
+    from tests.support import tiny_pipelines
 
     return tiny_pipelines.short_descriptions(2)
 
@@ -180,14 +112,14 @@ def descriptions():
 @pytest.fixture(scope="session")
 def weights(tmp_path_factory):
     """The folder of a tiny CLIP."""
-    from tests import tiny_clip
+    from tests.support import tiny_clip
 
     return tiny_clip.save(tmp_path_factory.mktemp("weights") / "tiny-clip")
 
 
 @pytest.fixture(scope="session")
 def _clips(tmp_path_factory):
-    from tests import tiny_videos
+    from tests.support import tiny_videos
 
     return tiny_videos.write_clips(tmp_path_factory.mktemp("clips"))
 

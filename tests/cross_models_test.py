@@ -4,16 +4,19 @@ import dataclasses
 import json
 import pathlib
 
-from generation import encode, encoders, pipeline
-from gvvad_jax import config, store
+from generation import pipeline
+from generation.encode import encoding
+from generation.encoders.visual import make_encoder
+from gvvad_jax import config
+from gvvad_jax.store.reader import Store
 from tests.study_test import write_videos
 from tools import cross_models, study
 
 
 def _made(folder):
     """What the pipeline hands over, of the study test's few small clips instead of the world's."""
-    recipe = encode.Recipe(
-        encoder=encoders.make_encoder("motion"), snippet_frames=16, snippet_stride=4,
+    recipe = encoding.Recipe(
+        encoder=make_encoder("motion"), snippet_frames=16, snippet_stride=4,
         captioner=None, text_embedder=None,
     )  # fmt: skip
     videos = {}
@@ -21,8 +24,8 @@ def _made(folder):
         (folder / kind).mkdir()
         videos[kind] = str(write_videos(folder / kind))
         of_kind = dataclasses.replace(recipe, source=kind)
-        encode.encode(videos[kind], folder / f"{kind}_store", of_kind)
-    ids = sorted(store.Store(folder / "synthetic_store").rows)
+        encoding.encode(videos[kind], folder / f"{kind}_store", of_kind)
+    ids = sorted(Store(folder / "synthetic_store").rows)
     decisions = folder / "decisions.jsonl"
     decisions.write_text("".join(json.dumps({"id": i, "keep": True}) + "\n" for i in ids))
     return {
@@ -52,10 +55,11 @@ def test_runs_on_both_footages_and_resumes(tmp_path, monkeypatch):
     runs = sorted(path.name for path in (tmp_path / "out" / "runs").iterdir())
     assert len(runs) == 8 and "real-mil_rank-generated-01" in runs
 
-    from gvvad_jax import train as train_lib
+    from gvvad_jax import train as gvvad_jax_train
+    from gvvad_jax import training
 
-    again, real = [], train_lib.train
-    monkeypatch.setattr(train_lib, "train", lambda c: again.append(c.workdir) or real(c))
+    again, real = [], training.train
+    monkeypatch.setattr(gvvad_jax_train, "train", lambda c: again.append(c.workdir) or real(c))
     (tmp_path / "out" / "runs" / runs[3] / "result.json").unlink()
     assert cross_models.run(plan) == found
     assert [pathlib.Path(workdir).name for workdir in again] == [runs[3]]

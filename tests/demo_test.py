@@ -9,7 +9,7 @@ import xml.etree.ElementTree
 
 import pytest
 
-from gvvad_jax import batches
+from gvvad_jax.splits import read_decisions
 
 ROOT = pathlib.Path(__file__).parent.parent
 SMALL = (
@@ -60,7 +60,7 @@ def test_every_arm_has_a_spread_and_a_paired_difference(demo):
 @pytest.mark.slow
 def test_the_arms_train_on_what_they_say(demo):
     out, _, found = demo
-    decisions = batches.read_decisions(str(out / "decisions.jsonl"))
+    decisions = read_decisions(str(out / "decisions.jsonl"))
     dropped = sum(not keep for keep in decisions.values())
     assert dropped == found["filter"]["dropped"] > 0
     flags = {path.parent.name: path.read_text() for path in (out / "runs").glob("*-0/config.flags")}

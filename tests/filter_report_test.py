@@ -8,10 +8,10 @@ import xml.etree.ElementTree
 import numpy as np
 import pytest
 
-from generation import decisions as decided
-from generation import filter as video_filter
-from generation import prompts, video_io
-from generation.decisions import Decision
+from generation.filter import filtering
+from generation.filter.decisions import Decision, thresholds_path
+from generation.media.writing import write_video
+from generation.prompts.descriptions import Description, save_descriptions
 from tools import filter_report
 
 HOSTILE = "\"><script>alert(1)</script>&'"
@@ -26,7 +26,7 @@ def evidence(clips=30, first="clip"):
     rng = np.random.default_rng(0)
     real = {
         rule: sorted(rng.lognormal(1, 0.3, 40).tolist())
-        for rule in {r.score for r in video_filter.filter_rules._RELATIVE}
+        for rule in {r.score for r in filtering.filter_rules._RELATIVE}
     }
     scores = {
         f"{first}-{i:02d}": {name: float(rng.lognormal(1, 0.3)) for name in real}
@@ -35,7 +35,7 @@ def evidence(clips=30, first="clip"):
         for i in range(clips)
     }  # fmt: skip
     labels = {clip: i % 2 for i, clip in enumerate(scores)}
-    return video_filter.Evidence(scores, labels, real=real, not_judged={HOSTILE: HOSTILE})
+    return filtering.Evidence(scores, labels, real=real, not_judged={HOSTILE: HOSTILE})
 
 
 @pytest.fixture
@@ -43,20 +43,20 @@ def made(tmp_path):
     """Files of a filtering whose names, reasons and descriptions are hostile."""
     found = evidence()
     scores = dict(found.scores) | {HOSTILE: found.scores["clip-01"], "lost": {}}
-    found = video_filter.Evidence(
+    found = filtering.Evidence(
         scores, dict(found.labels) | {HOSTILE: 1, "lost": 0}, real=found.real,
         not_judged=found.not_judged,
     )  # fmt: skip
-    options = video_filter.Options()
-    decisions = video_filter.decide(found, options)
+    options = filtering.FilterOptions()
+    decisions = filtering.decide(found, options)
     path = tmp_path / "decisions.jsonl"
-    video_filter.save(path, decisions, found, options)
+    filtering.save(path, decisions, found, options)
     return path, decisions
 
 
 def test_the_page_is_well_formed_and_escapes_everything(made):
     path, decisions = made
-    thresholds = json.loads(decided.thresholds_path(path).read_text())
+    thresholds = json.loads(thresholds_path(path).read_text())
     thresholds["rules"][0]["reason"] = HOSTILE
     picture = np.full((40, 60, 3), 90, np.uint8)
     shown = {d.id: [(0.5, picture), (3.0, picture)] for d in decisions[1:5]}
@@ -90,7 +90,7 @@ def test_the_page_is_well_formed_and_escapes_everything(made):
 def test_histograms_draw_three_series_and_the_bounds():
     found = evidence()
     thresholds = {"rules": [rule.to_json() for rule in found.rules("strict")], "real": found.real}
-    decisions = video_filter.decide(found)
+    decisions = filtering.decide(found)
     tree = xml.etree.ElementTree.fromstring(filter_report._histograms(decisions, thresholds).join(
         ("<p>", "</p>")
     ))  # fmt: skip
@@ -126,21 +126,21 @@ def test_what_is_shown_is_bounded_and_has_every_reason():
 
 def test_the_command_shows_three_pictures_of_each_clip(tmp_path):
     found = evidence(clips=4)
-    options = video_filter.Options()
+    options = filtering.FilterOptions()
     path = tmp_path / "decisions.jsonl"
-    video_filter.save(path, video_filter.decide(found, options), found, options)
+    filtering.save(path, filtering.decide(found, options), found, options)
     frames = np.repeat(np.uint8([40, 120, 200, 90]), 32 * 64 * 3).reshape(4, 32, 64, 3)
-    video_io.write(tmp_path / "0.mp4", np.repeat(frames, 4, axis=0), fps=8.0)
+    write_video(tmp_path / "0.mp4", np.repeat(frames, 4, axis=0), fps=8.0)
     (tmp_path / "1.mp4").write_bytes(b"no video")
     files = {"clip-00": "0.mp4", "clip-01": "1.mp4", "clip-02": "../outside.mp4"}
     videos = {clip: {"file": f, "label": 0, "split": "train"} for clip, f in files.items()}
     (tmp_path / "videos.json").write_text(json.dumps({"videos": videos}))
     texts = {"description": "A yard <b>at night</b>.", "phrase": "a yard"}
-    record = prompts.Description(
+    record = Description(
         id="clip-00", twin="x", cls="Arson", label=0, seed=0, viewpoint="v", location="l",
         subject="s", event="e", **texts,
     )  # fmt: skip
-    prompts.save(tmp_path / "prompts.jsonl", [record])
+    save_descriptions(tmp_path / "prompts.jsonl", [record])
     out = tmp_path / "pages" / "filter.html"
     done = subprocess.run(
         [sys.executable, "-m", "tools.filter_report", f"--decisions={path}", f"--out={out}",

@@ -7,17 +7,19 @@ import sys
 import numpy as np
 import pytest
 
-from generation import prompts, video_io, world
-from gvvad_jax.store import UserError
+from generation.media.writing import write_video
+from generation.prompts.grammar import write_grammar
+from generation.world import render
+from gvvad_jax.command import UserError
 from tools import filter_suite, planted
 
 
 @pytest.fixture(scope="module")
 def pair():
     """Two sound clips of different places."""
-    descriptions = prompts.write_grammar(2, 3)[::2]
+    descriptions = write_grammar(2, 3)[::2]
     return [
-        world.render(description, domain="generated", seed=3).frames_TxHxWx3
+        render.render(description, domain="generated", seed=3).frames_TxHxWx3
         for description in descriptions
     ]
 
@@ -78,12 +80,12 @@ def test_real_clips_are_judged_against_real_videos(tmp_path, pair):
     folder = tmp_path / "clips"
     folder.mkdir()
     frames, other = pair
-    video_io.write(folder / "good.mp4", frames, fps=8.0)
+    write_video(folder / "good.mp4", frames, fps=8.0)
     frozen = planted.plant("frozen", "gross", frames, other, 0)
-    video_io.write(folder / "bad.mp4", frozen, fps=8.0)
+    write_video(folder / "bad.mp4", frozen, fps=8.0)
     (folder / "notes.txt").write_text("no video")
     for name, shown in (("r0", frames), ("r1", other)):
-        video_io.write(tmp_path / f"{name}.mp4", shown, fps=8.0)
+        write_video(tmp_path / f"{name}.mp4", shown, fps=8.0)
     entry = {"label": 0, "split": "train"}
     videos = {name: entry | {"file": f"{name}.mp4"} for name in ("r0", "r1")}
     videos["unread"] = {"label": 0, "split": "test", "file": "none.mp4"}

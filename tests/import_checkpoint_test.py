@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 import torch
 
-from gvvad_jax import score, store, train
+from gvvad_jax import scoring, training
 from gvvad_jax.command import UserError
 from gvvad_jax.config import TrainConfig
-from tests.conftest import make_manifest, write_store
+from gvvad_jax.store.reader import Store
+from tests.support.stores import make_manifest, write_store
 from tools import import_checkpoint
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -64,7 +65,7 @@ def test_an_imported_checkpoint_scores_as_published(path, tmp_path):
         expected_detector = "ur_dmu"
     assert found["detector"] == expected_detector and found["leftovers"] == []
     assert found["lambda"] == (0.5 if "param/VLR" in golden else None)
-    scores = _scores(score.load(str(tmp_path / "w")), golden)
+    scores = _scores(scoring.load(str(tmp_path / "w")), golden)
     name = "snippet_scores_per_crop" if path.stem == "ur_dmu" else "snippet_scores"
     expected = golden[f"eval/{name}"].reshape(scores.shape)
     np.testing.assert_allclose(scores, expected, atol=1e-5 * expected.max())
@@ -120,7 +121,7 @@ def test_evaluate_takes_an_import_on_a_store_of_its_widths(tmp_path):
         source, str(tmp_path / "named"), store_path=str(tmp_path / "s")
     )
     assert named["detector"] == "tevad"
-    assert score.load(str(tmp_path / "named")).manifest == store.Store(tmp_path / "s").manifest
+    assert scoring.load(str(tmp_path / "named")).manifest == Store(tmp_path / "s").manifest
     other = make_manifest(dim=25)
     write_store(tmp_path / "other", {"test": (1, 1)}, manifest=other)
     with pytest.raises(UserError, match="expected features of width 24 and text of width 32"):
@@ -168,9 +169,9 @@ def test_a_workdir_of_another_run_is_left_alone(tmp_path):
     two = _save(_golden("tevad"), tmp_path / "two.pkl")
     with pytest.raises(UserError, match="found another run's; give another --workdir"):
         import_checkpoint.import_checkpoint(two, str(tmp_path / "w"))
-    assert score.load(str(tmp_path / "w")).config.detector == "rtfm"
+    assert scoring.load(str(tmp_path / "w")).config.detector == "rtfm"
     with pytest.raises(UserError, match="found an imported checkpoint; training would replace it"):
-        train.train(TrainConfig(store="any", workdir=str(tmp_path / "w")))
+        training.train(TrainConfig(store="any", workdir=str(tmp_path / "w")))
 
 
 def test_other_heads_are_another_import(tmp_path):

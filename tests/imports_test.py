@@ -10,7 +10,7 @@ import pytest
 ROOT = pathlib.Path(__file__).parent.parent
 PYTORCH_SIDE = ("torch", "diffusers", "transformers", "generation", "tools", "cv2", "av")
 JAX_SIDE = ("jax", "flax", "optax", "orbax", "tools")
-SHARED = ("gvvad_jax.store", "gvvad_jax.store_writer", "gvvad_jax.annotations", "gvvad_jax.options")
+SHARED = ("gvvad_jax.store", "gvvad_jax.command")
 
 
 def _imports(path):
@@ -26,13 +26,13 @@ def _files(folder):
     return sorted((ROOT / folder).rglob("*.py"))
 
 
-@pytest.mark.parametrize("path", _files("gvvad_jax"), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", _files("gvvad_jax"), ids=lambda path: str(path.relative_to(ROOT)))
 def test_the_jax_side_never_imports_the_pytorch_side(path):
     assert not [name for name in _imports(path) if name.split(".")[0] in PYTORCH_SIDE]
 
 
-@pytest.mark.parametrize("path", _files("generation"), ids=lambda path: path.stem)
-def test_generation_imports_the_store_and_annotations_alone(path):
+@pytest.mark.parametrize("path", _files("generation"), ids=lambda path: str(path.relative_to(ROOT)))
+def test_generation_imports_the_store_and_command_alone(path):
     for name in _imports(path):
         assert name.split(".")[0] not in JAX_SIDE
         if name.startswith("gvvad_jax"):
@@ -41,7 +41,7 @@ def test_generation_imports_the_store_and_annotations_alone(path):
 
 def test_numpy_is_all_that_the_store_needs():
     code = (
-        "import sys; import gvvad_jax.store_writer, gvvad_jax.annotations; "
+        "import sys; import gvvad_jax.store.writer, gvvad_jax.store.alignment; "
         "print([m for m in ('jax', 'torch', 'cv2', 'av') if m in sys.modules])"
     )
     done = subprocess.run(

@@ -4,8 +4,8 @@ import sys
 
 import pytest
 
-from gvvad_jax import annotations
-from gvvad_jax.store import UserError
+from gvvad_jax.command import UserError
+from gvvad_jax.store import annotations
 from tools import list_ucf_crime
 
 FILES = (

@@ -6,10 +6,12 @@ import pathlib
 import numpy as np
 import pytest
 
-from generation import video_io
-from gvvad_jax import annotations, config, train
+from generation.media.writing import write_video
+from gvvad_jax import config, training
+from gvvad_jax import train as gvvad_jax_train
 from gvvad_jax.command import UserError
-from tests.encoders_test import moving
+from gvvad_jax.store import annotations
+from tests.generation.encoders.motion_test import moving
 from tools import study
 
 
@@ -22,7 +24,7 @@ def write_videos(folder: pathlib.Path, counts=(3, 3)) -> pathlib.Path:
             if label:
                 frames[6:] = moving(step=6, frames=6, shape=(48, 72))
             name = f"{'ab'[label]}{i}"
-            video_io.write(folder / f"{name}.mp4", frames, fps=10)
+            write_video(folder / f"{name}.mp4", frames, fps=10)
             videos[name] = {
                 "file": f"{name}.mp4",
                 "label": label,
@@ -46,7 +48,7 @@ def make_plan(folder, **changes):
         "normal_train": 1,
         "snippet_frames": 4,
         "snippet_stride": 2,
-        "train": config.TrainConfig(**train),
+        "train": config.TrainConfig(**gvvad_jax_train),
     }
     return study.Plan(**(fields | changes))
 
@@ -92,8 +94,8 @@ def test_runs_once_and_resumes(tmp_path, monkeypatch):
     names = sorted(path.name for path in (tmp_path / "out" / "runs").iterdir())
     assert names == ["random-00", "split-00"]
 
-    again, real = [], train.train
-    monkeypatch.setattr(train, "train", lambda c: again.append(c.workdir) or real(c))
+    again, real = [], training.train
+    monkeypatch.setattr(gvvad_jax_train, "train", lambda c: again.append(c.workdir) or real(c))
     (tmp_path / "out" / "runs" / "split-00" / "result.json").unlink()
     assert study.ped2(plan) == found
     assert [pathlib.Path(workdir).name for workdir in again] == ["split-00"]
@@ -115,7 +117,9 @@ def test_other_footage_or_decisions_are_no_finished_run(tmp_path):
 
 def test_a_measure_that_test_videos_do_not_allow_is_told(tmp_path, monkeypatch):
     monkeypatch.setattr(study, "_made_of", lambda config: "")
-    monkeypatch.setattr(train, "train", lambda config: {"last": {"auc": 0.5, "auc_abnormal": None}})
+    monkeypatch.setattr(
+        gvvad_jax_train, "train", lambda config: {"last": {"auc": 0.5, "auc_abnormal": None}}
+    )
     with pytest.raises(UserError, match="allow auc_abnormal: .* not abnormal throughout"):
         study.finished_run(config.TrainConfig(store="S", workdir=str(tmp_path / "w")))
 

@@ -12,9 +12,10 @@ from typing import Any
 import cv2
 import numpy as np
 
-from generation import provenance
-from gvvad_jax import annotations, metrics
+from generation.encode import provenance
+from gvvad_jax import metrics
 from gvvad_jax.command import UserError
+from gvvad_jax.store import alignment, annotations
 
 RULES = ("brightness", "mean_flow", "flow_p99", "frame_difference", "sharpness")
 GRID = (4, 6)
@@ -72,9 +73,9 @@ def _busiest_cell(speed_HxW: np.ndarray) -> float:
 
 def smoothed(scores_F: np.ndarray, frames: int, stride: int) -> np.ndarray:
     """A rule's scores averaged over the snippets a detector sees, so that it smooths alike."""
-    spans_Tx2 = annotations.snippet_spans(len(scores_F), frames, stride)
+    spans_Tx2 = alignment.snippet_spans(len(scores_F), frames, stride)
     scores_T = np.array([scores_F[start:end].mean() for start, end in spans_Tx2])
-    return annotations.frame_scores(scores_T, spans_Tx2.astype(float), len(scores_F), 1.0)
+    return alignment.frame_scores(scores_T, spans_Tx2.astype(float), len(scores_F), 1.0)
 
 
 def measure(
@@ -130,10 +131,10 @@ def score_video(
     annotated: annotations.Annotations, video: annotations.VideoAnnotation
 ) -> dict[str, np.ndarray]:
     """`rule_scores` of one video's file."""
-    from generation import video_io
+    from generation.media import reading
 
     cv2.setNumThreads(1)
     path = annotated.resolve(video)
     if not path.exists():
         raise UserError(f"{path}: expected the video of {video.id!r}, found none")
-    return rule_scores(video_io.read(path).frames_TxHxWx3)
+    return rule_scores(reading.read(path).frames_TxHxWx3)

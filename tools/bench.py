@@ -21,7 +21,7 @@ from absl import flags
 
 from gvvad_jax.command import UserError, run_command
 from gvvad_jax.config import DETECTORS
-from gvvad_jax.store import write_atomically
+from gvvad_jax.store.files import write_atomically
 
 SECTIONS = ("step", "data", "evaluation", "metrics", "startup", "memory", "accuracy")
 

@@ -6,17 +6,17 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
-from gvvad_jax import store
 from gvvad_jax.config import TrainConfig
+from gvvad_jax.store.reader import Store
 
 
 def as_float16(path: str, folder: pathlib.Path) -> pathlib.Path:
     """A copy of a store with rows of float16."""
-    from gvvad_jax.store_writer import Writer
+    from gvvad_jax.store.writer import StoreWriter
 
-    opened = store.Store(path)
+    opened = Store(path)
     manifest = dataclasses.replace(opened.manifest, dtype="float16")
-    writer = Writer(folder, manifest, opened.videos)
+    writer = StoreWriter(folder, manifest, opened.videos)
     for video_id, row in opened.rows.items():
         writer.add(row, opened.visual(video_id).astype("float16"), opened.text(video_id))
     writer.pack()
@@ -35,7 +35,7 @@ def measure(path: str, folder: pathlib.Path, seeds: int, steps: int) -> dict[str
       seeds: of each way, the same for all.
       steps: of each run.
     """
-    from gvvad_jax.train import train
+    from gvvad_jax.training import train
 
     half = str(as_float16(path, folder / "float16"))
     ways = {

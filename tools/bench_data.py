@@ -23,20 +23,21 @@ def measure(folder: pathlib.Path, segments: int, pairs: int, repeats: int) -> di
       folder: an empty one on the disk to be measured.
       segments, pairs, repeats: as of the step.
     """
-    from gvvad_jax import batches, store
     from gvvad_jax.segments import Segments
+    from gvvad_jax.splits import Standardisation, members_of
+    from gvvad_jax.store.reader import Store
 
     ucf = sparse_store.write(folder / "ucf", sparse_store.UCF_CRIME_VIDEOS)
-    opened = store.Store(ucf)
-    members = batches.members(opened, None)[: MAPPED_BATCHES * 2 * pairs]
+    opened = Store(ucf)
+    members = members_of(opened, None)[: MAPPED_BATCHES * 2 * pairs]
     step = Ours("lap", segments, pairs)
     step()
     step_seconds = statistics.median(seconds_of(step) for _ in range(repeats))
-    standard = batches.Standardisation()
+    standard = Standardisation()
     one = [seconds_of(lambda: Segments(members, standard, step.config).rows("visual", [0]))
            for _ in range(repeats)]  # fmt: skip
     return {
-        "open_seconds": min(seconds_of(lambda: store.Store(ucf)) for _ in range(3)),
+        "open_seconds": min(seconds_of(lambda: Store(ucf)) for _ in range(3)),
         "segment_seconds_a_video": statistics.median(one),
         "step_seconds": step_seconds,
         "resident": _resident(step, step_seconds, repeats),
@@ -67,8 +68,9 @@ def _mapped(
     """Batches gathered a step ahead from files: what the loop waits, what the thread works."""
     from gvvad_jax import batches
     from gvvad_jax.segments import Ahead, Fixed, Segments
+    from gvvad_jax.splits import Standardisation
 
-    segments = Segments(members, batches.Standardisation(), step.config, folder)
+    segments = Segments(members, Standardisation(), step.config, folder)
     rng = np.random.default_rng(0)
     for kind, kept in segments._kept.items():  # Segmented, as after the first pass.
         if kind == "done":

@@ -27,8 +27,9 @@ from typing import Any
 import numpy as np
 from absl import flags
 
-from gvvad_jax import annotations
-from gvvad_jax.store import UserError, run_command, write_atomically
+from gvvad_jax.command import UserError, run_command
+from gvvad_jax.store import alignment, annotations
+from gvvad_jax.store.files import write_atomically
 
 SNIPPET = 16
 # Relative distance of the features of both ways. Resizing differs by two grey levels at most, and
@@ -55,12 +56,12 @@ def write_clips(
       size: (height, width), even.
       fps: frames per second.
     """
-    from generation import video_io
+    from generation.media.writing import write_video
 
     videos = {}
     for number in range(count):
         frames = _frames(number, round(seconds * fps), *size)
-        video_io.write(folder / f"{number}.mp4", frames, fps=fps)
+        write_video(folder / f"{number}.mp4", frames, fps=fps)
         videos[str(number)] = {"file": f"{number}.mp4", "label": 0, "split": "train"}
     return annotations.from_json({"videos": videos}, str(folder / "videos.json"))
 
@@ -97,15 +98,15 @@ def plain(paths: Sequence[pathlib.Path], weights: str, crops: str, model: Any) -
     from PIL import Image, ImageOps
     from transformers import CLIPImageProcessorPil
 
-    from generation import video_io
-    from generation.clip_encoder import resized_size
+    from generation.encoders.clip import resized_size
+    from generation.media import reading
 
     processor = CLIPImageProcessorPil.from_pretrained(weights)
     features = []
     for path in paths:
-        frames = video_io.read(path).frames_TxHxWx3
+        frames = reading.read(path).frames_TxHxWx3
         rows = []
-        for start, end in annotations.snippet_spans(len(frames), SNIPPET, SNIPPET):
+        for start, end in alignment.snippet_spans(len(frames), SNIPPET, SNIPPET):
             image = Image.fromarray(frames[(start + end - 1) // 2])
             if crops == "centre":
                 views, settings = [image], {}
@@ -137,13 +138,14 @@ def _embed_one(view: Any, processor: Any, settings: dict[str, bool], model: Any)
 
 def ours(videos: annotations.Annotations, encoder: Any) -> list[np.ndarray]:
     """The same features the way generation.encode makes them."""
-    from generation import decode, recipe
+    from generation.encode import decode_ahead
+    from generation.encode.recipe import Recipe
 
-    made = recipe.Recipe(encoder=encoder, snippet_frames=SNIPPET, snippet_stride=SNIPPET)
-    messages = decode.Source(videos, made, measure=False).messages(videos.videos.values())
+    made = Recipe(encoder=encoder, snippet_frames=SNIPPET, snippet_stride=SNIPPET)
+    messages = decode_ahead.Source(videos, made, measure=False).messages(videos.videos.values())
     features, rows = [], []
-    for message in decode.ahead(messages, decode.CHUNKS_ALIVE):
-        if isinstance(message, decode.Chunk):
+    for message in decode_ahead.ahead(messages, decode_ahead.CHUNKS_ALIVE):
+        if isinstance(message, decode_ahead.Chunk):
             rows.append(encoder.encode_snippets(message.prepared))
         else:
             features.append(np.concatenate(rows))
@@ -217,7 +219,7 @@ def measured_peak(device: str, dtype: Any, size: int = 8192) -> float:
 def main(_) -> None:
     # As generation.encode does; the plain loop gains by it too.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    from generation.clip_encoder import ClipEncoder
+    from generation.encoders.clip import ClipEncoder
 
     with tempfile.TemporaryDirectory() as folder:
         root = pathlib.Path(folder)

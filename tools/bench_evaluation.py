@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from gvvad_jax import metrics, score
+from gvvad_jax import metrics, scoring
 from tools.bench_step import CROPS, DIM, TEXT_DIM, interleaved, seconds_of
 
 # (visual_TxNxD, text_TxE) by video id.
@@ -59,8 +59,8 @@ def measure(share: float, repeats: int, *, device: str) -> dict[str, Any]:
     for other in ("alone", "torch"):
         _require_same(found["ours"], found[other])
     ratios = [theirs / own for own, theirs in zip(times["ours"], times["torch"], strict=True)]
-    buckets = score.buckets({str(i): length for i, length in enumerate(lengths_V)}, CROPS)
-    padded = sum(score.padded_snippets(len(ids), n, CROPS) for n, ids in buckets.items())
+    buckets = scoring.buckets({str(i): length for i, length in enumerate(lengths_V)}, CROPS)
+    padded = sum(scoring.padded_snippets(len(ids), n, CROPS) for n, ids in buckets.items())
     return {
         "videos": len(lengths_V),
         "snippets": int(lengths_V.sum()),
@@ -111,7 +111,7 @@ def _by_sklearn(
 
 
 def _ours(
-    model: score.Model, features: Features, labels: Mapping[str, np.ndarray]
+    model: scoring.Model, features: Features, labels: Mapping[str, np.ndarray]
 ) -> dict[str, Any]:
     scores = model.scores(features)
     frames = {i: np.repeat(scores_T, SNIPPET_FRAMES) for i, scores_T in scores.items()}
@@ -119,7 +119,7 @@ def _ours(
 
 
 def _alone(
-    model: score.Model, features: Features, labels: Mapping[str, np.ndarray]
+    model: scoring.Model, features: Features, labels: Mapping[str, np.ndarray]
 ) -> dict[str, Any]:
     """Our detector without buckets: each video at its own length, nothing compiled before."""
     from gvvad_jax import step
@@ -154,26 +154,28 @@ class _Twin:
                 scores[video_id] = self._model.score(visual, text)[0].cpu().numpy()
         return {"scores": scores, "measures": _by_sklearn(scores, labels)}
 
-    def as_ours(self) -> score.Model:
+    def as_ours(self) -> scoring.Model:
         """Our model with the same weights."""
         import jax
 
-        from gvvad_jax import batches, step, store
+        from gvvad_jax import step
         from gvvad_jax.config import TrainConfig
+        from gvvad_jax.splits import Standardisation
+        from gvvad_jax.store.format import Manifest
         from tools import torch_names
 
         state = {name: value.cpu().numpy() for name, value in self._model.state_dict().items()}
         variables, _ = torch_names.to_flax(state)
         variables.pop("ssls", None)
         config = TrainConfig(detector="lap")
-        manifest = store.Manifest(
+        manifest = Manifest(
             encoder={"id": "random"}, dim=DIM, crops={"count": CROPS}, snippet={},
             fps_policy="native", text={"dim": TEXT_DIM},
         )  # fmt: skip
-        return score.Model(
+        return scoring.Model(
             config=config,
             manifest=manifest,
-            standard=batches.Standardisation(),
+            standard=Standardisation(),
             variables=jax.device_put(variables),  # As score.load gives them.
             score_step=step.make_score_step(config),
         )

@@ -71,17 +71,18 @@ def read_samples(videos_path: pathlib.Path) -> dict[str, list[Sample]]:
     """
     import tqdm
 
-    from generation import encoders, video_io
-    from gvvad_jax import annotations
+    from generation.encoders import motion
+    from generation.media import reading
+    from gvvad_jax.store import alignment, annotations
 
     videos = annotations.load(videos_path)
     truth = json.loads(videos_path.with_name("world_truth.json").read_text())
-    encoder = encoders.MotionEncoder()
+    encoder = motion.MotionEncoder()
     samples = {split: [] for split in annotations.SPLITS}
     for video in tqdm.tqdm(videos.videos.values(), str(videos_path.parent.name), unit="video"):
-        frames = video_io.read(videos.resolve(video)).frames_TxHxWx3
-        spans_Tx2 = annotations.snippet_spans(
-            len(frames), encoders.SNIPPET_FRAMES, encoders.SNIPPET_STRIDE
+        frames = reading.read(videos.resolve(video)).frames_TxHxWx3
+        spans_Tx2 = alignment.snippet_spans(
+            len(frames), motion.SNIPPET_FRAMES, motion.SNIPPET_STRIDE
         )
         labels_F = np.zeros(len(frames), np.uint8)
         for start, end in truth[video.id]["shown_frames"]:
@@ -102,11 +103,11 @@ def read_samples(videos_path: pathlib.Path) -> dict[str, list[Sample]]:
 
 def _rules(frames_FxHxWx3: np.ndarray) -> dict[str, np.ndarray]:
     """Each rule, frame by frame and averaged over the snippets that a detector sees."""
-    from generation import encoders
+    from generation.encoders import motion
     from tools import baselines
 
     rules = baselines.rule_scores(frames_FxHxWx3)
-    snippet = encoders.SNIPPET_FRAMES, encoders.SNIPPET_STRIDE
+    snippet = motion.SNIPPET_FRAMES, motion.SNIPPET_STRIDE
     return rules | {
         f"{rule}, smoothed": baselines.smoothed(scores_F, *snippet)
         for rule, scores_F in rules.items()
@@ -126,10 +127,10 @@ def fit(samples: Sequence[Sample], labels: Callable[[Sample], np.ndarray], stren
 
 
 def classifier_scores(model, sample: Sample) -> np.ndarray:
-    from gvvad_jax import annotations
+    from gvvad_jax.store import alignment
 
     scores_T = model.decision_function(sample.feat_TxD)
-    return annotations.frame_scores(scores_T, sample.times_Tx2, len(sample.labels_F), sample.fps)
+    return alignment.frame_scores(scores_T, sample.times_Tx2, len(sample.labels_F), sample.fps)
 
 
 def auc_pair(samples: Sequence[Sample], score: Callable[[Sample], np.ndarray]) -> dict[str, float]:
@@ -167,9 +168,11 @@ def measure(
       {"auc", "auc_abnormal"} by name: of the rules (also "RULE, smoothed"), "oracle",
       "supervised", "weak", "weak + generated" and "generated, gap G".
     """
-    from generation import prompts, videos
+    from generation.prompts.grammar import write_grammar
+    from generation.videos import generating
+    from generation.videos.world_backend import WorldBackend, render_footage
 
-    path = videos.render_footage(folder / "footage", train_pairs, test_pairs, seed)
+    path = render_footage(folder / "footage", train_pairs, test_pairs, seed)
     footage = read_samples(path)
     train, test = footage["train"], footage["test"]
     table = {}
@@ -180,11 +183,11 @@ def measure(
         "supervised": fit(train, Sample.snippet_labels, 0.01),
         "weak": fit(train, _video_labels, 0.001),
     }
-    descriptions = prompts.write_grammar(generated_pairs, seed + 1)
+    descriptions = write_grammar(generated_pairs, seed + 1)
     for gap in GAPS:
         # Sound clips only: the check is about the domains, not about the defects.
-        backend = videos.WorldBackend(seed=seed + 1, domain_gap=gap, defect_share=0.0)
-        path = videos.generate(descriptions, backend, folder / f"generated-gap-{gap:g}")
+        backend = WorldBackend(seed=seed + 1, domain_gap=gap, defect_share=0.0)
+        path = generating.generate(descriptions, backend, folder / f"generated-gap-{gap:g}")
         generated = read_samples(path)["train"]
         models[f"generated, gap {gap:g}"] = fit(generated, Sample.snippet_labels, 0.01)
         if gap == 1.0:
@@ -210,7 +213,7 @@ def faults(table: dict[str, dict[str, float]], rules: Sequence[str]) -> list[str
 def main(_) -> None:
     import cv2
 
-    from generation import world
+    from generation.world import render
     from tools import baselines
 
     cv2.setNumThreads(1)
@@ -227,7 +230,7 @@ def main(_) -> None:
         print(f"{name:24s}  {row['auc']:10.3f}  {row['auc_abnormal']:13.3f}", file=sys.stderr)
     found = faults(table, baselines.RULES)
     summary = {
-        "world_version": world.WORLD_VERSION,
+        "world_version": render.WORLD_VERSION,
         "fair": not found,
         "faults": found,
         "table": {

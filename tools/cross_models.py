@@ -13,8 +13,9 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from gvvad_jax import annotations
 from gvvad_jax import config as config_lib
+from gvvad_jax.store import annotations
+from gvvad_jax.store.files import read_json
 
 MEASURES = ("auc", "auc_abnormal")
 ARMS = ("real only", "+ generated")
@@ -55,8 +56,8 @@ def run(plan: Plan) -> dict[str, Any]:
     from generation import pipeline
 
     made = pipeline.run(
-        pipeline.Settings(
-            plan=pipeline.Plan(
+        pipeline.PipelineSettings(
+            plan=pipeline.PipelinePlan(
                 out=str(plan.out / "world"),
                 train_pairs=plan.train_pairs,
                 test_pairs=plan.test_pairs,
@@ -110,10 +111,11 @@ def _run_config(
 
 def _encode(plan: Plan, name: str) -> pathlib.Path:
     """The real video with the recipe of the world's stores."""
-    from generation import encode
+    from generation.encode import encoding
+    from generation.encode.recipe import EncodeOptions
 
     path = plan.out / name
-    encode.encode(plan.videos, path, encode.Options())
+    encoding.encode(plan.videos, path, EncodeOptions())
     return path
 
 
@@ -142,7 +144,7 @@ def _detectors(configs: Mapping[Any, Sequence[config_lib.TrainConfig]], footage:
 
 def _rules(videos: str, folder: pathlib.Path) -> dict[str, Any]:
     """Trivial rules on the test videos, decoded once a study."""
-    from gvvad_jax import store
+    from gvvad_jax.store.files import write_atomically
     from tools import baselines
 
     annotated = annotations.load(videos)
@@ -150,8 +152,8 @@ def _rules(videos: str, folder: pathlib.Path) -> dict[str, Any]:
     if not path.exists():
         test = annotated.in_split("test")
         measured = baselines.measure(baselines.score_videos(annotated, test), test)
-        store.write_atomically(path, (json.dumps(measured, indent=1) + "\n").encode())
-    return annotations.read_json(path)
+        write_atomically(path, (json.dumps(measured, indent=1) + "\n").encode())
+    return read_json(path)
 
 
 def table(found: Mapping[str, Any]) -> str:

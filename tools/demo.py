@@ -21,9 +21,11 @@ import numpy as np
 from absl import flags
 
 from generation import pipeline
-from gvvad_jax import annotations, options, store
 from gvvad_jax import config as config_lib
-from gvvad_jax.command import run_command
+from gvvad_jax.command import define_flags, from_flags, run_command, to_flagfile
+from gvvad_jax.store import alignment, annotations
+from gvvad_jax.store.files import read_json, write_atomically
+from gvvad_jax.store.reader import Store
 from tools import study
 
 MEASURES = ("auc", "auc_abnormal", "ap", "far")
@@ -59,7 +61,7 @@ class Plan:
       seeds: runs of each arm; run n of every arm has seed n, so that arms pair up.
     """
 
-    data: pipeline.Settings
+    data: pipeline.PipelineSettings
     train: config_lib.TrainConfig
     seeds: int
 
@@ -102,14 +104,14 @@ def run(plan: Plan) -> dict[str, Any]:
         "data": _counts(paths),
         "rendered": not plan.data.plan.videos,
         "seeds": plan.seeds,
-        "flags": options.to_flagfile(plan.train),
+        "flags": to_flagfile(plan.train),
         "plan": plan.data.chosen,
         "provenance": provenance | {"decisions": _hash(paths["decisions"])},
     }
-    store.write_atomically(out / "demo.json", (json.dumps(found, indent=1) + "\n").encode())
+    write_atomically(out / "demo.json", (json.dumps(found, indent=1) + "\n").encode())
     shown = [ARMS[0].name, ARMS[3].name]
     curves = _curves(annotated, paths["real_store"], {n: configs[n][0].workdir for n in shown})
-    store.write_atomically(out / "demo.html", report.page(found, curves).encode())
+    write_atomically(out / "demo.html", report.page(found, curves).encode())
     return found
 
 
@@ -166,7 +168,7 @@ def _rules(
         if not path.exists():
             buffer = io.BytesIO()
             np.savez(buffer, **baselines.score_video(annotated, video))
-            store.write_atomically(path, buffer.getvalue())
+            write_atomically(path, buffer.getvalue())
         with np.load(path, allow_pickle=False) as arrays:
             scores[video.id] = {rule: arrays[rule] for rule in baselines.RULES}
     return baselines.measure(scores, test)
@@ -177,9 +179,9 @@ def _caught(out: pathlib.Path) -> dict[str, list[int]] | None:
     path = out / "generated" / "world_truth.json"
     if not path.exists():
         return None
-    from gvvad_jax import batches
+    from gvvad_jax.splits import read_decisions
 
-    truth, keep = annotations.read_json(path), batches.read_decisions(str(out / "decisions.jsonl"))
+    truth, keep = read_json(path), read_decisions(str(out / "decisions.jsonl"))
     caught: dict[str, list[int]] = {}
     for video_id, entry in truth.items():
         counts = caught.setdefault(entry["defect"] or "sound", [0, 0])
@@ -189,7 +191,7 @@ def _caught(out: pathlib.Path) -> dict[str, list[int]] | None:
 
 
 def _counts(paths: Mapping[str, Any]) -> dict[str, int]:
-    real, synthetic = store.Store(paths["real_store"]), store.Store(paths["synthetic_store"])
+    real, synthetic = Store(paths["real_store"]), Store(paths["synthetic_store"])
     splits = [real.videos.videos[video_id].split for video_id in real.rows]
     return {split: splits.count(split) for split in annotations.SPLITS} | {
         "generated": len(synthetic.rows)
@@ -204,10 +206,10 @@ def _curves(
     annotated: annotations.Annotations, store_path: str, workdirs: Mapping[str, str]
 ) -> list[dict[str, Any]]:
     """Frame scores of some test videos by arm, with the truth and three pictures of each."""
-    from generation import video_io
-    from gvvad_jax import score
+    from generation.media import reading
+    from gvvad_jax import scoring
 
-    opened = store.Store(store_path)
+    opened = Store(store_path)
     videos = []
     for label in (1, 0):
         ids = sorted(i for i, v in opened.videos.videos.items()
@@ -215,11 +217,11 @@ def _curves(
         chosen = np.unique(np.linspace(0, len(ids) - 1, min(CURVES, len(ids))).round().astype(int))
         videos += [ids[i] for i in chosen]
     features = {i: (opened.visual(i), opened.text(i)) for i in videos}
-    scores = {arm: score.load(path).scores(features) for arm, path in workdirs.items()}
+    scores = {arm: scoring.load(path).scores(features) for arm, path in workdirs.items()}
     curves = []
     for video_id in videos:
         row, video = opened.rows[video_id], annotated.videos[video_id]
-        frames = video_io.read(annotated.resolve(video)).frames_TxHxWx3
+        frames = reading.read(annotated.resolve(video)).frames_TxHxWx3
         intervals = video.abnormal_frames or ()
         middle = sum(intervals[0]) // 2 if intervals else len(frames) // 2
         curves.append(
@@ -229,7 +231,7 @@ def _curves(
                 "fps": row.fps,
                 "intervals": [list(interval) for interval in intervals],
                 "scores": {
-                    arm: annotations.frame_scores(
+                    arm: alignment.frame_scores(
                         of_arm[video_id], opened.times(video_id), row.num_frames, row.fps
                     )
                     for arm, of_arm in scores.items()
@@ -273,8 +275,8 @@ def table(found: Mapping[str, Any]) -> str:
 
 def main(_) -> None:
     plan = Plan(
-        data=pipeline.from_flags(),
-        train=options.from_flags(config_lib.TrainConfig),
+        data=pipeline.settings_from_flags(),
+        train=from_flags(config_lib.TrainConfig),
         seeds=flags.FLAGS.seeds,
     )
     found = run(plan)
@@ -285,6 +287,6 @@ def main(_) -> None:
 
 
 if __name__ == "__main__":
-    options.define_flags(*pipeline.SECTIONS.values(), config_lib.TrainConfig)
+    define_flags(*pipeline.SECTIONS.values(), config_lib.TrainConfig)
     flags.DEFINE_integer("seeds", 4, "Runs of each arm.", 1)
     run_command(main, usage=__doc__)

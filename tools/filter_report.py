@@ -19,9 +19,9 @@ from typing import Any
 import numpy as np
 from absl import flags
 
-from gvvad_jax import annotations
 from gvvad_jax.command import UserError, run_command
-from gvvad_jax.store import write_atomically
+from gvvad_jax.store import annotations
+from gvvad_jax.store.files import read_json, write_atomically
 from tools.html_page import document, escape, picture, table
 
 _PLOT = (460, 110)  # width, height of a histogram in SVG units
@@ -231,7 +231,7 @@ def read_pictures(
     """Three small frames of each clip, with their times; clips that can't be read are left out."""
     import cv2
 
-    from generation import video_io
+    from generation.media import reading
 
     pictures = {}
     for clip in clips:
@@ -239,7 +239,7 @@ def read_pictures(
             continue
         video = videos.videos[clip]
         try:
-            reader = video_io.Reader(videos.resolve(video))
+            reader = reading.Reader(videos.resolve(video))
             last = max(reader.num_frames - 1, 0)
             wanted = sorted({round(share * last) for share in (0.1, 0.5, 0.9)})
             frames = list(reader.frames(wanted))
@@ -260,14 +260,14 @@ def main(_) -> None:
         raise UserError(
             "--decisions, --out: expected decisions.jsonl and a page to write; give both"
         )
-    from generation import decisions as decided
-    from generation import prompts
+    from generation.filter.decisions import load_decisions, thresholds_path
+    from generation.prompts.descriptions import load_descriptions
 
-    decisions, evidence = decided.load(_DECISIONS.value)
-    thresholds = annotations.read_json(decided.thresholds_path(_DECISIONS.value))
+    decisions, evidence = load_decisions(_DECISIONS.value)
+    thresholds = read_json(thresholds_path(_DECISIONS.value))
     descriptions, pictures = {}, {}
     if _PROMPTS.value:
-        descriptions = {d.id: d.description for d in prompts.load(_PROMPTS.value)}
+        descriptions = {d.id: d.description for d in load_descriptions(_PROMPTS.value)}
     if _VIDEOS.value:
         videos = annotations.load(_VIDEOS.value)
         pictures = read_pictures(videos, choose(decisions, _CLIPS.value))

@@ -25,7 +25,7 @@ import numpy as np
 from absl import flags
 
 from gvvad_jax.command import UserError, run_command
-from gvvad_jax.store import write_atomically
+from gvvad_jax.store.files import write_atomically
 
 GAPS = (0.0, 1.0, 2.0)
 DEFECT_SHARE = 0.3
@@ -52,10 +52,10 @@ def planted_defects(
       sound: by gap, {clips, dropped, dropped_light, reasons, by_class: {class: dropped}}.
       planted: by kind and severity, the same with strength and at_random, without by_class.
     """
-    from generation import prompts
+    from generation.prompts.grammar import write_grammar
     from tools import planted
 
-    descriptions = prompts.write_grammar(pairs, seed + 1)
+    descriptions = write_grammar(pairs, seed + 1)
     verdicts = _verdicts(_measured(folder, descriptions, seed, kinds), real)
     classes = {description.id: description.cls for description in descriptions}
     sound = {}
@@ -79,13 +79,13 @@ def _measured(folder, descriptions, seed: int, kinds) -> dict[str, dict[str, flo
     """Pixel scores by "gap/clip" and "kind-severity/clip"."""
     import tqdm
 
-    from generation import world
+    from generation.world import render
     from tools import planted
 
     measured, sound = {}, {}
     for gap in GAPS:
         for description in tqdm.tqdm(descriptions, f"sound clips, gap {gap:g}"):
-            clip = world.render(description, domain="generated", domain_gap=gap, seed=seed + 1)
+            clip = render.render(description, domain="generated", domain_gap=gap, seed=seed + 1)
             measured[f"{gap:g}/{description.id}"] = _through_h264(folder, clip.frames_TxHxWx3)
             if gap == 1.0:
                 sound[description.id] = clip.frames_TxHxWx3
@@ -101,18 +101,19 @@ def _measured(folder, descriptions, seed: int, kinds) -> dict[str, dict[str, flo
 
 
 def _through_h264(folder: pathlib.Path, frames_TxHxWx3: np.ndarray) -> dict[str, float]:
-    from generation import video_io, world
+    from generation.media.writing import write_video
+    from generation.world import render
 
     path = folder / "clip.mp4"
-    video_io.write(path, frames_TxHxWx3, fps=world.FPS["generated"], crf=world.CRF["generated"])
+    write_video(path, frames_TxHxWx3, fps=render.FPS["generated"], crf=render.CRF["generated"])
     return _measure(path)
 
 
 def _measure(path: pathlib.Path, fps: float | None = None) -> dict[str, float]:
     """Pixel scores of a file, as encoding measures them."""
-    from generation import pixels, video_io
+    from generation.media import pixels, reading
 
-    reader = video_io.Reader(path)
+    reader = reading.Reader(path)
     rate = reader.fps or fps
     if not rate:
         raise UserError(f"{path}: expected frames per second, found none; add fps to its entry")
@@ -126,10 +127,10 @@ def _verdicts(
     measured: Mapping[str, Mapping[str, float]], real: Mapping[str, Sequence[float]]
 ) -> dict[str, list[tuple[str, tuple[str, ...], bool]]]:
     """(clip, reasons of strict, dropped by light) by what was planted, from "planted/clip"."""
-    from generation import filter as video_filter
+    from generation.filter import filtering
 
-    evidence = video_filter.Evidence(measured, dict.fromkeys(measured, 0), real=real)
-    strict, light = (video_filter.decide(evidence, preset) for preset in ("strict", "light"))
+    evidence = filtering.Evidence(measured, dict.fromkeys(measured, 0), real=real)
+    strict, light = (filtering.decide(evidence, preset) for preset in ("strict", "light"))
     verdicts = collections.defaultdict(list)
     for decision, lightly in zip(strict, light, strict=True):
         group, name = decision.id.split("/", 1)
@@ -161,24 +162,30 @@ def broken_share(folder: pathlib.Path, real_store: pathlib.Path, pairs: int, see
       abnormal ones), each {kept, clips, by_defect: {defect: [dropped, clips]}, summary}; the drop
       rate is what dropping at random drops of every defect.
     """
-    from generation import encode, prompts, videos
-    from generation import filter as video_filter
-    from gvvad_jax import annotations, store
+    from generation.encode import encoding
+    from generation.encode.recipe import EncodeOptions
+    from generation.filter import filtering
+    from generation.prompts.descriptions import save_descriptions
+    from generation.prompts.grammar import write_grammar
+    from generation.videos import generating
+    from generation.videos.world_backend import WorldBackend
+    from gvvad_jax.store.files import read_json
+    from gvvad_jax.store.reader import Store
 
-    descriptions = prompts.write_grammar(pairs, seed + 2)
-    prompts.save(folder / "prompts.jsonl", descriptions)
-    backend = videos.WorldBackend(seed=seed + 2, defect_share=DEFECT_SHARE)
-    listed = videos.generate(descriptions, backend, folder / "generated", progress=False)
-    options = encode.Options(encoder="motion", captioner="none", source="synthetic")
-    encode.encode(listed, folder / "store", options, prompts_path=folder / "prompts.jsonl")
-    evidence = video_filter.gather(store.Store(folder / "store"), store.Store(real_store))
-    truth = annotations.read_json(folder / "generated" / "world_truth.json")
+    descriptions = write_grammar(pairs, seed + 2)
+    save_descriptions(folder / "prompts.jsonl", descriptions)
+    backend = WorldBackend(seed=seed + 2, defect_share=DEFECT_SHARE)
+    listed = generating.generate(descriptions, backend, folder / "generated", progress=False)
+    options = EncodeOptions(encoder="motion", captioner="none", source="synthetic")
+    encoding.encode(listed, folder / "store", options, prompts_path=folder / "prompts.jsonl")
+    evidence = filtering.gather(Store(folder / "store"), Store(real_store))
+    truth = read_json(folder / "generated" / "world_truth.json")
     found = {}
     for name, how in (
-        ("strict", video_filter.Options()),
-        ("rates", video_filter.Options(keep_normal=187 / 300, keep_abnormal=116 / 300)),
+        ("strict", filtering.FilterOptions()),
+        ("rates", filtering.FilterOptions(keep_normal=187 / 300, keep_abnormal=116 / 300)),
     ):
-        decisions = video_filter.decide(evidence, how)
+        decisions = filtering.decide(evidence, how)
         by_defect: dict[str, list[int]] = {}
         for decision in decisions:
             counts = by_defect.setdefault(truth[decision.id]["defect"] or "sound", [0, 0])
@@ -188,7 +195,7 @@ def broken_share(folder: pathlib.Path, real_store: pathlib.Path, pairs: int, see
             "clips": len(decisions),
             "dropped": sum(not decision.keep for decision in decisions),
             "by_defect": dict(sorted(by_defect.items())),
-            "summary": video_filter.summary(decisions, evidence.labels, evidence),
+            "summary": filtering.summary(decisions, evidence.labels, evidence),
         }
     return found
 
@@ -204,8 +211,8 @@ def real_clips(clips: pathlib.Path, reference: pathlib.Path) -> dict[str, Any]:
       clips, dropped, dropped_light, reference (number of real videos), and by_clip: {file:
       {reasons, badness, scores}}.
     """
-    from generation import filter as video_filter
-    from gvvad_jax import annotations
+    from generation.filter import filtering
+    from gvvad_jax.store import annotations
 
     paths = sorted(path for path in clips.glob("*") if path.suffix.lower() in _SUFFIXES)
     videos = annotations.load(reference)
@@ -219,12 +226,12 @@ def real_clips(clips: pathlib.Path, reference: pathlib.Path) -> dict[str, Any]:
     rows = [_measure(videos.resolve(video), video.fps) for video in training]
     real = {name: [row[name] for row in rows] for name in rows[0]}
     scores = {path.name: _measure(path) for path in paths}
-    evidence = video_filter.Evidence(scores, dict.fromkeys(scores, 0), real=real)
-    strict = video_filter.decide(evidence, "strict")
+    evidence = filtering.Evidence(scores, dict.fromkeys(scores, 0), real=real)
+    strict = filtering.decide(evidence, "strict")
     return {
         "clips": len(strict),
         "dropped": sum(not decision.keep for decision in strict),
-        "dropped_light": sum(not d.keep for d in video_filter.decide(evidence, "light")),
+        "dropped_light": sum(not d.keep for d in filtering.decide(evidence, "light")),
         "reference": len(rows),
         "by_clip": {
             d.id: {"reasons": list(d.reasons), "badness": d.badness, "scores": dict(d.scores)}
@@ -237,20 +244,24 @@ def world_suite(
     pairs: int, real_pairs: int, seed: int, kinds: Sequence[str] | None = None
 ) -> dict[str, Any]:
     """`planted_defects` and `broken_share` of one world, with footage of its own."""
-    from generation import encode, prompts, videos
-    from gvvad_jax import store
+    from generation.encode import encoding
+    from generation.encode.recipe import EncodeOptions
+    from generation.prompts.grammar import write_grammar
+    from generation.videos import generating
+    from generation.videos.world_backend import WorldBackend
+    from gvvad_jax.store.reader import Store
     from tools import planted
 
     with tempfile.TemporaryDirectory() as temporary:
         folder = pathlib.Path(temporary)
-        footage = videos.generate(
-            prompts.write_grammar(real_pairs, seed),
-            videos.WorldBackend("footage", seed=seed),
+        footage = generating.generate(
+            write_grammar(real_pairs, seed),
+            WorldBackend("footage", seed=seed),
             folder / "footage",
             progress=False,
         )
-        encode.encode(footage, folder / "real", encode.Options(captioner="none"))
-        rows = [row.pixel_statistics for row in store.Store(folder / "real").rows.values()]
+        encoding.encode(footage, folder / "real", EncodeOptions(captioner="none"))
+        rows = [row.pixel_statistics for row in Store(folder / "real").rows.values()]
         real = {name: [row[name] for row in rows] for name in rows[0]}
         (folder / "broken").mkdir()
         found = planted_defects(folder, real, pairs, seed, kinds or list(planted.DEFECTS))

@@ -18,8 +18,8 @@ from typing import Any
 
 from absl import flags
 
-from generation import video_models
-from gvvad_jax.store import UserError, run_command
+from generation.videos import presets
+from gvvad_jax.command import UserError, run_command
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,7 +89,8 @@ def parameters(generator: Generator) -> dict[str, float]:
 
 def bits_a_pixel(clips: str) -> float:
     """Of real generated clips, written as generation.videos writes them. Raises UserError."""
-    from generation import video_io
+    from generation.media import reading
+    from generation.media.writing import write_video
 
     paths = sorted(p for p in pathlib.Path(clips).glob("*") if p.suffix in (".gif", ".mp4"))
     if not paths:
@@ -97,11 +98,11 @@ def bits_a_pixel(clips: str) -> float:
     bits = pixels = 0
     with tempfile.TemporaryDirectory() as folder:
         for path in paths:
-            frames_TxHxWx3 = video_io.read(path).frames_TxHxWx3
+            frames_TxHxWx3 = reading.read(path).frames_TxHxWx3
             height, width = (size // 2 * 2 for size in frames_TxHxWx3.shape[1:3])
             frames_TxHxWx3 = frames_TxHxWx3[:, :height, :width]
             written = pathlib.Path(folder) / "clip.mp4"
-            video_io.write(written, frames_TxHxWx3, fps=8, crf=20)
+            write_video(written, frames_TxHxWx3, fps=8, crf=20)
             bits += 8 * written.stat().st_size
             pixels += frames_TxHxWx3[..., 0].size
     return bits / pixels
@@ -131,7 +132,7 @@ def budget(plan: Plan) -> dict[str, Any]:
     generator = GENERATORS[plan.generator]
     videos, hours, fps = _UCF_CRIME
     clips = 2 * plan.pairs
-    clip = video_models.PRESETS[plan.generator]
+    clip = presets.PRESETS[plan.generator]
     clip_pixels = clip.num_frames * clip.height * clip.width
     snippets = hours * 3600 * fps / plan.snippet_frames
     synthetic_snippets = clips * clip.num_frames / plan.snippet_frames

@@ -21,8 +21,10 @@ import numpy as np
 from absl import flags
 
 from gvvad_jax import config as config_lib
-from gvvad_jax import store
 from gvvad_jax.command import UserError, run_command
+from gvvad_jax.store.files import write_atomically
+from gvvad_jax.store.format import Manifest
+from gvvad_jax.store.reader import Store
 
 # Where trainers put the state dict.
 WRAPPERS = ("state_dict", "model_state_dict", "model")
@@ -83,7 +85,8 @@ def import_checkpoint(
     """
     import jax
 
-    from gvvad_jax import checkpoints, step
+    from gvvad_jax import step
+    from gvvad_jax.run import checkpoints
     from tools import torch_names
 
     state = read_state(source)
@@ -220,12 +223,12 @@ def _fusion(source: str, asked: str, fields: Mapping[str, Any]) -> str:
     return asked
 
 
-def _manifest(store_path: str, dim: int, text_dim: int) -> store.Manifest:
+def _manifest(store_path: str, dim: int, text_dim: int) -> Manifest:
     """Of the store, or one that says what is unknown."""
     if not store_path:
         unknown = "unknown"
         text = {"encoder": unknown, "dim": text_dim, "normalised": unknown} if text_dim else None
-        return store.Manifest(
+        return Manifest(
             encoder={"id": unknown, "weights": unknown, "pooling": unknown, "normalised": unknown},
             dim=dim,
             crops={"count": unknown, "order": unknown},
@@ -233,7 +236,7 @@ def _manifest(store_path: str, dim: int, text_dim: int) -> store.Manifest:
             fps_policy="native",
             text=text,
         )
-    manifest = store.Store(store_path).manifest
+    manifest = Store(store_path).manifest
     widths = (manifest.dim, (manifest.text or {}).get("dim", 0) if text_dim else 0)
     if widths != (dim, text_dim):
         raise UserError(
@@ -259,7 +262,7 @@ def _claim(workdir: pathlib.Path, found: Mapping[str, Any]) -> None:
             "give another --workdir"
         )
     workdir.mkdir(parents=True, exist_ok=True)
-    store.write_atomically(path, (json.dumps(found, indent=1) + "\n").encode())
+    write_atomically(path, (json.dumps(found, indent=1) + "\n").encode())
 
 
 if __name__ == "__main__":

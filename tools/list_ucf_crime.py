@@ -15,7 +15,8 @@ from typing import Any
 
 from absl import flags
 
-from gvvad_jax.store import UserError, run_command, write_atomically
+from gvvad_jax.command import UserError, run_command
+from gvvad_jax.store.files import write_atomically
 
 # Published counts: normal and abnormal videos of each split (Sultani et al., CVPR 2018).
 PUBLISHED = {"train": (800, 810), "test": (150, 140)}

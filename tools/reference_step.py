@@ -183,9 +183,10 @@ class _Comparison:
 
         from gvvad_jax import step
         from gvvad_jax.batches import Batch
+        from gvvad_jax.optimizer import make_optimizer
 
         expected, params = _variables("param_after/", self.golden), _trained(self.variables)
-        optimizer = step.make_optimizer(self.config)
+        optimizer = make_optimizer(self.config)
         opt_state = jax.jit(optimizer.init)(params)
 
         @jax.jit

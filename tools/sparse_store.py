@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 from absl import flags
 
-from gvvad_jax import store
 from gvvad_jax.command import UserError, run_command
-from gvvad_jax.store_writer import SHARD_BYTES
+from gvvad_jax.store.format import Manifest, array_path
+from gvvad_jax.store.reader import Store
+from gvvad_jax.store.writer import SHARD_BYTES
 
 UCF_CRIME_VIDEOS, UCF_CRIME_SNIPPETS = 1610, 490
 SNIPPET_FRAMES = 16
@@ -41,7 +42,7 @@ def write(
       crops, dim, text_dim, dtype: of the features.
     """
     path.mkdir(parents=True)
-    manifest = store.Manifest(
+    manifest = Manifest(
         encoder={"id": "zeros", "weights": "none", "pooling": "none", "normalised": False},
         dim=dim,
         crops={"count": crops, "order": "unknown"},
@@ -61,9 +62,7 @@ def write(
             ("text", (rows, text_dim), "float32"),
         ):
             # Only the header and the last byte are written.
-            np.lib.format.open_memmap(
-                store.array_path(shard, kind), mode="w+", dtype=kept, shape=shape
-            )
+            np.lib.format.open_memmap(array_path(shard, kind), mode="w+", dtype=kept, shape=shape)
         lines = [_row(video_id, i * snippets, snippets) for i, video_id in enumerate(members)]
         shard.write_text("".join(f"{line}\n" for line in lines))
     content = {
@@ -88,7 +87,7 @@ def main(_: Sequence[str]) -> None:
     if not flags.FLAGS.out or out.exists():
         raise UserError(f"--out: expected a new folder, found {flags.FLAGS.out!r}; name another")
     write(out, flags.FLAGS.videos)
-    print(json.dumps(store.Store(out).summary()))
+    print(json.dumps(Store(out).summary()))
 
 
 if __name__ == "__main__":

@@ -24,9 +24,11 @@ from typing import Any
 import numpy as np
 from absl import flags
 
-from gvvad_jax import annotations, options, store
 from gvvad_jax import config as config_lib
-from gvvad_jax.command import UserError, run_command
+from gvvad_jax.command import UserError, define_flags, from_flags, run_command, to_flagfile
+from gvvad_jax.store import annotations
+from gvvad_jax.store.files import read_json, write_atomically
+from gvvad_jax.store.reader import Store
 
 MEASURES = ("auc", "auc_abnormal")
 # What the detector must beat; it is averaged over the snippets that the detector sees, too.
@@ -101,7 +103,7 @@ def ped2(plan: Plan) -> dict[str, Any]:
     results, baselines_of = {"split": [], "random_splits": []}, {"split": [], "random_splits": []}
     for group, name, seed, split in _runs(annotated, plan):
         path = plan.out / "splits" / f"{group if group == 'split' else name}.json"
-        store.write_atomically(path, (json.dumps(split.to_json(), indent=1) + "\n").encode())
+        write_atomically(path, (json.dumps(split.to_json(), indent=1) + "\n").encode())
         run_config = dataclasses.replace(
             plan.train,
             store=str(encoded),
@@ -124,15 +126,16 @@ def _runs(annotated: annotations.Annotations, plan: Plan):
 
 
 def _encode(plan: Plan) -> pathlib.Path:
-    from generation import encode
+    from generation.encode import encoding
+    from generation.encode.recipe import EncodeOptions
 
-    recipe = encode.Options(
+    recipe = EncodeOptions(
         snippet_frames=plan.snippet_frames,
         snippet_stride=plan.snippet_stride,
         captioner="rules" if plan.train.uses_text else "none",
     )
     path = plan.out / "store"
-    encode.encode(plan.videos, path, recipe)
+    encoding.encode(plan.videos, path, recipe)
     return path
 
 
@@ -147,7 +150,7 @@ def _rules(annotated: annotations.Annotations, plan: Plan) -> dict[str, dict[str
         np.savez(
             buffer, **{f"{i}/{rule}": s for i, rules in found.items() for rule, s in rules.items()}
         )
-        store.write_atomically(path, buffer.getvalue())
+        write_atomically(path, buffer.getvalue())
     scores: dict[str, dict[str, np.ndarray]] = {video_id: {} for video_id in annotated.videos}
     with np.load(path, allow_pickle=False) as arrays:
         for video_id, of_video in scores.items():
@@ -181,7 +184,7 @@ def finished_run(
       UserError: the run was made of other videos, annotations or decisions, or the store's test
         videos don't allow a measure.
     """
-    from gvvad_jax import train
+    from gvvad_jax import training as training_
 
     workdir, ours = pathlib.Path(config.workdir), _made_of(config)
     finished, begun, noted = (workdir / n for n in ("result.json", "config.flags", "made_of.txt"))
@@ -191,11 +194,11 @@ def finished_run(
             "others; remove it and the other runs of those, or give another --out"
         )
     workdir.mkdir(parents=True, exist_ok=True)
-    store.write_atomically(noted, ours.encode())
-    if finished.exists() and begun.read_text() == options.to_flagfile(config):
-        result = annotations.read_json(finished)
+    write_atomically(noted, ours.encode())
+    if finished.exists() and begun.read_text() == to_flagfile(config):
+        result = read_json(finished)
     else:
-        result = train.train(config)
+        result = training_.train(config)
     missing = [name for name in measures if (result["last"] or {}).get(name) is None]
     if missing:
         raise UserError(
@@ -210,7 +213,7 @@ def _made_of(config: config_lib.TrainConfig) -> str:
     """Of all that a result depends on beside flags: stores, annotations, decisions."""
     digest = hashlib.sha256()
     for path in filter(None, f"{config.store},{config.synthetic_store}".split(",")):
-        opened = store.Store(path)
+        opened = Store(path)
         digest.update(opened.digest().encode() + json.dumps(opened.videos.to_json()).encode())
     for path in filter(None, (config.annotations, config.synthetic_keep)):
         digest.update(pathlib.Path(path).read_bytes())
@@ -292,10 +295,10 @@ def main(_: Sequence[str]) -> None:
     if not _OUT.value:
         raise UserError("--out: expected a folder for the study, found none; give one")
     found, text = STUDIES[_STUDY.value](
-        pathlib.Path(_OUT.value), options.from_flags(config_lib.TrainConfig)
+        pathlib.Path(_OUT.value), from_flags(config_lib.TrainConfig)
     )
     path = pathlib.Path(_OUT.value) / "summary.json"
-    store.write_atomically(path, (json.dumps(found, indent=1) + "\n").encode())
+    write_atomically(path, (json.dumps(found, indent=1) + "\n").encode())
     print(text, file=sys.stderr)
     print(json.dumps(found))
 
@@ -329,7 +332,7 @@ def _detectors(out: pathlib.Path, train: config_lib.TrainConfig) -> tuple[dict[s
 STUDIES = {"ped2": _ped2, "detectors": _detectors}
 
 if __name__ == "__main__":
-    options.define_flags(config_lib.TrainConfig)
+    define_flags(config_lib.TrainConfig)
     _STUDY = flags.DEFINE_enum("study", "ped2", list(STUDIES), "Which study.")
     _VIDEOS = flags.DEFINE_string("videos", "", "The videos.json.")
     _OUT = flags.DEFINE_string("out", "", "Folder of the study; the same command resumes it.")

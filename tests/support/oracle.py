@@ -121,7 +121,9 @@ def main(folder: str) -> None:
     record = {"flags": {c: json.loads(run("-c", SHOW_FLAGS, c)) for c in COMMANDS}}
     goldens = sorted(pathlib.Path("tests/golden").glob("*.npz"))
     record["goldens"] = {
-        path.name: json.loads(run("-m", "tools.reference_step", f"--golden={path}").splitlines()[-1])
+        path.name: json.loads(
+            run("-m", "tools.reference_step", f"--golden={path}").splitlines()[-1]
+        )
         for path in goldens
     }
     record["pipeline"] = pipeline(root)

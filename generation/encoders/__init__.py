@@ -1,0 +1,1 @@
+"""Frames and sentences to features."""

@@ -1,0 +1,1 @@
+"""Which generated videos are good enough to train on."""

@@ -1,0 +1,1 @@
+"""Elements to twin descriptions, by a grammar or a language model."""

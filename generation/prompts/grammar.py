@@ -1,0 +1,84 @@
+"""Descriptions in normal and abnormal twins, written by the built-in grammar."""
+
+from collections.abc import Mapping
+
+from generation.prompts.descriptions import CLASSES, Description
+from generation.prompts.slots import draw_slot
+from generation.prompts.words import GRAMMAR, VIEWPOINTS
+from gvvad_jax.command import UserError
+
+_STYLE = "Realistic CCTV footage from a fixed camera, continuous shot, natural motion."
+
+
+def capacity() -> int:
+    """How many pairs without a duplicate the grammar holds."""
+    return len(CLASSES) * min(_combinations(grammar) for grammar in GRAMMAR.values())
+
+
+def _combinations(grammar) -> int:
+    places = len(VIEWPOINTS) * len(grammar.locations)
+    return places * len(grammar.subjects) * len(grammar.events)
+
+
+def write_grammar(num_pairs: int, seed: int) -> list[Description]:
+    """Twins from the built-in grammar: abnormal, normal, abnormal, normal ...
+
+    Where each happens is planned (see `slot`); from the same camera it is another subject or event
+    each time. The first n pairs don't depend on how many follow.
+
+    Args:
+      num_pairs: of twins, at most `capacity()`.
+      seed: 0 or more; another seed gives another order of everything.
+
+    Returns:
+      2 * num_pairs descriptions, no two with the same elements.
+
+    Raises:
+      UserError: more pairs than the grammar holds, or a negative number.
+    """
+    if not 0 < num_pairs <= capacity() or seed < 0:
+        raise UserError(
+            f"--num_pairs, --seed: expected 1 to {capacity()} pairs and a seed of 0 or more, "
+            f"found {num_pairs} and {seed}; the built-in grammar holds no more without repeating"
+        )
+    return [twin for index in range(num_pairs) for twin in _pair(index, seed)]
+
+
+def _pair(index: int, seed: int) -> tuple[Description, Description]:
+    plan_slot, order = draw_slot(index, seed)
+    grammar = GRAMMAR[plan_slot.cls]
+    places = len(VIEWPOINTS) * len(grammar.locations)
+    actions = len(grammar.subjects) * len(grammar.events)
+    # A place's first action is drawn; each return to the place takes the next one.
+    first_action_P = order.integers(actions, size=places)
+    action = (first_action_P[plan_slot.turn % places] + plan_slot.visit) % actions
+    event_index, subject_index = divmod(int(action), len(grammar.subjects))
+    elements = {
+        "viewpoint": plan_slot.viewpoint,
+        "location": plan_slot.location,
+        "subject": grammar.subjects[subject_index],
+    }
+    abnormal, normal = (
+        Description(
+            id=plan_slot.id(label),
+            twin=plan_slot.id(1 - label),
+            cls=plan_slot.cls,
+            label=label,
+            seed=plan_slot.seed,
+            event=grammar.events[event_index][1 - label],
+            description=_long_text(elements, grammar.events[event_index][1 - label]),
+            phrase=f"{elements['subject']} {grammar.events[event_index][1 - label]} "
+            f"in {elements['location']}",
+            **elements,
+        )
+        for label in (1, 0)
+    )
+    return abnormal, normal
+
+
+def _long_text(elements: Mapping[str, str], event: str) -> str:
+    subject = elements["subject"]
+    return (
+        f"A surveillance video of {elements['location']}, seen from {elements['viewpoint']}. "
+        f"{subject[0].upper()}{subject[1:]} can be seen {event}. {_STYLE}"
+    )

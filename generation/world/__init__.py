@@ -1,0 +1,1 @@
+"""The built-in world: rendered footage that stands in for real cameras."""

@@ -1,0 +1,179 @@
+"""A run's folder: orbax checkpoints (last, best), model.json, and reading them back."""
+
+import dataclasses
+import json
+import os
+import pathlib
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from gvvad_jax.command import UserError
+from gvvad_jax.config import TrainConfig
+from gvvad_jax.step import TrainState
+from gvvad_jax.store.files import read_json, write_atomically
+from gvvad_jax.store.format import Manifest
+
+KINDS = ("last", "best_on_validation", "best_on_test")
+
+
+class Checkpoints:
+    """The checkpoints of one run: the last one, and the best by each measure.
+
+    Each kind is a folder of its own that holds one checkpoint: the new one is whole before the
+    old one goes, also under kill -9. Of several processes one alone has them.
+
+    Args:
+      workdir: the run's folder.
+    """
+
+    def __init__(self, workdir: str | os.PathLike):
+        self._root = pathlib.Path(workdir).resolve() / "checkpoints"
+        self._managers: dict[str, ocp.CheckpointManager] = {}
+
+    def _manager(self, kind: str) -> ocp.CheckpointManager:
+        if kind not in self._managers:
+            alone = _this_process_alone()
+            (self._root / kind).mkdir(parents=True, exist_ok=True)
+            self._managers[kind] = ocp.CheckpointManager(
+                self._root / kind,
+                # Of several processes orbax would wait for all, and create folders only so.
+                options=ocp.CheckpointManagerOptions(
+                    max_to_keep=1,
+                    create=alone is None,
+                    multiprocessing_options=alone or ocp.options.MultiprocessingOptions(),
+                ),
+            )
+        return self._managers[kind]
+
+    def latest(self, kind: str) -> int | None:
+        """The step of the checkpoint of this kind; None where there is none."""
+        if not (self._root / kind).exists():
+            return None
+        return self._manager(kind).latest_step()
+
+    def save(self, kind: str, step: int, state: TrainState, measure: list[float]) -> None:
+        """Saves a checkpoint in the background; `measure` is what it was chosen by."""
+        manager = self._manager(kind)
+        if manager.latest_step() == step:
+            return
+        if kind == "last":
+            # A run resumed from it won't consider again what is best so far.
+            for other in self._managers.values():
+                other.wait_until_finished()
+        if jax.process_count() > 1:
+            state = jax.device_get(state)  # Orbax takes no other array that one process has alone.
+        manager.save(
+            step,
+            args=ocp.args.Composite(
+                state=ocp.args.StandardSave(state), measure=ocp.args.JsonSave(measure)
+            ),
+        )
+
+    def measure(self, kind: str) -> list[float] | None:
+        """What the checkpoint of this kind was chosen by; None where there is none."""
+        step = self.latest(kind)
+        if step is None:
+            return None
+        return self._restore(kind, step, measure=ocp.args.JsonRestore())["measure"]
+
+    def restore(self, kind: str, template: TrainState) -> TrainState:
+        """The checkpoint of this kind on the first device.
+
+        Args:
+          kind: one of KINDS.
+          template: a state of the same shapes, abstract or not.
+
+        Raises:
+          UserError: there is none, or it is damaged.
+        """
+        step = self.latest(kind)
+        if step is None:
+            raise UserError(
+                f"{self._root}: expected a checkpoint {kind}, found none; "
+                "train first, or choose another --checkpoint"
+            )
+        sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+
+        def abstract_of(leaf: Any) -> Any:
+            if jax.process_count() > 1:
+                return np.zeros(leaf.shape, leaf.dtype)
+            return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+        abstract = jax.tree.map(abstract_of, template)
+        return self._restore(kind, step, state=ocp.args.StandardRestore(abstract))["state"]
+
+    def _restore(self, kind: str, step: int, **items: Any) -> Any:
+        try:
+            return self._manager(kind).restore(step, args=ocp.args.Composite(**items))
+        except jax.errors.JaxRuntimeError:
+            raise  # Of the device, not of the files.
+        except Exception as error:  # Of damaged files orbax and tensorstore raise many kinds.
+            folder = self._root / kind / str(step)
+            # A best one that is gone isn't chosen again but by a run from the start.
+            remove = folder if kind == "last" else self._root
+            raise UserError(
+                f"{folder}: expected a whole checkpoint, found it damaged ({str(error)[:160]}); "
+                f"remove {remove} and train again: it goes on from the one before, or else from "
+                "the start"
+            ) from error
+
+    def wait(self) -> None:
+        """Waits until what was saved is on disk."""
+        for manager in self._managers.values():
+            manager.wait_until_finished()
+
+    def close(self) -> None:
+        """Waits, then lets go of the folders."""
+        self.wait()
+        for manager in self._managers.values():
+            manager.close()
+        self._managers.clear()
+
+
+def _this_process_alone() -> ocp.options.MultiprocessingOptions | None:
+    index = jax.process_index()
+    if jax.process_count() == 1:
+        return None
+    return ocp.options.MultiprocessingOptions(
+        primary_host=index, active_processes={index}, barrier_sync_key_prefix=f"process{index}"
+    )
+
+
+def write_model(
+    workdir: str | os.PathLike,
+    config: TrainConfig,
+    manifest: Manifest,
+    standardisation: dict[str, Any] | None,
+) -> None:
+    """Writes model.json: all that scoring needs besides the weights."""
+    content = {
+        "config": dataclasses.asdict(config),
+        "manifest": manifest.to_json(),
+        "standardisation": standardisation,
+    }
+    path = pathlib.Path(workdir) / "model.json"
+    write_atomically(path, (json.dumps(content, indent=1) + "\n").encode())
+
+
+def read_model(workdir: str | os.PathLike) -> dict[str, Any]:
+    """model.json with `config` and `manifest` as objects; raises UserError when there is none."""
+    path = pathlib.Path(workdir) / "model.json"
+    if not path.exists():
+        raise UserError(
+            f"{workdir}: expected a run's folder (model.json), found none; "
+            "make one with python -m gvvad_jax.train"
+        )
+    content = read_json(path)
+    try:
+        content["config"]["head_widths"] = tuple(content["config"]["head_widths"])
+        content["config"] = TrainConfig(**content["config"])
+        content["manifest"].pop("format_version")
+        content["manifest"] = Manifest(**content["manifest"])
+    except (KeyError, TypeError) as error:
+        raise UserError(
+            f"{path}: expected a model of this version, found another ({error}); train again"
+        ) from error
+    return content

@@ -1,0 +1,1 @@
+"""The feature store: the one thing that both sides share. numpy only."""

@@ -1,0 +1,386 @@
+"""Encoding real H.264 files: what goes into rows, damage told by name, kill and ranks."""
+
+import dataclasses
+import json
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+
+import av
+import numpy as np
+import pytest
+
+from generation.encode import encoding, provenance
+from generation.encode.recipe import EncodeOptions, make_captioner, parse_fps_policy
+from generation.media import reading
+from generation.media.writing import write_video
+from generation.prompts.descriptions import save_descriptions
+from generation.prompts.grammar import write_grammar
+from gvvad_jax.command import UserError
+from gvvad_jax.store import annotations
+from gvvad_jax.store.reader import Store
+from tests.support import killing
+from tests.support.chat_server import ChatServer
+
+CAPTIONER, EMBEDDER = make_captioner("rules", "hashed")
+
+
+class MeanColour:
+    """The simplest encoder: a snippet is its mean colour."""
+
+    id = "mean-colour"
+    dim = 3
+    whole_video = True
+    manifest = {"id": id, "weights": "none", "pooling": "mean", "normalised": False}  # noqa: RUF012
+    crops = {"count": 1, "order": "whole"}  # noqa: RUF012
+
+    def encode_video(self, frames_FxHxWx3, spans_Tx2, fps):
+        return np.float32([[frames_FxHxWx3[a:b].mean(axis=(0, 1, 2))] for a, b in spans_Tx2])
+
+
+def _recipe(**changes):
+    fields = {"encoder": MeanColour(), "snippet_frames": 16, "snippet_stride": 8}
+    return encoding.Recipe(**(fields | changes))
+
+
+def _with_text(**changes):
+    return _recipe(captioner=CAPTIONER, text_embedder=EMBEDDER, **changes)
+
+
+def _frames(seed, num_frames=40):
+    """A box that swings or walks through a textured place."""
+    rng = np.random.default_rng(seed)
+    place = np.kron(rng.integers(60, 190, (8, 10, 3)), np.ones((8, 8, 1))).astype(np.uint8)
+    frames = np.repeat(place[None], num_frames, axis=0)
+    for t, frame in enumerate(frames):
+        left = 30 + (6 * (t % 3) if seed % 2 else t // 2)
+        frame[20:44, left : left + 10] = (40, 30 + 20 * (t % 2), 200)
+    return frames
+
+
+def _list(folder, entries, **top):
+    path = pathlib.Path(folder) / "videos.json"
+    path.write_text(json.dumps(top | {"videos": entries}))
+    return path
+
+
+def _entry(name, **fields):
+    return {"file": f"{name}.mp4", "label": 0, "split": "train"} | fields
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory):
+    """Five small videos, a to e, and their videos.json."""
+    folder = tmp_path_factory.mktemp("clips")
+    for n, name in enumerate("abcde"):
+        write_video(folder / f"{name}.mp4", _frames(n, 40 + 4 * n), fps=10)
+    _list(folder, {name: _entry(name, label=n % 2) for n, name in enumerate("abcde")})
+    return folder
+
+
+def _encode(clips, out, recipe, **options):
+    assert encoding.encode(clips / "videos.json", out, recipe, progress=False, **options)
+    opened = Store(out)
+    assert opened.faults() == []
+    return opened
+
+
+def test_rows_hold_features_text_and_what_the_file_was(clips, tmp_path):
+    opened = _encode(clips, tmp_path / "s", _with_text())
+    row = opened.rows["b"]
+    # 44 frames in snippets of 16 every 8: starts 0, 8, 16, 24 and 32.
+    assert (row.num_frames, row.num_snippets, row.fps, row.source) == (44, 5, 10.0, "real")
+    assert (row.declared_frames, row.decoded_frames) == (44, 44)
+    frames = reading.read(clips / "b.mp4").frames_TxHxWx3
+    expected = frames[8:24].mean(axis=(0, 1, 2))
+    np.testing.assert_allclose(opened.visual("b")[1, 0], expected, rtol=1e-5)
+    captions = CAPTIONER.captions(frames, np.array([[0, 16], [8, 24]]), 10.0)
+    np.testing.assert_array_equal(opened.text("b")[:2], EMBEDDER(captions))
+    assert row.pixel_statistics["frozen_share"] == 0 and row.pixel_statistics["motion"] > 1
+    assert opened.manifest.text == {
+        "encoder": "hashed-ngrams-v1",
+        "dim": 256,
+        "normalised": True,
+        "captioner": "motion-rules-v1",
+    }
+    assert np.load(tmp_path / "s" / "bank.npy", allow_pickle=False).shape == (26, 256)
+    assert json.loads((tmp_path / "s" / "bank.json").read_text())["bank"] == "ucf_crime"
+
+
+def test_without_a_captioner_there_is_no_text(clips, tmp_path):
+    opened = _encode(clips, tmp_path / "s", _recipe(dtype="float16"))
+    assert opened.manifest.text is None and not (tmp_path / "s" / "bank.npy").exists()
+    assert opened.visual("a").dtype == np.float16
+
+
+def test_fps_policy_resamples(clips, tmp_path):
+    opened = _encode(clips, tmp_path / "s", _recipe(fps_policy=5.0))
+    # 44 frames at 10 fps are 22 at 5: snippets of 16 start at 0 and 8.
+    assert opened.rows["b"].num_snippets == 2 and opened.rows["b"].num_frames == 44
+    np.testing.assert_allclose(opened.times("b"), [[0, 3.2], [1.6, 4.4]])
+    assert parse_fps_policy("native") == "native" and parse_fps_policy("8") == 8.0
+    for wrong in ("fast", "0", "inf"):
+        with pytest.raises(UserError, match="--fps_policy"):
+            parse_fps_policy(wrong)
+
+
+def test_the_truth_does_not_reach_captions_or_features(clips, tmp_path):
+    """The same pixels under other names, with labels flipped and all else said of them removed."""
+    folder = tmp_path / "renamed"
+    folder.mkdir()
+    names = dict(zip("abcde", ("x4", "x1", "x0", "x3", "x2"), strict=True))
+    truth = {}
+    for n, (old, new) in enumerate(names.items()):
+        shutil.copy(clips / f"{old}.mp4", folder / f"{new}.mp4")
+        truth[old] = _entry(old, label=1, split="test", abnormal_frames=[[5, 20]])
+        truth[old]["class"] = "Fighting"
+        truth[old]["label"] = n % 2
+        if n % 2 == 0:
+            del truth[old]["abnormal_frames"]
+    told = tmp_path / "told"
+    shutil.copytree(clips, told)
+    _list(told, truth)
+    _list(folder, {names[n]: _entry(names[n], label=1 - e["label"]) for n, e in truth.items()})
+    with_truth = _encode(told, tmp_path / "s1", _with_text())
+    without = _encode(folder, tmp_path / "s2", _with_text())
+    for old, new in names.items():
+        np.testing.assert_array_equal(with_truth.text(old), without.text(new))
+        np.testing.assert_array_equal(with_truth.visual(old), without.visual(new))
+    assert not np.array_equal(with_truth.text("a")[0], with_truth.text("b")[0])
+
+
+def test_generated_videos_carry_what_they_were_made_from(clips, tmp_path):
+    records = write_grammar(2, 0)
+    for record in records:
+        shutil.copy(clips / "a.mp4", tmp_path / f"{record.id}.mp4")
+    _list(tmp_path, {r.id: _entry(r.id, label=r.label) for r in records})
+    save_descriptions(tmp_path / "prompts.jsonl", records)
+    opened = _encode(
+        tmp_path,
+        tmp_path / "s",
+        _recipe(source="synthetic"),
+        prompts_path=tmp_path / "prompts.jsonl",
+    )
+    row, record = opened.rows[records[0].id], records[0]
+    assert (row.source, row.description, row.twin, row.seed) == (
+        "synthetic",
+        record.description,
+        record.twin,
+        record.seed,
+    )
+
+
+def _write_faststart(path, frames):
+    """An .mp4 whose index comes first, so that it can be cut short and still be opened."""
+    with av.open(str(path), "w", options={"movflags": "faststart"}) as container:
+        stream = container.add_stream("libx264", rate=10)
+        stream.height, stream.width, stream.pix_fmt = *frames.shape[1:3], "yuv420p"
+        stream.gop_size = 8
+        for image in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, "rgb24")))
+        container.mux(stream.encode())
+
+
+def test_damage_is_told_by_name_and_never_silent(clips, tmp_path, capsys):
+    noisy = np.random.default_rng(0).integers(0, 255, (40, 64, 80, 3), dtype=np.uint8)
+    _write_faststart(tmp_path / "half.mp4", noisy)
+    whole = (tmp_path / "half.mp4").read_bytes()
+    (tmp_path / "half.mp4").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "rubbish.mp4").write_bytes(b"no video at all" * 100)
+    shutil.copy(clips / "a.mp4", tmp_path / "longer.mp4")
+    shutil.copy(clips / "a.mp4", tmp_path / "sound.mp4")
+    names = ("half", "rubbish", "longer", "sound")
+    entries = {name: _entry(name) for name in names}
+    entries["longer"] |= {"num_frames": 90, "fps": 25}
+    _list(tmp_path, entries)
+    opened = _encode(tmp_path, tmp_path / "s", _with_text())
+    row = opened.rows["half"]
+    assert row.declared_frames == 40 and 1 <= row.decoded_frames < 40
+    assert row.num_frames == row.decoded_frames
+    assert row.pixel_statistics["decoded_share"] == pytest.approx(row.decoded_frames / 40)
+    assert list(opened.quarantined) == ["rubbish"]
+    assert str(tmp_path) not in opened.quarantined["rubbish"]
+    told = capsys.readouterr().err
+    assert f"half: the file declares 40 frames, {row.decoded_frames} could be decoded" in told
+    assert "rubbish: not encoded: rubbish.mp4: expected a video file" in told
+    assert "longer: videos.json says 90 frames, the file has 40" in told
+    assert "longer: videos.json says 25 fps, the file 10" in told
+    assert "sound" not in told
+
+
+def test_frame_rate_comes_from_videos_json_for_folders_and_is_required(tmp_path):
+    (tmp_path / "frames").mkdir()
+    for n, image in enumerate(_frames(0, 20)):
+        with av.open(str(tmp_path / "frames" / f"{n:03d}.png"), "w") as container:
+            stream = container.add_stream("png", rate=1)
+            stream.height, stream.width, stream.pix_fmt = 64, 80, "rgb24"
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, "rgb24")))
+            container.mux(stream.encode())
+    entry = {"file": "frames", "label": 0, "split": "train"}
+    _list(tmp_path, {"f": entry})
+    with pytest.raises(UserError, match="video 'f': expected fps"):
+        encoding.encode(tmp_path / "videos.json", tmp_path / "s", _recipe(), progress=False)
+    _list(tmp_path, {"f": entry}, fps=12)
+    assert _encode(tmp_path, tmp_path / "s", _recipe()).rows["f"].fps == 12
+
+
+def test_users_mistakes(clips, tmp_path):
+    _list(tmp_path, {"gone": _entry("gone")})
+    with pytest.raises(UserError, match="1 of them missing, 'gone.mp4' first"):
+        encoding.encode(tmp_path / "videos.json", tmp_path / "s", _recipe(), progress=False)
+    (tmp_path / "gone.mp4").write_bytes(b"rubbish")
+    with pytest.raises(UserError, match="expected at least one readable video"):
+        encoding.encode(tmp_path / "videos.json", tmp_path / "s", _recipe(), progress=False)
+    _encode(clips, tmp_path / "s2", _recipe())
+    with pytest.raises(UserError, match="snippet"):
+        encoding.encode(clips / "videos.json", tmp_path / "s2", _recipe(snippet_frames=8))
+    with pytest.raises(UserError, match="--captioner"):
+        make_captioner("oracle", "hashed")
+
+
+@pytest.fixture
+def generated(clips, tmp_path):
+    """Two generated videos: the folder of their list, and their prompts."""
+    folder = tmp_path / "generated"
+    folder.mkdir()
+    records = write_grammar(1, 0)
+    for record in records:
+        shutil.copy(clips / "a.mp4", folder / f"{record.id}.mp4")
+    _list(folder, {r.id: _entry(r.id, label=r.label) for r in records})
+    save_descriptions(folder / "prompts.jsonl", records)
+    return folder, records
+
+
+def test_rows_of_another_record_source_or_bank_are_not_kept(generated, tmp_path, capsys):
+    folder, records = generated
+    given = {"prompts_path": folder / "prompts.jsonl"}
+    made = EncodeOptions(encoder="motion", snippet_stride=8, source="synthetic", captioner="none")
+    forgot = dataclasses.replace(made, source="real")
+    assert _encode(folder, tmp_path / "s", forgot).rows[records[0].id].twin is None
+    opened = _encode(folder, tmp_path / "s", made, **given)
+    assert {(r.source, r.twin) for r in opened.rows.values()} == {
+        ("synthetic", record.twin) for record in records
+    }
+    told = capsys.readouterr().err
+    assert all(f"{r.id}: its row is of another file, prompt record" in told for r in records)
+    _encode(folder, tmp_path / "whole", made, **given)
+    assert _files(tmp_path / "s") == _files(tmp_path / "whole")
+    described = dataclasses.replace(made, captioner="description")
+    before = _encode(folder, tmp_path / "t", described, **given)
+    changed = dataclasses.replace(records[0], phrase="a man climbs a fence")
+    save_descriptions(folder / "prompts.jsonl", [changed, records[1]])
+    capsys.readouterr()
+    after = _encode(folder, tmp_path / "t", described, **given)
+    np.testing.assert_array_equal(after.text(changed.id)[0], EMBEDDER([changed.phrase])[0])
+    np.testing.assert_array_equal(after.text(records[1].id), before.text(records[1].id))
+    assert records[1].id not in capsys.readouterr().err
+    _encode(folder, tmp_path / "t", dataclasses.replace(described, bank="tad"), **given)
+    assert json.loads((tmp_path / "t" / "bank.json").read_text())["bank"] == "tad"
+
+
+def test_rows_of_other_files_are_not_kept(clips, tmp_path, capsys):
+    folder = tmp_path / "clips"
+    shutil.copytree(clips, folder)
+    (folder / "e.mp4").write_bytes(b"rubbish" * 100)
+    assert list(_encode(folder, tmp_path / "s", _recipe()).quarantined) == ["e"]
+    shutil.copy(clips / "d.mp4", folder / "b.mp4")
+    shutil.copy(clips / "e.mp4", folder / "e.mp4")
+    os.utime(folder / "a.mp4", (0, 0))
+    capsys.readouterr()
+    opened = _encode(folder, tmp_path / "s", _recipe())
+    told = capsys.readouterr().err
+    assert [f"warning: {n}: its row" in told for n in "abcde"] == [0, 1, 0, 0, 1]
+    _encode(folder, tmp_path / "whole", _recipe())
+    assert _files(tmp_path / "s") == _files(tmp_path / "whole") and len(opened.rows) == 5
+    shutil.copytree(tmp_path / "s", tmp_path / "moved")
+    shutil.move(folder, tmp_path / "elsewhere")
+    _encode(tmp_path / "elsewhere", tmp_path / "moved", _recipe())
+    assert "its row" not in capsys.readouterr().err
+
+
+def test_folders_of_frames_are_told_apart_by_their_contents(tmp_path):
+    (tmp_path / "f").mkdir()
+    for n in range(40):
+        (tmp_path / "f" / f"{n:03d}.bmp").write_bytes(bytes([n]) * 100)
+    entry = {"f": {"file": "f", "label": 0, "split": "train", "fps": 10}}
+
+    def made_of():
+        return provenance.made_of(annotations.load(_list(tmp_path, entry)), {}, "real")["f"]
+
+    found = [made_of()]
+    (tmp_path / "f" / "003.bmp").write_bytes(b"x" * 100)  # The second that is looked into.
+    found.append(made_of())
+    (tmp_path / "f" / "004.bmp").unlink()
+    found.append(made_of())
+    entry["f"]["fps"] = 20
+    found.append(made_of())
+    assert len(set(found)) == 4 and made_of() == found[-1]
+
+
+def test_what_a_chat_server_cost_is_told(clips, tmp_path):
+    _list(tmp_path, {"a": _entry("a")})
+    shutil.copy(clips / "a.mp4", tmp_path / "a.mp4")
+    with ChatServer(lambda body: {"caption": "a man walks"}) as server:
+        command = [*_command(tmp_path, tmp_path / "s"), "--captioner=chat", "--chat_model=eye"]
+        command += [f"--base_url={server.url}", "--price_input=1", "--price_output=2"]
+        done = subprocess.run(command, check=True, capture_output=True, text=True)
+        asked = len(server.asked)
+    usage = json.loads(done.stdout)["usage"]
+    assert usage["requests"] == asked == json.loads(done.stdout)["snippets"] > 0
+    assert usage["input_tokens"] > 0 and usage["cost"] > 0
+    assert f"encode: usage {json.dumps(usage)}" in done.stderr
+
+
+def _files(path):
+    return {p.name: p.read_bytes() for p in pathlib.Path(path).iterdir() if p.name != ".lock"}
+
+
+def _command(clips, out):
+    return [
+        *(sys.executable, "-m", "generation.encode", f"--videos={clips / 'videos.json'}"),
+        *(f"--out={out}", "--encoder=motion", "--snippet_stride=8"),
+    ]
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(clips, tmp_path_factory):
+    out = tmp_path_factory.mktemp("whole") / "s"
+    outcome = subprocess.run(_command(clips, out), check=True, capture_output=True, text=True)
+    summary = json.loads(outcome.stdout)
+    assert summary["finished"] and summary["videos"] == 5 and summary["encoder"] == "motion-v1"
+    return _files(out)
+
+
+def test_killed_and_run_again_gives_the_same_bytes(clips, uninterrupted, tmp_path):
+    out = tmp_path / "s"
+    killing.run(_command(clips, out), "parts/*.json", 2)
+    assert len(list(out.glob("parts/*.json"))) == 2
+    with pytest.raises(UserError, match="run the same encode command again"):
+        Store(out)
+    subprocess.run(_command(clips, out), check=True, capture_output=True)
+    assert _files(out) == uninterrupted
+
+
+def test_two_ranks_give_the_same_bytes_as_one(clips, uninterrupted, tmp_path):
+    out = tmp_path / "s"
+    processes = [
+        subprocess.Popen(
+            _command(clips, out),
+            env=os.environ | {"RANK": str(rank), "WORLD_SIZE": "2"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+        )
+        for rank in range(2)
+    ]
+    finished = [json.loads(p.communicate()[0])["finished"] for p in processes]
+    assert any(finished) and all(p.returncode == 0 for p in processes)
+    assert _files(out) == uninterrupted
+
+
+def test_a_mistake_on_the_command_line_is_one_line(tmp_path):
+    for arguments in ([], [f"--videos={tmp_path / 'none.json'}", "--out=s"], ["--encoder=none"]):
+        command = [sys.executable, "-m", "generation.encode", *arguments]
+        failed = subprocess.run(command, capture_output=True, text=True, cwd=os.getcwd())
+        assert failed.returncode == 2 and len(failed.stderr.splitlines()) == 1, failed.stderr

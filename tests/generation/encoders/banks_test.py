@@ -1,0 +1,127 @@
+"""The prompt banks, and what lies beside a store's manifest of them."""
+
+import collections
+import dataclasses
+import itertools
+import json
+import re
+import zlib
+
+import numpy as np
+import pytest
+
+from generation.encoders import banks, motion_captions
+from generation.encoders.text import HashedTextEmbedder
+from generation.prompts.descriptions import CLASSES
+from gvvad_jax.command import UserError
+from gvvad_jax.store.reader import read_manifest
+from tests.support.stores import write_store
+
+ALL = [(name, v) for name in banks.BANKS for v in banks.VOCABULARIES]
+NUM_CLASSES = {"ucf_crime": 13, "xd_violence": 6, "shanghaitech": 10, "tad": 7}
+
+
+@pytest.mark.parametrize(("name", "vocabulary"), ALL)
+def test_a_bank_has_two_short_phrases_of_each_class(name, vocabulary):
+    bank = banks.prompt_bank(name, vocabulary)
+    counts = collections.Counter(prompt.cls for prompt in bank)
+    assert len(counts) == NUM_CLASSES[name] and set(counts.values()) == {2}
+    for prompt in bank:
+        words = prompt.phrase.split()
+        # CLIP takes 77 tokens; captions are about as long as these.
+        assert 5 <= len(words) <= 18 and len(prompt.phrase) < 100
+        assert re.fullmatch(r"[a-z',-]+( [a-z',-]+)*", prompt.phrase)
+
+
+def test_a_class_goes_by_its_datasets_name():
+    assert [p.cls for p in banks.prompt_bank("ucf_crime", "plain")[::2]] == list(CLASSES)
+    violence = {prompt.cls for prompt in banks.prompt_bank("xd_violence", "plain")}
+    assert violence == {"Abuse", "CarAccident", "Explosion", "Fighting", "Riot", "Shooting"}
+    for name in banks.BANKS:
+        plain, motion = (banks.prompt_bank(name, v) for v in banks.VOCABULARIES)
+        assert [p.cls for p in plain] == [p.cls for p in motion]
+
+
+def test_no_two_phrases_are_the_same():
+    phrases = [p.phrase for name, v in ALL for p in banks.prompt_bank(name, v)]
+    assert len(phrases) == len(set(phrases)) == 4 * sum(NUM_CLASSES.values())
+    # Nor the same but for small words.
+    embed = HashedTextEmbedder()
+    for name, vocabulary in ALL:
+        rows = embed([p.phrase for p in banks.prompt_bank(name, vocabulary)])
+        assert max(a @ b for a, b in itertools.combinations(rows, 2)) < 0.9
+
+
+def test_phrases_of_the_rule_based_captioner_never_change():
+    # docs/results.md depends on them: a change here needs another BANK_VERSION.
+    bank = banks.prompt_bank("ucf_crime", "motion")
+    content = "\n".join(f"{prompt.cls}: {prompt.phrase}" for prompt in bank)
+    assert zlib.crc32(content.encode()) == 637683320 and banks.BANK_VERSION == 1
+
+
+def test_motion_phrases_use_the_captioners_words_and_plain_ones_do_not():
+    scales = (motion_captions._PACES, motion_captions._AGITATION, motion_captions._SPREADS)
+    words = {word for scale in scales for _, text in scale for word in text.split()}
+    words |= {"region", "regions", "flash", "flames", "flickering", "outwards"}
+    for name in banks.BANKS:
+        for prompt in banks.prompt_bank(name, "motion"):
+            assert len(words & set(re.findall(r"[a-z]+", prompt.phrase))) >= 2, prompt
+        for prompt in banks.prompt_bank(name, "plain"):
+            assert not re.search(r"regions?\b|erratic|vehicle-shaped|outwards", prompt.phrase)
+
+
+def test_unknown_names():
+    with pytest.raises(UserError, match="--bank: expected a prompt bank of ucf_crime, xd_viol"):
+        banks.prompt_bank("shanghai", "plain")
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A store whose text rows are of the hashed embedder, with its bank."""
+    embed = HashedTextEmbedder()
+    path = write_store(tmp_path / "s", {"train": (1, 1)})
+    manifest = read_manifest(path)
+    text = {"encoder": embed.id, "dim": embed.dim, "normalised": True}
+    content = dataclasses.replace(manifest, text=text).to_json()
+    (path / "manifest.json").write_text(json.dumps(content))
+    bank = banks.prompt_bank("tad", "plain")
+    rows = embed([prompt.phrase for prompt in bank])
+    banks.save_bank(path, "tad", bank, embed.id, rows, vocabulary="plain")
+    return path
+
+
+def test_a_bank_is_saved_with_its_phrases(folder):
+    bank = banks.prompt_bank("tad", "plain")
+    rows = HashedTextEmbedder()([prompt.phrase for prompt in bank])
+    np.testing.assert_array_equal(np.load(folder / "bank.npy", allow_pickle=False), rows)
+    content = json.loads((folder / "bank.json").read_text())
+    assert content["encoder"] == "hashed-ngrams-v1" and content["version"] == 1
+    assert (content["bank"], content["vocabulary"]) == ("tad", "plain")
+    assert content["prompts"][0] == {"class": bank[0].cls, "phrase": bank[0].phrase}
+
+
+def _edit(path, **changes):
+    content = json.loads(path.read_text())
+    for key, value in changes.items():
+        content[key] = value
+    path.write_text(json.dumps({k: v for k, v in content.items() if v is not None}))
+
+
+def test_a_bank_of_another_encoder_is_refused(folder):
+    banks.require_same_encoder(folder)
+    _edit(folder / "bank.json", encoder="simcse:a:pooler")
+    with pytest.raises(UserError, match=r"bank.json: .* 'hashed-ngrams-v1', found 'simcse:a:p"):
+        banks.require_same_encoder(folder)
+    _edit(folder / "bank.json", encoder=None)
+    with pytest.raises(UserError, match="found None; embed the bank with it"):
+        banks.require_same_encoder(folder)
+    _edit(folder / "bank.json", encoder="hashed-ngrams-v1")
+    _edit(folder / "manifest.json", text=None)
+    with pytest.raises(UserError, match="expected the store's text encoder None"):
+        banks.require_same_encoder(folder)
+
+
+def test_a_broken_bank_is_a_users_mistake(folder):
+    (folder / "bank.json").write_text("[]")
+    with pytest.raises(UserError, match="found None; embed"):
+        banks.require_same_encoder(folder)

@@ -1,0 +1,165 @@
+import dataclasses
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+from generation import pipeline
+from generation.filter import filtering
+from gvvad_jax.command import UserError
+from gvvad_jax.store.reader import Store, require_agreement
+from tests.support import killing
+
+SMALL = (
+    "--train_pairs=1", "--test_pairs=1", "--generated_pairs=2", "--random_drops=2",
+    "--fps_policy=5",
+)  # fmt: skip
+
+
+def command(out, *more):
+    return [sys.executable, "-m", "generation.pipeline", *SMALL, f"--out={out}", *more]
+
+
+def outcome(paths):
+    """What must not depend on kills."""
+    files = [paths["decisions"], *paths["random_decisions"], paths["prompts"]]
+    texts = [pathlib.Path(path).read_text(encoding="utf-8") for path in files]
+    stores = [Store(paths[name]) for name in ("real_store", "synthetic_store")]
+    return [opened.digest() for opened in stores], texts
+
+
+def run(out, *more):
+    done = subprocess.run(command(out, *more), capture_output=True, text=True, check=True)
+    return json.loads(done.stdout), done.stderr
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    return run(tmp_path_factory.mktemp("pipeline") / "whole")
+
+
+def test_stages_in_order_and_what_they_leave(whole):
+    paths, told = whole
+    stages = [line for line in told.splitlines() if line.startswith("pipeline: ")]
+    names = ["footage", "descriptions", "generated videos", "stores", "filter"]
+    assert stages == [f"pipeline: {name}" for name in names]
+    real, synthetic = Store(paths["real_store"]), Store(paths["synthetic_store"])
+    assert (len(real.rows), len(synthetic.rows)) == (4, 4)
+    assert {row.source for row in synthetic.rows.values()} == {"synthetic"}
+    assert all(row.description for row in synthetic.rows.values())
+    require_agreement([real, synthetic])
+
+    def dropped(path):
+        with open(path, encoding="utf-8") as file:
+            decisions = [json.loads(line) for line in file]
+        labels = [synthetic.videos.videos[d["id"]].label for d in decisions if not d["keep"]]
+        return sorted(labels)
+
+    # The control drops as many of each label, and there is something to drop.
+    assert len(dropped(paths["decisions"])) == paths["filter"]["dropped"] > 0
+    assert len(paths["random_decisions"]) == 2
+    for path in paths["random_decisions"]:
+        assert dropped(path) == dropped(paths["decisions"])
+
+
+@pytest.mark.slow
+def test_killed_at_any_stage_it_ends_the_same(whole, tmp_path):
+    out = tmp_path / "broken"
+    for sign in ("footage/clips/*.json", "generated/clips/*.json", "synthetic/parts/*.npy"):
+        killing.run(command(out), sign)
+        assert not (out / "decisions.jsonl").exists()
+    assert outcome(run(out)[0]) == outcome(whole[0])
+
+
+def test_other_settings_in_the_same_folder_are_refused(whole):
+    out = os.path.dirname(whole[0]["prompts"])
+    failed = subprocess.run(command(out, "--data_seed=1"), capture_output=True, text=True)
+    assert failed.returncode == 2 and failed.stderr.count("\n") == 1
+    assert "--data_seed=0 there, 1 now" in failed.stderr
+
+
+def test_mistakes_are_told(tmp_path, monkeypatch):
+    with pytest.raises(UserError, match="--train_pairs: expected at least 1, found 0"):
+        pipeline.PipelinePlan(out=str(tmp_path), train_pairs=0)
+    with pytest.raises(UserError, match="--preset: expected one of none, light, strict"):
+        filtering.FilterOptions(preset="harsh")
+    plan = pipeline.PipelinePlan(
+        out=str(tmp_path / "p"), videos=str(tmp_path / "none.json"), generated_pairs=1
+    )
+    with pytest.raises(UserError, match=r"none\.json"):
+        pipeline.run(pipeline.PipelineSettings(plan=plan))
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UserError, match="WORLD_SIZE"):
+        pipeline.run(pipeline.PipelineSettings(plan=plan))
+
+
+@pytest.mark.parametrize(
+    ("section", "options", "told"),
+    [
+        ("rows", {"crops": "ten"}, "--crops"),
+        ("rows", {"text_encoder": "word2vec"}, "--text_encoder"),
+        ("rows", {"encoder": "clip-l14", "weights": "/none"}, "/none"),
+        ("diffusers", {"generator": "cogvideox-9b"}, "--generator"),
+        ("chat", {"chat_model": ""}, "--chat_model"),
+        ("plan", {"synthetic_captioner": "description"}, "--synthetic_captioner"),
+    ],
+)
+def test_mistakes_of_late_stages_are_told_before_anything_is_made(tmp_path, section, options, told):
+    settings = pipeline.PipelineSettings(
+        plan=pipeline.PipelinePlan(
+            out=str(tmp_path / "p"),
+            writer="chat" if section == "chat" else "grammar",
+            backend="diffusers" if section == "diffusers" else "world",
+        )
+    )
+    if section == "plan":
+        settings = dataclasses.replace(settings, rows=pipeline.recipe.Options(captioner="none"))
+    wrong = dataclasses.replace(getattr(settings, section), **options)
+    with pytest.raises(UserError, match=told):
+        pipeline.run(dataclasses.replace(settings, **{section: wrong}))
+    assert not (tmp_path / "p").exists()
+
+
+@pytest.mark.parametrize(
+    ("section", "options", "told"),
+    [
+        ("rows", {"captioner": "description"}, "--captioner: .* give it as --synthetic_captioner"),
+        ("diffusers", {"height": 64}, "--height: expected --width"),
+        ("videos", {"file": "gone.mp4"}, "found 1 of them missing"),
+        ("videos", {"file": "../a.mp4"}, "inside the json's folder"),
+        ("videos", {"split": "test"}, "--preset=strict to compare with, found none"),
+    ],
+)
+def test_what_only_late_stages_would_meet_is_told_first(tmp_path, section, options, told):
+    (tmp_path / "a.mp4").write_bytes(b"not looked at")
+    entry = {"file": "a.mp4", "label": 0, "split": "train"}
+    settings = pipeline.PipelineSettings(plan=pipeline.PipelinePlan(out=str(tmp_path / "p")))
+    if section == "videos":
+        listed = tmp_path / "videos.json"
+        listed.write_text(json.dumps({"videos": {"a": entry | options}}))
+        plan = dataclasses.replace(settings.plan, videos=str(listed))
+        settings = dataclasses.replace(settings, plan=plan)
+    else:
+        changed = dataclasses.replace(getattr(settings, section), **options)
+        settings = dataclasses.replace(settings, **{section: changed})
+    with pytest.raises(UserError, match=told):
+        pipeline.run(settings)
+    assert not (tmp_path / "p").exists()
+
+
+def test_a_stage_takes_other_settings_until_it_has_made_something(tmp_path):
+    settings = pipeline.PipelineSettings()
+    pipeline._begin("footage", settings, tmp_path)
+    other = dataclasses.replace(settings, rows=pipeline.recipe.Options(snippet_frames=8))
+    for stage, made in (("stores", "real/parts/a.json"), ("stores", "synthetic/shard-00000.jsonl")):
+        pipeline._begin(stage, settings, tmp_path)
+        pipeline._begin(stage, other, tmp_path)
+        path = tmp_path / made
+        path.parent.mkdir(parents=True)
+        path.touch()
+        with pytest.raises(UserError, match="--snippet_frames=8 there, 16 now"):
+            pipeline._begin(stage, settings, tmp_path)
+        path.unlink()

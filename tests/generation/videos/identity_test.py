@@ -1,0 +1,109 @@
+"""Which weights clips are made with: a folder's contents, a Hub id's commit."""
+
+import json
+import pathlib
+import shutil
+
+import pytest
+
+pytest.importorskip("torch")
+pytest.importorskip("diffusers")
+
+from generation.videos import generating, identity
+from gvvad_jax.command import UserError
+from tests.support import tiny_pipelines
+from tests.support.tiny_pipelines import make_backend as make
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.fixture
+def model(models, tmp_path):
+    return pathlib.Path(shutil.copytree(models["cogvideox"], tmp_path / "model"))
+
+
+def replace_weights(model, component="transformer"):
+    """The last number of a component's weights is another one."""
+    path = next((model / component).glob("*.safetensors"))
+    data = bytearray(path.read_bytes())
+    data[-2] ^= 1
+    path.write_bytes(data)
+
+
+def test_clips_of_other_weights_do_not_join_the_first(model, tmp_path):
+    descriptions = tiny_pipelines.short_descriptions(1)
+
+    def generate(out):
+        generating.generate(descriptions, make(str(model), steps=1), tmp_path / out, progress=False)
+        return json.loads((tmp_path / out / "model.json").read_text())
+
+    old = generate("a")
+    (tmp_path / "a" / "clips" / f"{descriptions[1].id}.json").unlink()
+    replace_weights(model)
+    with pytest.raises(UserError, match="--model: expected the weights of .*give another --out"):
+        generate("a")
+    assert not (tmp_path / "a" / "videos.json").exists()
+    replace_weights(model)  # The old ones again.
+    assert generate("a") == old
+    # A finished folder isn't compared: nothing is loaded for it.
+    shutil.rmtree(model)
+    generate("a")
+
+
+def test_embeddings_of_other_weights_are_not_used(model, tmp_path):
+    descriptions = tiny_pipelines.short_descriptions(1)
+    before = make(str(model), steps=1)
+    before.prepare(descriptions, tmp_path / "prepared")
+    files = set((tmp_path / "prepared").iterdir())
+    replace_weights(model, "text_encoder")
+    make(str(model), steps=1).prepare(descriptions, tmp_path / "prepared")
+    assert len(set((tmp_path / "prepared").iterdir())) == 2 * len(files)
+
+
+def test_a_folders_digest_is_of_what_is_loaded(model):
+    begun = identity.identify(str(model))
+    (model / "README.md").write_text("About")
+    (model / ".cache").mkdir()
+    (model / "vae" / ".lock").touch()
+    assert identity.identify(str(model), begun=begun) == begun
+    for name in ("vae/config.json", "scheduler/scheduler_config.json", "model_index.json"):
+        content = (model / name).read_text()
+        (model / name).write_text(content + " ")
+        with pytest.raises(UserError, match="expected the weights"):
+            identity.identify(str(model), begun=begun)
+        (model / name).write_text(content)
+    for damaged in ([], {}, "?"):
+        with pytest.raises(UserError, match="expected the weights"):
+            identity.identify(str(model), begun=damaged)
+
+
+def test_a_hub_id_stays_at_the_commit_it_was_begun_with(models, tmp_path, monkeypatch):
+    # The Hub's cache as two downloads of a branch leave it, and no network.
+    import huggingface_hub
+    import safetensors.torch
+    import torch
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    cached = tmp_path / "models--someone--model"
+    old, new = "a" * 40, "b" * 40
+    for commit in (old, new):
+        shutil.copytree(models["cogvideox"], cached / "snapshots" / commit)
+    replace_weights(cached / "snapshots" / new)
+    (cached / "refs").mkdir()
+    (cached / "refs" / "main").write_text(old)
+    begun = identity.identify("someone/model")
+    assert begun == {"model": "someone/model", "commit": old, "digest": None}
+    (cached / "refs" / "main").write_text(new)
+    assert identity.identify("someone/model")["commit"] == new
+    assert identity.identify("someone/model", begun=begun) == begun
+    with pytest.raises(UserError, match=f"begun with .{new[:12]}., found others .{old[:12]}"):
+        identity.check(dict(begun, commit=new), begun)
+    # And so are the weights that are loaded.
+    descriptions = tiny_pipelines.short_descriptions(1)
+    backend = make("someone/model", guidance=1.0)
+    assert backend.prepare(descriptions, tmp_path / "prepared", begun) == begun
+    path = next((cached / "snapshots" / old / "transformer").glob("*.safetensors"))
+    loaded = backend._pipeline.transformer.state_dict()
+    for name, tensor in safetensors.torch.load_file(path).items():
+        assert torch.equal(loaded[name], tensor)

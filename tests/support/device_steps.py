@@ -1,0 +1,104 @@
+"""Twenty steps of every detector in some modes, in a process of its own, for devices_test.py.
+
+    python -m tests.support.device_steps PRECISION OUT.npz [CONFIG...]
+
+Fake devices by XLA_FLAGS; several processes by RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT.
+"""
+
+import dataclasses
+import os
+import sys
+
+import chex
+import jax
+import numpy as np
+
+from gvvad_jax import parallel, step
+from gvvad_jax.batches import Batch
+from gvvad_jax.config import DETECTORS, TrainConfig
+
+SMALL = {"head_widths": (16, 8), "mtn_channels": 4, "body_width": 8, "memory_rows": 20}
+VIDEOS, PAIRS, SEGMENTS, DIM, TEXT_DIM, STEPS = 19, 8, 6, 12, 8, 20
+OPTIONS = {"lambda_mode": "meta", "mixup": 0.5, "train_crops": 1, "ema": 0.9, "clip_norm": 1.0}
+
+
+def configs(precision):
+    common = {"batch_size": PAIRS, "segments": SEGMENTS, "precision": precision, **SMALL}
+    every = {name: TrainConfig(detector=name, **common) for name in DETECTORS}
+    return every | {"options": TrainConfig(detector="mil_rank", **common, **OPTIONS)}
+
+
+def data(runner):
+    """The same videos in every mode; what this process isn't asked for it doesn't hand out."""
+    rng = np.random.default_rng(0)
+    visual = rng.normal(size=(VIDEOS, 2, SEGMENTS, DIM)).astype(np.float32)
+    text = rng.normal(size=(VIDEOS, SEGMENTS, TEXT_DIM)).astype(np.float32)
+    synthetic = np.float32(np.arange(VIDEOS) % 4 > 1)
+    asked = set()
+
+    def rows(array):
+        def of(start, stop):
+            asked.update(range(start, stop))
+            return array[start:stop]
+
+        return runner.by_row(array.shape, of)
+
+    found = step.TrainingData(
+        visual_VxNxTxD=rows(visual),
+        text_VxTxE=rows(text),
+        synthetic_V=rows(synthetic),
+        bank_KxE=runner.on_each(np.eye(3, TEXT_DIM, dtype=np.float32)),
+    )
+    if runner.num_devices > 1:
+        most = -(-VIDEOS // runner.num_devices) * jax.local_device_count()
+        assert len(asked) <= most, "a process read another's rows"
+    return found
+
+
+def batch(number, config):
+    rng = np.random.default_rng(number)
+
+    def videos():
+        return rng.integers(0, VIDEOS, (PAIRS, 2)).astype(np.int32)
+
+    found = Batch(videos_Bx2=videos(), pairs_B=np.arange(PAIRS, dtype=np.int32))
+    if config.mixup:
+        shares_Bx2 = rng.uniform(0.5, 1, (PAIRS, 2)).astype(np.float32)
+        found = found._replace(partners_Bx2=videos(), shares_Bx2=shares_Bx2, held_out_Bx2=videos())
+    return found
+
+
+def run(config):
+    """State and last metrics after the steps, by name."""
+    made = parallel.make_train_step
+    chex.clear_trace_counter()
+    parallel.make_train_step = lambda *args, **kwargs: chex.assert_max_traces(
+        made(*args, **kwargs), n=1
+    )
+    runner = parallel.Runner(config, step.init_state(config, DIM, TEXT_DIM))
+    parallel.make_train_step = made
+    videos = data(runner)
+    for number in range(STEPS):
+        metrics = jax.device_get(runner.step(videos, batch(number, config)))
+    state = runner.state().replace(opt_state={}, key=())
+    leaves, _ = jax.tree_util.tree_flatten_with_path(jax.device_get(state))
+    found = {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}
+    return found | {f"metric {name}": value for name, value in metrics.items()}
+
+
+def main(precision, out, *names):
+    if precision == "float64":
+        jax.config.update("jax_enable_x64", True)
+    processes = "ranks" if "RANK" in os.environ else "one"
+    parallel.join(TrainConfig(parallel="mesh", processes=processes))
+    arrays = {}
+    every = configs(precision)
+    for name in names or every:
+        for mode in ("single", "pmap", "mesh"):
+            found = run(dataclasses.replace(every[name], parallel=mode))
+            arrays |= {f"{mode}/{name}/{key}": value for key, value in found.items()}
+    np.savez(out, **arrays)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

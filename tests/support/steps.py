@@ -1,0 +1,19 @@
+"""Sizes and training videos of tests that take single steps."""
+
+import jax.numpy as jnp
+import numpy as np
+
+from gvvad_jax import step
+
+SMALL = {"head_widths": (16, 8), "mtn_channels": 4, "body_width": 8, "memory_rows": 20}
+SMALL |= {"batch_size": 2, "segments": 6}
+
+
+def make_data(dim=12, text_dim=8, videos=8):
+    rng = np.random.default_rng(0)
+    return step.TrainingData(
+        visual_VxNxTxD=jnp.asarray(rng.normal(size=(videos, 2, 6, dim)), jnp.float32),
+        text_VxTxE=jnp.asarray(rng.normal(size=(videos, 6, text_dim)), jnp.float32),
+        synthetic_V=jnp.arange(videos) % 4 > 1,
+        bank_KxE=jnp.eye(3, text_dim),
+    )
