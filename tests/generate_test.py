@@ -18,7 +18,7 @@ from generation import encode, pipeline, prompts, videos
 from gvvad_jax import store
 from tests import killing, tiny_transformers
 from tests.chat_server import ChatServer
-from tests.study_test import write_videos
+from tests.support.textures import write_videos
 
 pytestmark = pytest.mark.slow
 

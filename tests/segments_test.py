@@ -11,7 +11,8 @@ from gvvad_jax.command import UserError
 from gvvad_jax.config import TrainConfig
 from tests.conftest import DIM, TEXT_DIM
 from tests.step_test import SMALL
-from tools import bench_data, sparse_store
+from tools.bench import sparse_store
+from tools.bench.data import training_peak
 
 
 def test_segments_by_hand():
@@ -126,7 +127,7 @@ def _trained(path, workdir, videos):
     path = sparse_store.write(path, videos, dtype="float16")
     flags = [f"--store={path}", f"--workdir={workdir}", "--detector=mil_rank", "--steps=4"]
     flags += ["--batch_size=4", "--segments=8", "--validation_share=0", "--device_gigabytes=0"]
-    return bench_data.training_peak(*flags) / 1e6
+    return training_peak(*flags) / 1e6
 
 
 @pytest.mark.slow

@@ -1,0 +1,160 @@
+"""The filter's page: whole, readable, and nothing in it but text of what files say."""
+
+import json
+import subprocess
+import sys
+import xml.etree.ElementTree
+
+import numpy as np
+import pytest
+
+from generation import decisions as decided
+from generation import filter as video_filter
+from generation import prompts, video_io
+from generation.decisions import Decision
+from tools.pages import filter as filter_page
+
+HOSTILE = "\"><script>alert(1)</script>&'"
+
+
+def body(page):
+    inside = page.split("<body>")[1].split("</body>")[0]
+    return xml.etree.ElementTree.fromstring(f"<body>{inside}</body>")
+
+
+def evidence(clips=30, first="clip"):
+    rng = np.random.default_rng(0)
+    real = {
+        rule: sorted(rng.lognormal(1, 0.3, 40).tolist())
+        for rule in {r.score for r in video_filter.filter_rules._RELATIVE}
+    }
+    scores = {
+        f"{first}-{i:02d}": {name: float(rng.lognormal(1, 0.3)) for name in real}
+        | {"decoded_share": 1.0, "cut_ratio": 1.0, "cut_change": 0.1, "black_share": 0.0,
+           "blank_share": 0.0, "frozen_share": 0.5 if i % 3 == 0 else 0.0}
+        for i in range(clips)
+    }  # fmt: skip
+    labels = {clip: i % 2 for i, clip in enumerate(scores)}
+    return video_filter.Evidence(scores, labels, real=real, not_judged={HOSTILE: HOSTILE})
+
+
+@pytest.fixture
+def made(tmp_path):
+    """Files of a filtering whose names, reasons and descriptions are hostile."""
+    found = evidence()
+    scores = dict(found.scores) | {HOSTILE: found.scores["clip-01"], "lost": {}}
+    found = video_filter.Evidence(
+        scores, dict(found.labels) | {HOSTILE: 1, "lost": 0}, real=found.real,
+        not_judged=found.not_judged,
+    )  # fmt: skip
+    options = video_filter.Options()
+    decisions = video_filter.decide(found, options)
+    path = tmp_path / "decisions.jsonl"
+    video_filter.save(path, decisions, found, options)
+    return path, decisions
+
+
+def test_the_page_is_well_formed_and_escapes_everything(made):
+    path, decisions = made
+    thresholds = json.loads(decided.thresholds_path(path).read_text())
+    thresholds["rules"][0]["reason"] = HOSTILE
+    picture = np.full((40, 60, 3), 90, np.uint8)
+    shown = {d.id: [(0.5, picture), (3.0, picture)] for d in decisions[1:5]}
+    shown[HOSTILE] = [(0.0, picture)]
+    page = filter_page.page(decisions, thresholds, shown, {HOSTILE: HOSTILE})
+    assert "<script" not in page and "http" not in page
+    tree = body(page)
+    text = " ".join("".join(tree.itertext()).split())
+    assert text.count(HOSTILE) >= 4
+    names = {name for d in decisions for name in d.scores}
+    plots = list(tree.iter("svg"))
+    assert len(plots) == len(names)
+    assert len(list(tree.iter("img"))) == 9
+    assert all(i.get("src").startswith("data:image/jpeg;base64,") for i in tree.iter("img"))
+    # Counts by reason and label are those of the decisions.
+    rows = [[cell.text for cell in row] for row in next(tree.iter("table"))]
+    assert rows[0] == ["generated videos", "normal", "abnormal", "all"]
+    for name, *counts in rows[1:]:
+        chosen = [
+            d
+            for d in decisions
+            if (name == "kept" and d.keep)
+            or (name == "dropped" and not d.keep)
+            or name.removeprefix("dropped: ") in d.reasons
+        ]
+        by_label = [sum(d.label == label for d in chosen) for label in (0, 1)]
+        assert counts == [str(n) for n in (*by_label, len(chosen))]
+    assert "frozen" in {row[0].removeprefix("dropped: ") for row in rows}
+
+
+def test_histograms_draw_three_series_and_the_bounds():
+    found = evidence()
+    thresholds = {"rules": [rule.to_json() for rule in found.rules("strict")], "real": found.real}
+    decisions = video_filter.decide(found)
+    page = filter_page.page(decisions, thresholds | {"not_judged": {}}, {}, {})
+    tree = body(page)
+    plots = {p.find("figcaption").text: p.find("svg") for p in tree.iter("figure")}
+    assert len(list(plots["motion"].iter("polyline"))) == 3
+    # A largest and a smallest motion; a reason at each bound.
+    lines = [line for line in plots["motion"].iter("line") if line.get("stroke-dasharray")]
+    assert len(lines) == 2
+    assert {"motion", "static"} <= {label.text for label in plots["motion"].iter("text")}
+    # Real videos have no decoded share here.
+    assert len(list(plots["decoded_share"].iter("polyline"))) == 2
+    # One value, values that aren't numbers, and none at all.
+    for scores in ([3.0], [float("nan"), 1.0], []):
+        drawn = filter_page.histogram("x", {"real": [], "kept": scores, "dropped": []}, ())
+        assert len(drawn["curves"]) == min(1, len(scores))
+        assert "nan" not in str(drawn)
+
+
+def test_what_is_shown_is_bounded_and_has_every_reason():
+    decisions = [
+        Decision(f"{i:02d}", i % 2 == 0, () if i % 2 == 0 else (("cut", "blur", "noise")[i % 3],),
+                 badness=i / 10 if i % 2 else -i / 10)
+        for i in range(40)
+    ]  # fmt: skip
+    shown = filter_page.choose(decisions, 10)
+    by_id = {d.id: d for d in decisions}
+    assert len(shown) == len(set(shown)) == 10
+    assert {r for clip in shown for r in by_id[clip].reasons} == {"cut", "blur", "noise"}
+    assert [clip for clip in shown if by_id[clip].keep] == ["00", "02", "04", "06", "08"]
+    assert filter_page.choose(decisions, 0) == []
+    assert len(filter_page.choose(decisions, 99)) == 40
+    assert len(filter_page.choose(decisions[1::2], 10)) == 10
+
+
+def test_the_command_shows_three_pictures_of_each_clip(tmp_path):
+    found = evidence(clips=4)
+    options = video_filter.Options()
+    path = tmp_path / "decisions.jsonl"
+    video_filter.save(path, video_filter.decide(found, options), found, options)
+    frames = np.repeat(np.uint8([40, 120, 200, 90]), 32 * 64 * 3).reshape(4, 32, 64, 3)
+    video_io.write(tmp_path / "0.mp4", np.repeat(frames, 4, axis=0), fps=8.0)
+    (tmp_path / "1.mp4").write_bytes(b"no video")
+    files = {"clip-00": "0.mp4", "clip-01": "1.mp4", "clip-02": "../outside.mp4"}
+    videos = {clip: {"file": f, "label": 0, "split": "train"} for clip, f in files.items()}
+    (tmp_path / "videos.json").write_text(json.dumps({"videos": videos}))
+    texts = {"description": "A yard <b>at night</b>.", "phrase": "a yard"}
+    record = prompts.Description(
+        id="clip-00", twin="x", cls="Arson", label=0, seed=0, viewpoint="v", location="l",
+        subject="s", event="e", **texts,
+    )  # fmt: skip
+    prompts.save(tmp_path / "prompts.jsonl", [record])
+    out = tmp_path / "pages" / "filter.html"
+    done = subprocess.run(
+        [sys.executable, "-m", "tools.filter_report", f"--decisions={path}", f"--out={out}",
+         f"--videos={tmp_path / 'videos.json'}", f"--prompts={tmp_path / 'prompts.jsonl'}"],
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["shown"] == 1
+    assert "clip-01" in done.stderr and "clip-02" in done.stderr
+    tree = body(out.read_text())
+    assert len(list(tree.iter("img"))) == 3
+    assert "A yard <b>at night</b>." in "".join(tree.itertext())
+    failed = subprocess.run(
+        [sys.executable, "-m", "tools.filter_report", f"--decisions={tmp_path / 'n'}", "--out=x"],
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert failed.returncode == 2 and failed.stderr.count("\n") == 1

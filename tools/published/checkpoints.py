@@ -1,0 +1,233 @@
+"""Imports published PyTorch checkpoints into workdirs that evaluate and score can use."""
+
+import hashlib
+import json
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from gvvad_jax import config as config_lib
+from gvvad_jax import store
+from gvvad_jax.command import UserError
+
+# Keys under which trainers put the state dict.
+WRAPPERS = ("state_dict", "model_state_dict", "model")
+# What torch.load raises on files of another kind, such as text.
+UNREADABLE = (RuntimeError, ValueError, KeyError, IndexError, TypeError, AttributeError)
+PREFIX = "module."  # Added to names by DataParallel.
+
+
+def import_checkpoint(
+    source: str,
+    workdir: str,
+    *,
+    store_path: str = "",
+    detector: str = "auto",
+    fusion: str = "auto",
+    heads: int = 4,
+    allow_leftovers: bool = False,
+) -> dict[str, Any]:
+    """Writes a workdir from a PyTorch state dict.
+
+    Args:
+      source: path of the PyTorch file.
+      workdir: folder to write. Repeating the same import changes nothing.
+      store_path: store whose manifest describes the features; empty if they are unknown.
+      detector: auto, rtfm, tevad, lap or ur_dmu. TEVAD and LAP score alike; auto takes LAP where
+        the file has a learned lambda.
+      fusion: auto, or one of TrainConfig's.
+      heads: number of attention heads of UR-DMU.
+      allow_leftovers: accept a file with parameters that the detector doesn't have.
+
+    Returns:
+      {"workdir", "sha256", "detector", "fusion", "heads", "dim", "text_dim", "parameters",
+      "lambda", "leftovers", "manifest"}: `parameters` is the number of weights, `lambda` is
+      the learned one or None, `manifest` describes the features.
+
+    Raises:
+      UserError: the file isn't a state dict, its names or shapes aren't the detector's, the store
+        has other widths, or the workdir belongs to another run.
+    """
+    import jax
+
+    from gvvad_jax import checkpoints, step
+    from tools.published import names
+
+    state = read_state(source)
+    config, dim, text_dim = _config(source, state, detector, fusion, heads)
+    fresh = jax.eval_shape(lambda: step.init_state(config, dim, text_dim))
+    try:
+        variables, leftovers = names.to_flax(state)
+        names.require_fit(state, fresh.params["detector"], fresh.batch_stats)
+    except UserError as error:
+        raise UserError(f"{source}: {error}; are --fusion and --heads right?") from error
+    if leftovers and not allow_leftovers:
+        raise UserError(
+            f"{source}: expected parameters of {config.detector} alone, found {len(leftovers)} "
+            f"more ({', '.join(leftovers[:4])}); --allow_leftovers imports without them"
+        )
+    manifest = _manifest(store_path, dim, text_dim)
+    learned = variables["ssls"].get("lambda")
+    imported = {
+        "workdir": str(workdir),
+        "sha256": hashlib.sha256(pathlib.Path(source).read_bytes()).hexdigest(),
+        "detector": config.detector,
+        "fusion": config.fusion if text_dim else None,
+        "heads": config.heads if config.detector == "ur_dmu" else None,
+        "dim": dim,
+        "text_dim": text_dim,
+        "parameters": sum(int(np.size(value)) for name, value in state.items()
+                          if name not in leftovers),
+        "lambda": None if learned is None else float(learned),
+        "leftovers": leftovers,
+        "manifest": manifest.to_json(),
+    }  # fmt: skip
+    _claim(pathlib.Path(workdir), imported)
+    saved = checkpoints.Checkpoints(workdir)
+    restored = step.state_of(config, variables["params"], variables["batch_stats"])
+    saved.save("last", 0, restored, [])
+    saved.close()
+    checkpoints.write_model(workdir, config, manifest, None, None)
+    return imported
+
+
+def read_state(source: str) -> dict[str, np.ndarray]:
+    """Reads a PyTorch state dict as float32 arrays by name, without DataParallel's prefix.
+
+    Raises:
+      UserError: no such file, or it holds anything but tensors by name.
+    """
+    import pickle
+
+    import torch
+
+    try:
+        content = torch.load(source, map_location="cpu", weights_only=True)
+    except (OSError, EOFError, pickle.UnpicklingError, *UNREADABLE) as error:
+        # PyTorch's own message, which advises to load the file unsafely, is not passed on.
+        reason = (
+            getattr(error, "strerror", None) or "another kind of file, or objects besides tensors"
+        )
+        raise UserError(
+            f"{source}: expected a PyTorch state dict that loads with weights_only, found "
+            f"{reason}; save it with torch.save(model.state_dict(), FILE)"
+        ) from error
+    for key in WRAPPERS:
+        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
+            content = content[key]
+    if (
+        not isinstance(content, Mapping)
+        or not content
+        or not all(
+            isinstance(name, str) and isinstance(value, torch.Tensor)
+            for name, value in content.items()
+        )
+    ):
+        raise UserError(
+            f"{source}: expected tensors by name, found {type(content).__name__} of other objects; "
+            "save it with torch.save(model.state_dict(), FILE)"
+        )
+    state = {
+        name.removeprefix(PREFIX): value.detach().float().numpy() for name, value in content.items()
+    }
+    broken = [name for name, value in state.items() if not np.isfinite(value).all()]
+    if broken:
+        raise UserError(
+            f"{source}: expected finite parameters, found {broken[0]!r} and {len(broken) - 1} more "
+            "with NaN or infinity; did its training diverge?"
+        )
+    return state
+
+
+def _config(
+    source: str, state: Mapping[str, np.ndarray], detector: str, fusion: str, heads: int
+) -> tuple[config_lib.TrainConfig, int, int]:
+    """The config of the file's detector, its visual width and its text width."""
+    from tools.published import names
+
+    try:
+        fields = names.sizes(state, heads)
+    except UserError as error:
+        raise UserError(f"{source}: {error}") from error
+    dim, text_dim = fields.pop("dim"), fields.pop("text_dim")
+    if not dim:
+        raise UserError(
+            f"{source}: expected a visual stream (Aggregate.*), found text alone; import a "
+            "checkpoint with both"
+        )
+    fields["detector"] = _detector(source, detector, fields["detector"], "VLR" in state)
+    fields["fusion"] = _fusion(source, fusion, fields) if text_dim else "concat"
+    config = config_lib.TrainConfig(**fields, fidelity="reference", standardise="no")
+    return config, dim, text_dim
+
+
+def _detector(source: str, requested: str, named: str, has_lambda: bool) -> str:
+    """The requested detector, if the file's names allow it."""
+    with_text = ("lap", "tevad") if has_lambda else ("tevad", "lap")
+    possible = (
+        with_text if named == "tevad" else (named, "tevad", "lap")[: 1 + 2 * (named == "rtfm")]
+    )
+    if requested == "auto":
+        return possible[0]
+    if requested not in possible:
+        raise UserError(
+            f"--detector: expected one of {', '.join(possible)} for {source}, found {requested}; "
+            "its parameters are another detector's"
+        )
+    return requested
+
+
+def _fusion(source: str, requested: str, fields: Mapping[str, Any]) -> str:
+    possible = (fields["fusion"],) if "fusion" in fields else ("add", "product")
+    if requested == "auto" and len(possible) == 1:
+        return possible[0]
+    if requested not in possible:
+        raise UserError(
+            f"--fusion: expected {' or '.join(possible)} for {source}, found {requested}; its "
+            "shapes allow no other"
+        )
+    return requested
+
+
+def _manifest(store_path: str, dim: int, text_dim: int) -> store.Manifest:
+    """The store's manifest; without a store, one whose fields are "unknown"."""
+    if not store_path:
+        unknown = "unknown"
+        text = {"encoder": unknown, "dim": text_dim, "normalised": unknown} if text_dim else None
+        return store.Manifest(
+            encoder={"id": unknown, "weights": unknown, "pooling": unknown, "normalised": unknown},
+            dim=dim,
+            crops={"count": unknown, "order": unknown},
+            snippet={"frames": 16, "stride": 16, "pooling": unknown},
+            fps_policy="native",
+            text=text,
+        )
+    manifest = store.Store(store_path).manifest
+    widths = (manifest.dim, (manifest.text or {}).get("dim", 0) if text_dim else 0)
+    if widths != (dim, text_dim):
+        raise UserError(
+            f"{store_path}: expected features of width {dim} and text of width {text_dim}, found "
+            f"{widths[0]} and {widths[1]}; encode with the checkpoint's encoders"
+        )
+    return manifest
+
+
+def _claim(workdir: pathlib.Path, imported: Mapping[str, Any]) -> None:
+    """Writes the record of the import; raises UserError if the folder belongs to another run."""
+    path = workdir / "import.json"
+    record = {key: value for key, value in imported.items() if key != "workdir"}
+    if path.exists():
+        existing = json.loads(path.read_text())
+        existing.pop("workdir", None)
+        taken = existing != record
+    else:
+        taken = (workdir / "model.json").exists()
+    if taken:
+        raise UserError(
+            f"{workdir}: expected an empty folder or one of this import, found another run's; "
+            "give another --workdir"
+        )
+    workdir.mkdir(parents=True, exist_ok=True)
+    store.write_atomically(path, (json.dumps(imported, indent=1) + "\n").encode())
