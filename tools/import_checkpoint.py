@@ -13,46 +13,18 @@ frames as published (--fidelity=reference). Prints one JSON object.
 import json
 import sys
 
-from absl import flags
-
-from gvvad_jax.command import UserError, run_command
+from gvvad_jax import options
+from gvvad_jax.command import run_command
+from tools.published.checkpoints import CheckpointImport, import_checkpoint
 
 
 def main(_: list[str]) -> None:
-    from tools.published import checkpoints
-
-    values = flags.FLAGS
-    for name in ("source", "workdir"):
-        if not values[name].value:
-            raise UserError(f"--{name}: expected a path, found none; give one")
-    imported = checkpoints.import_checkpoint(
-        values.source,
-        values.workdir,
-        store_path=values.store,
-        detector=values.detector,
-        fusion=values.fusion,
-        heads=values.heads,
-        allow_leftovers=values.allow_leftovers,
-    )
+    imported = import_checkpoint(options.from_flags(CheckpointImport))
     if imported["leftovers"]:
         print(f"parameters not imported: {', '.join(imported['leftovers'])}", file=sys.stderr)
     print(json.dumps(imported))
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string("source", "", "PyTorch state dict to import (.pkl, .pth, .pt).")
-    flags.DEFINE_string("workdir", "", "Folder to write.")
-    flags.DEFINE_string(
-        "store", "", "Feature store of the checkpoint's encoder (default: unknown)."
-    )
-    flags.DEFINE_enum(
-        "detector", "auto", ["auto", "rtfm", "tevad", "lap", "ur_dmu"],
-        "Detector that the checkpoint is of; auto goes by its parameters.",
-    )  # fmt: skip
-    flags.DEFINE_enum(
-        "fusion", "auto", ["auto", "concat", "add", "product", "add_up"],
-        "How the visual and the text stream are joined; auto goes by the shapes.",
-    )  # fmt: skip
-    flags.DEFINE_integer("heads", 4, "Number of attention heads of UR-DMU.", 1)
-    flags.DEFINE_bool("allow_leftovers", False, "Skip parameters that the detector doesn't have.")
+    options.define_flags(CheckpointImport)
     run_command(main, usage=__doc__)

@@ -100,7 +100,7 @@ def _steps(device: str) -> dict[str, dict[str, Any]]:
     from tools.bench import step
 
     values = flags.FLAGS
-    head = (
+    head = [
         "detector",
         "segments",
         "s",
@@ -110,15 +110,15 @@ def _steps(device: str) -> dict[str, dict[str, Any]]:
         "GFLOP",
         "of matmul",
         "GB",
-    )
+    ]
     print("\n" + "".join(f"{name:>11}" for name in head))
     rows: dict[str, dict[str, Any]] = {}
     for detector in values.detectors:
         for segments in values.segments:
+            case = step.Case(detector, int(segments), values.pairs)
             row = step.measure(
-                detector, int(segments), values.pairs, values.repeats,
-                turn=values.turn, device=device, compiled=values.compiled,
-            )  # fmt: skip
+                case, values.repeats, turn=values.turn, device=device, compiled=values.compiled
+            )
             rows.setdefault(detector, {})[segments] = row
             cells = [
                 detector, segments, row["seconds"], row["torch_seconds"], row["ratio"],

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tools.bench import sparse_store
-from tools.bench.step import CROPS, DIM, TEXT_DIM, JaxStep, seconds_of
+from tools.bench.step import CROPS, DIM, TEXT_DIM, Case, JaxStep, seconds_of
 
 if TYPE_CHECKING:
     from gvvad_jax.batches import Member
@@ -34,7 +34,7 @@ def measure(folder: pathlib.Path, segments: int, pairs: int, repeats: int) -> di
     ucf = sparse_store.write(folder / "ucf", sparse_store.UCF_CRIME_VIDEOS)
     opened = store.Store(ucf)
     members = batches.members(opened, None)[: MAPPED_BATCHES * 2 * pairs]
-    step = JaxStep("lap", segments, pairs)
+    step = JaxStep(Case("lap", segments, pairs))
     step()
     step_seconds = statistics.median(seconds_of(step) for _ in range(repeats))
     standard = batches.Standardisation()

@@ -20,27 +20,15 @@ from gvvad_jax.store_writer import SHARD_BYTES
 
 UCF_CRIME_VIDEOS, UCF_CRIME_SNIPPETS = 1610, 490
 SNIPPET_FRAMES = 16
+CROPS, DIM, TEXT_DIM = 10, 768, 768
 
 
-def write(
-    path: pathlib.Path,
-    videos: int,
-    *,
-    snippets: int = UCF_CRIME_SNIPPETS,
-    crops: int = 10,
-    dim: int = 768,
-    text_dim: int = 768,
-    dtype: str = "float32",
-) -> pathlib.Path:
+def write(path: pathlib.Path, videos: int, dtype: str = "float32") -> pathlib.Path:
     """Writes a store of training videos, every other one abnormal.
 
     Args:
       path: new folder of the store.
       videos: number of videos.
-      snippets: number of snippets of each video.
-      crops: number of crops.
-      dim: width of the visual features.
-      text_dim: width of the text features.
       dtype: type of the visual features.
 
     Returns:
@@ -49,42 +37,44 @@ def write(
     path.mkdir(parents=True)
     manifest = store.Manifest(
         encoder={"id": "zeros", "weights": "none", "pooling": "none", "normalised": False},
-        dim=dim,
-        crops={"count": crops, "order": "unknown"},
+        dim=DIM,
+        crops={"count": CROPS, "order": "unknown"},
         snippet={"frames": SNIPPET_FRAMES, "stride": SNIPPET_FRAMES, "pooling": "middle"},
         fps_policy="native",
         dtype=dtype,
-        text={"encoder": "zeros", "dim": text_dim, "normalised": False},
+        text={"encoder": "zeros", "dim": TEXT_DIM, "normalised": False},
     )
-    videos_a_shard = max(1, SHARD_BYTES // (snippets * crops * dim * np.dtype(dtype).itemsize))
+    videos_a_shard = max(
+        1, SHARD_BYTES // (UCF_CRIME_SNIPPETS * CROPS * DIM * np.dtype(dtype).itemsize)
+    )
     ids = [f"{number:09d}" for number in range(videos)]
     for number, first in enumerate(range(0, videos, videos_a_shard)):
         members = ids[first : first + videos_a_shard]
         shard = path / f"shard-{number:05d}.jsonl"
-        rows = len(members) * snippets
+        rows = len(members) * UCF_CRIME_SNIPPETS
         for kind, shape, kept in (
-            ("visual", (rows, crops, dim), dtype),
-            ("text", (rows, text_dim), "float32"),
+            ("visual", (rows, CROPS, DIM), dtype),
+            ("text", (rows, TEXT_DIM), "float32"),
         ):
             # This writes only the header and the last byte.
             np.lib.format.open_memmap(
                 store.array_path(shard, kind), mode="w+", dtype=kept, shape=shape
             )
-        lines = [_row(video_id, i * snippets, snippets) for i, video_id in enumerate(members)]
+        lines = [_row(video_id, i * UCF_CRIME_SNIPPETS) for i, video_id in enumerate(members)]
         shard.write_text("".join(f"{line}\n" for line in lines))
     content = {
         video_id: {"file": f"{video_id}.mp4", "label": i % 2, "split": "train"}
         for i, video_id in enumerate(ids)
     }
     (path / "videos.json").write_text(json.dumps({"fps": 30, "videos": content}))
-    np.save(path / "bank.npy", np.ones((60, text_dim), np.float32))
+    np.save(path / "bank.npy", np.ones((60, TEXT_DIM), np.float32))
     (path / "manifest.json").write_text(json.dumps(manifest.to_json()))
     return path
 
 
-def _row(video_id: str, offset: int, snippets: int) -> str:
-    frames = snippets * SNIPPET_FRAMES
-    entry: dict[str, Any] = {"id": video_id, "offset": offset, "num_snippets": snippets}
+def _row(video_id: str, offset: int) -> str:
+    frames = UCF_CRIME_SNIPPETS * SNIPPET_FRAMES
+    entry: dict[str, Any] = {"id": video_id, "offset": offset, "num_snippets": UCF_CRIME_SNIPPETS}
     entry |= {"num_frames": frames, "declared_frames": frames, "decoded_frames": frames}
     return json.dumps(entry | {"fps": 30.0, "source": "real", "sha256": "0" * 64})
 

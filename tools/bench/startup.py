@@ -1,11 +1,12 @@
 """How long it takes until the first training step is done."""
 
+import dataclasses
 import pathlib
 import subprocess
 import sys
 
 from tools.bench import sparse_store
-from tools.bench.step import Worker, seconds_of
+from tools.bench.step import Case, Worker, seconds_of
 
 
 def measure(folder: pathlib.Path, repeats: int) -> dict[str, float]:
@@ -31,7 +32,7 @@ def measure(folder: pathlib.Path, repeats: int) -> dict[str, float]:
         return seconds_of(lambda: command(*flags))
 
     def first_step() -> float:
-        arguments = {"side": "ours", "detector": "lap", "segments": 32, "pairs": 2}
+        arguments = {"side": "ours", "case": dataclasses.asdict(Case("lap", 32, 2))}
         cached = {"JAX_COMPILATION_CACHE_DIR": str(folder / "cache-of-step")}
         worker = Worker(arguments, cached)
         worker.close()

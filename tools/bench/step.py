@@ -4,6 +4,7 @@ All sides get the published batch (pairs of videos, ten crops, 768 visual and 76
 random, in memory, float32, with dropout.
 """
 
+import dataclasses
 import functools
 import json
 import os
@@ -19,8 +20,9 @@ from typing import Any
 import numpy as np
 
 from tools.bench import operations
+from tools.bench.sparse_store import CROPS, DIM, TEXT_DIM
 
-CROPS, DIM, TEXT_DIM, PROMPTS = 10, 768, 768, 60
+PROMPTS = 60
 # Setting that docs/performance.md recommends on CPUs. Keeping freed memory as well (mmap_max=0) was
 # faster by a few percent, but at times the heap grew to several times a step's memory.
 JAX_ENVIRONMENT = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
@@ -42,19 +44,27 @@ def interleaved(sides: Mapping[str, Callable[[], float]], repeats: int) -> dict[
     return times
 
 
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """A detector, the segments of a video and the pairs of videos in a batch."""
+
+    detector: str
+    segments: int
+    pairs: int
+
+
 class JaxStep:
     """A training step of our detector; calling it takes a step and waits for its loss."""
 
-    def __init__(self, detector: str, segments: int, pairs: int, precision: str = "float32"):
+    def __init__(self, case: Case):
         import jax
 
         from gvvad_jax import parallel, step
         from gvvad_jax.batches import Batch
         from gvvad_jax.config import TrainConfig
 
-        config = TrainConfig(
-            detector=detector, segments=segments, batch_size=pairs, precision=precision
-        )
+        pairs, segments = case.pairs, case.segments
+        config = TrainConfig(detector=case.detector, segments=segments, batch_size=pairs)
         rng = np.random.default_rng(0)
         visual = rng.standard_normal((2 * pairs, CROPS, segments, DIM), np.float32)
         self.config, self._jax = config, jax
@@ -79,9 +89,7 @@ class TorchStep:
     """A training step of the PyTorch twin, likewise.
 
     Args:
-      detector: name of the detector.
-      segments: segments of a video.
-      pairs: pairs of videos in the batch.
+      case: what to train on.
       device: PyTorch device.
       text_once: run the text stream once a video, as our detector does, instead of once a crop.
       compiled: use torch.compile.
@@ -89,9 +97,7 @@ class TorchStep:
 
     def __init__(
         self,
-        detector: str,
-        segments: int,
-        pairs: int,
+        case: Case,
         *,
         device: str = "cpu",
         text_once: bool = False,
@@ -102,6 +108,7 @@ class TorchStep:
         from tools.published import twin_losses, twins
 
         torch.manual_seed(0)
+        detector, segments, pairs = dataclasses.astuple(case)
         has_text = detector in ("tevad", "lap")
         if detector == "ur_dmu":
             model = twins.DualMemory(DIM)
@@ -139,8 +146,8 @@ class TorchStep:
 class Ceiling:
     """Matrix products of the step's shapes, by XLA and, on the CPU, by PyTorch."""
 
-    def __init__(self, segments: int, pairs: int, device: str):
-        self._rows, self._device = 2 * pairs * CROPS * segments, device
+    def __init__(self, case: Case, *, device: str):
+        self._rows, self._device = 2 * case.pairs * CROPS * case.segments, device
 
     def seconds(self) -> float:
         """Time of one operation in the fastest product, with the better of two trials."""
@@ -228,7 +235,8 @@ SIDES = {"ours": JaxStep, "torch": TorchStep, "ceiling": Ceiling}
 def main(argument: str) -> None:
     """The worker process: times one side whenever a line of standard input asks for it."""
     arguments = json.loads(argument)
-    side = SIDES[arguments.pop("side")](**arguments)
+    case = Case(**arguments.pop("case"))
+    side = SIDES[arguments.pop("side")](case, **arguments)
     print("seconds", side.seconds(), flush=True)
     for turn in sys.stdin:
         # In training, steps follow each other. While a process waits for its turn, a virtual
@@ -246,21 +254,12 @@ def _step_times(side: JaxStep | TorchStep | Ceiling, turn: float) -> list[float]
 
 
 def measure(
-    detector: str,
-    segments: int,
-    pairs: int,
-    repeats: int,
-    *,
-    turn: float,
-    device: str,
-    compiled: bool,
+    case: Case, repeats: int, *, turn: float, device: str, compiled: bool
 ) -> dict[str, Any]:
-    """Times one detector and length against the other sides, in turn.
+    """Times our step and the other sides in turn.
 
     Args:
-      detector: name of the detector.
-      segments: segments of a video.
-      pairs: pairs of videos in the batch.
+      case: what to train on.
       repeats: number of rounds.
       turn: seconds of steps of each side in a round, after as many for warming up.
       device: PyTorch device.
@@ -269,44 +268,47 @@ def measure(
     Returns:
       A row of the table; seconds, ratios and shares are medians over the rounds.
     """
-    common = {"detector": detector, "segments": segments, "pairs": pairs}
-    torch = common | {"side": "torch", "device": device}
-    ceiling = {"side": "ceiling", "segments": segments, "pairs": pairs, "device": device}
-    # The ceiling is measured in every round, because the machine's speed varies.
-    sides = {
-        "ours": (common | {"side": "ours"}, JAX_ENVIRONMENT),
-        "ceiling": (ceiling, JAX_ENVIRONMENT),
-    }
-    sides["torch"] = torch, {}
-    if detector in ("tevad", "lap"):
-        sides["torch_text_once"] = torch | {"text_once": True}, {}
-    if compiled:
-        sides["torch_compiled"] = torch | {"compiled": True}, {}
-    workers = {name: Worker(*arguments) for name, arguments in sides.items()}
+    workers = _workers(case, device, compiled)
     turns = {name: functools.partial(worker.seconds, turn) for name, worker in workers.items()}
     times = interleaved(turns, repeats)
     ceilings = [1.0 / seconds for seconds in times.pop("ceiling")]
-    seconds = statistics.median(times["ours"])
-    needed = operations.count_step(detector, 2 * pairs, CROPS, segments, DIM, TEXT_DIM)["train"]
-    shares = [needed / step / rate for step, rate in zip(times["ours"], ceilings, strict=True)]
+    steps = times.pop("ours")
+    counted = operations.count_step(
+        case.detector, 2 * case.pairs, CROPS, case.segments, DIM, TEXT_DIM
+    )["train"]
+    shares = [counted / step / rate for step, rate in zip(steps, ceilings, strict=True)]
     row = {
-        "seconds": seconds,
+        "seconds": statistics.median(steps),
         "first_seconds": workers["ours"].first_seconds,
-        "gigaoperations": needed / 1e9,
+        "gigaoperations": counted / 1e9,
         "matmul_gigaoperations_a_second": statistics.median(ceilings) / 1e9,
         "share_of_matmul_peak": statistics.median(shares),
         "shares_of_matmul_peak": shares,
     }
     for name, values in times.items():
-        if name != "ours":
-            ratios = [other / step for step, other in zip(times["ours"], values, strict=True)]
-            suffix = name.removeprefix("torch")
-            row[f"torch{suffix}_seconds"] = statistics.median(values)
-            row[f"ratio{suffix}"] = statistics.median(ratios)
-            row[f"ratios{suffix}"] = ratios
+        ratios = [other / step for step, other in zip(steps, values, strict=True)]
+        suffix = name.removeprefix("torch")
+        row[f"torch{suffix}_seconds"] = statistics.median(values)
+        row[f"ratio{suffix}"] = statistics.median(ratios)
+        row[f"ratios{suffix}"] = ratios
     peaks = {name: worker.close() for name, worker in workers.items()}
     row["peak_bytes"] = {name: peak for name, peak in peaks.items() if name != "ceiling"}
     return row
+
+
+def _workers(case: Case, device: str, compiled: bool) -> dict[str, Worker]:
+    """A process for each side, by name."""
+    ours = {"side": "ours", "case": dataclasses.asdict(case)}
+    torch = ours | {"side": "torch", "device": device}
+    # The ceiling is measured in every round, because the machine's speed varies.
+    ceiling = ours | {"side": "ceiling", "device": device}
+    workers = {"ours": Worker(ours, JAX_ENVIRONMENT), "ceiling": Worker(ceiling, JAX_ENVIRONMENT)}
+    workers["torch"] = Worker(torch, {})
+    if case.detector in ("tevad", "lap"):
+        workers["torch_text_once"] = Worker(torch | {"text_once": True}, {})
+    if compiled:
+        workers["torch_compiled"] = Worker(torch | {"compiled": True}, {})
+    return workers
 
 
 if __name__ == "__main__":

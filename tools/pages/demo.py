@@ -67,11 +67,11 @@ def _plot(curve: Mapping[str, Any]) -> dict[str, Any]:
     num_frames = max(len(scores) for scores in curve["scores"].values())
     seconds = num_frames / fps
 
-    def x(frame: float | np.ndarray) -> Any:
+    def x(frame: float) -> float:
         return _LEFT + frame / max(num_frames, 1) * (_WIDTH - _LEFT)
 
-    def y(score: float | np.ndarray) -> Any:
-        return 4 + (1 - np.clip(score, 0, 1)) * (_HEIGHT - 4)
+    def y(score: float) -> float:
+        return 4 + (1 - float(np.clip(score, 0, 1))) * (_HEIGHT - 4)
 
     return {
         "id": curve["id"],
@@ -89,7 +89,7 @@ def _plot(curve: Mapping[str, Any]) -> dict[str, Any]:
             for tick in np.arange(0, seconds, 5 if seconds > 8 else 1)
         ],
         "curves": [
-            points(x(np.arange(len(scores)) + 0.5), y(scores))
+            points((x(frame + 0.5), y(score)) for frame, score in enumerate(scores))
             for scores in curve["scores"].values()
         ],
         "pictures": [(frame, f"{frame / fps:.1f}", image) for frame, image in curve["pictures"]],

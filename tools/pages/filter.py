@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
 from gvvad_jax import annotations
 from gvvad_jax.command import UserError
@@ -65,11 +66,11 @@ def page(
     )
 
 
-def _reason_rows(decisions: "Sequence[Decision]") -> list[list[Any]]:
+def _reason_rows(decisions: "Sequence[Decision]") -> list[list[str | int]]:
     """Number of normal, abnormal and all videos, kept and dropped by each reason."""
     reasons = sorted({reason for decision in decisions for reason in decision.reasons})
 
-    def row(name: str, counts: "Callable[[Decision], bool]") -> list[Any]:
+    def row(name: str, counts: "Callable[[Decision], bool]") -> list[str | int]:
         numbers = [sum(counts(d) for d in decisions if d.label == label) for label in (0, 1)]
         return [name, *numbers, sum(numbers)]
 
@@ -125,7 +126,7 @@ def histogram(name: str, series: Mapping[str, Sequence[float]], bounds: Bounds) 
     # Sizes that spread over orders of magnitude are drawn by their logarithm.
     logarithmic = low > 0 and high > 30 * low
 
-    def scale(values: Any) -> np.ndarray:
+    def scale(values: npt.ArrayLike) -> np.ndarray:
         return np.log(np.maximum(values, low)) if logarithmic else np.asarray(values, float)
 
     left, right = scale([low, high])
@@ -152,7 +153,8 @@ def histogram(name: str, series: Mapping[str, Sequence[float]], bounds: Bounds) 
         "height": _HEIGHT,
         "bottom": _BOTTOM,
         "curves": [
-            (points(edges, levels(share_B)), _SERIES[key][1]) for key, share_B in shares.items()
+            (points(zip(edges, levels(share_B), strict=True)), _SERIES[key][1])
+            for key, share_B in shares.items()
         ],
         "bounds": [
             (reason, f"{x(bound):.1f}", "end" if x(bound) > _WIDTH / 2 else "start")

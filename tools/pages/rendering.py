@@ -3,6 +3,7 @@
 import base64
 import functools
 import pathlib
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -52,6 +53,6 @@ def picture(image_HxWx3: np.ndarray) -> str:
     return "data:image/jpeg;base64," + base64.b64encode(data).decode()
 
 
-def points(xs: np.ndarray, ys: np.ndarray) -> str:
+def points(places: Iterable[tuple[float, float]]) -> str:
     """Coordinates as the points of an SVG polyline."""
-    return " ".join(f"{x:.1f},{y:.1f}" for x, y in zip(xs, ys, strict=True))
+    return " ".join(f"{x:.1f},{y:.1f}" for x, y in places)

@@ -1,5 +1,6 @@
 """Imports published PyTorch checkpoints into workdirs that evaluate and score can use."""
 
+import dataclasses
 import hashlib
 import json
 import pathlib
@@ -11,6 +12,7 @@ import numpy as np
 from gvvad_jax import config as config_lib
 from gvvad_jax import store
 from gvvad_jax.command import UserError
+from gvvad_jax.options import check, option
 
 # Keys under which trainers put the state dict.
 WRAPPERS = ("state_dict", "model_state_dict", "model")
@@ -19,27 +21,36 @@ UNREADABLE = (RuntimeError, ValueError, KeyError, IndexError, TypeError, Attribu
 PREFIX = "module."  # Added to names by DataParallel.
 
 
-def import_checkpoint(
-    source: str,
-    workdir: str,
-    *,
-    store_path: str = "",
-    detector: str = "auto",
-    fusion: str = "auto",
-    heads: int = 4,
-    allow_leftovers: bool = False,
-) -> dict[str, Any]:
-    """Writes a workdir from a PyTorch state dict.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CheckpointImport:
+    """A PyTorch file and how to read it; each field is a flag."""
 
-    Args:
-      source: path of the PyTorch file.
-      workdir: folder to write. Repeating the same import changes nothing.
-      store_path: store whose manifest describes the features; empty if they are unknown.
-      detector: auto, rtfm, tevad, lap or ur_dmu. TEVAD and LAP score alike; auto takes LAP where
-        the file has a learned lambda.
-      fusion: auto, or one of TrainConfig's.
-      heads: number of attention heads of UR-DMU.
-      allow_leftovers: accept a file with parameters that the detector doesn't have.
+    source: str = option("", "PyTorch state dict to import (.pkl, .pth, .pt).")
+    workdir: str = option("", "Folder to write. Repeating the same import changes nothing.")
+    store: str = option("", "Feature store of the checkpoint's encoder (default: unknown).")
+    detector: str = option(
+        "auto",
+        "Detector that the checkpoint is of; auto goes by its parameters and takes LAP, which "
+        "scores as TEVAD does, where there is a learned lambda.",
+        choices=("auto", "rtfm", "tevad", "lap", "ur_dmu"),
+    )
+    fusion: str = option(
+        "auto",
+        "How the visual and the text stream are joined; auto goes by the shapes.",
+        choices=("auto", "concat", "add", "product", "add_up"),
+    )
+    heads: int = option(4, "Number of attention heads of UR-DMU.", low=1)
+    allow_leftovers: bool = option(False, "Skip parameters that the detector doesn't have.")
+
+    def __post_init__(self):
+        check(self)
+        for name in ("source", "workdir"):
+            if not getattr(self, name):
+                raise UserError(f"--{name}: expected a path, found none; give one")
+
+
+def import_checkpoint(request: CheckpointImport) -> dict[str, Any]:
+    """Writes a workdir from a PyTorch state dict.
 
     Returns:
       {"workdir", "sha256", "detector", "fusion", "heads", "dim", "text_dim", "parameters",
@@ -55,23 +66,23 @@ def import_checkpoint(
     from gvvad_jax import checkpoints, step
     from tools.published import names
 
-    state = read_state(source)
-    config, dim, text_dim = _config(source, state, detector, fusion, heads)
+    source, state = request.source, read_state(request.source)
+    config, dim, text_dim = _config(request, state)
     fresh = jax.eval_shape(lambda: step.init_state(config, dim, text_dim))
     try:
         variables, leftovers = names.to_flax(state)
         names.require_fit(state, fresh.params["detector"], fresh.batch_stats)
     except UserError as error:
         raise UserError(f"{source}: {error}; are --fusion and --heads right?") from error
-    if leftovers and not allow_leftovers:
+    if leftovers and not request.allow_leftovers:
         raise UserError(
             f"{source}: expected parameters of {config.detector} alone, found {len(leftovers)} "
             f"more ({', '.join(leftovers[:4])}); --allow_leftovers imports without them"
         )
-    manifest = _manifest(store_path, dim, text_dim)
+    manifest = _manifest(request.store, dim, text_dim)
     learned = variables["ssls"].get("lambda")
     imported = {
-        "workdir": str(workdir),
+        "workdir": request.workdir,
         "sha256": hashlib.sha256(pathlib.Path(source).read_bytes()).hexdigest(),
         "detector": config.detector,
         "fusion": config.fusion if text_dim else None,
@@ -84,12 +95,12 @@ def import_checkpoint(
         "leftovers": leftovers,
         "manifest": manifest.to_json(),
     }  # fmt: skip
-    _claim(pathlib.Path(workdir), imported)
-    saved = checkpoints.Checkpoints(workdir)
+    _claim(pathlib.Path(request.workdir), imported)
+    saved = checkpoints.Checkpoints(request.workdir)
     restored = step.state_of(config, variables["params"], variables["batch_stats"])
     saved.save("last", 0, restored, [])
     saved.close()
-    checkpoints.write_model(workdir, config, manifest, None, None)
+    checkpoints.write_model(request.workdir, config, manifest, None, None)
     return imported
 
 
@@ -142,13 +153,14 @@ def read_state(source: str) -> dict[str, np.ndarray]:
 
 
 def _config(
-    source: str, state: Mapping[str, np.ndarray], detector: str, fusion: str, heads: int
+    request: CheckpointImport, state: Mapping[str, np.ndarray]
 ) -> tuple[config_lib.TrainConfig, int, int]:
     """The config of the file's detector, its visual width and its text width."""
     from tools.published import names
 
+    source = request.source
     try:
-        fields = names.sizes(state, heads)
+        fields = names.sizes(state, request.heads)
     except UserError as error:
         raise UserError(f"{source}: {error}") from error
     dim, text_dim = fields.pop("dim"), fields.pop("text_dim")
@@ -157,8 +169,8 @@ def _config(
             f"{source}: expected a visual stream (Aggregate.*), found text alone; import a "
             "checkpoint with both"
         )
-    fields["detector"] = _detector(source, detector, fields["detector"], "VLR" in state)
-    fields["fusion"] = _fusion(source, fusion, fields) if text_dim else "concat"
+    fields["detector"] = _detector(source, request.detector, fields["detector"], "VLR" in state)
+    fields["fusion"] = _fusion(source, request.fusion, fields) if text_dim else "concat"
     config = config_lib.TrainConfig(**fields, fidelity="reference", standardise="no")
     return config, dim, text_dim
 

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.typing import ArrayLike
 
 from gvvad_jax import detectors, ssls, step
 from gvvad_jax.batches import Batch
@@ -190,7 +191,7 @@ class _Comparison:
         )
         text_VxTxE = arrays["text"][:, 0] if self.config.uses_text else None
 
-        def scores(prefix: str, length: int | None = None) -> Any:
+        def scores(prefix: str, length: int | None = None) -> jax.Array:
             variables = _variables(prefix, self.golden)
             variables.pop("ssls")
             return apply(variables, visual_VxNxTxD[:, :, :length], text_VxTxE).scores_VxT
@@ -287,7 +288,7 @@ def _require_inputs(golden: Arrays, config: TrainConfig, dim: int, text_dim: int
             )
 
 
-def _error(name: str, computed: Any, expected: Any) -> float:
+def _error(name: str, computed: ArrayLike, expected: ArrayLike) -> float:
     """Largest difference, relative to the largest expected value; 0 within the floor."""
     computed, expected = np.asarray(computed, np.float64), np.asarray(expected, np.float64)
     if computed.shape != expected.shape:
@@ -303,7 +304,7 @@ def _error(name: str, computed: Any, expected: Any) -> float:
     return float(np.nan_to_num(difference / (largest or FLOOR), nan=1e9, posinf=1e9))
 
 
-def _largest(computed: Mapping[str, Any], expected: Mapping[str, Any]) -> float:
+def _largest(computed: Mapping[str, ArrayLike], expected: Mapping[str, ArrayLike]) -> float:
     if not expected:
         raise UserError(
             "expected arrays out/*, loss/* and eval/*, found none of one kind; is it whole?"

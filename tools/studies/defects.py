@@ -15,6 +15,9 @@ import numpy as np
 
 SEVERITIES = ("mild", "plain", "gross")
 HELD_OUT = ("stutter", "melt")
+# RGB [T, H, W, 3]: uint8 of sound videos, floats of broken ones before rounding.
+Frames = np.ndarray
+Rng = np.random.Generator
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,7 +31,7 @@ class Defect:
       meaning: unit of the strength.
     """
 
-    plant: Callable[..., np.ndarray]
+    plant: Callable[[Frames, float, Rng, Frames], Frames]
     strengths: tuple[float, float, float]
     meaning: str
 
@@ -55,21 +58,21 @@ def plant(
     return np.clip(np.rint(broken), 0, 255).astype(np.uint8)
 
 
-def _span(num_frames: int, share: float, rng) -> slice:
+def _span(num_frames: int, share: float, rng: Rng) -> slice:
     """A random span of frames without the first one."""
     length = min(max(1, round(share * num_frames)), num_frames - 1)
     start = int(rng.integers(1, num_frames - length + 1))
     return slice(start, start + length)
 
 
-def _frozen(frames, share, rng, other):
+def _frozen(frames: Frames, share: float, rng: Rng, other: Frames) -> Frames:
     out = frames.copy()
     still = _span(len(frames), share, rng)
     out[still] = frames[still.start]
     return out
 
 
-def _cut(frames, cuts, rng, other):
+def _cut(frames: Frames, cuts: float, rng: Rng, other: Frames) -> Frames:
     """Half a cut is a dissolve over half a second."""
     middle = round(rng.uniform(0.3, 0.6) * len(frames))
     if cuts < 1:
@@ -82,19 +85,19 @@ def _cut(frames, cuts, rng, other):
     return out
 
 
-def _black(frames, share, rng, other):
+def _black(frames: Frames, share: float, rng: Rng, other: Frames) -> Frames:
     out = frames.copy()
     out[_span(len(frames), share, rng)] = 0
     return out
 
 
-def _blank(frames, share, rng, other):
+def _blank(frames: Frames, share: float, rng: Rng, other: Frames) -> Frames:
     out = frames.copy()
     out[_span(len(frames), share, rng) if share < 1 else slice(None)] = rng.integers(60, 200, 3)
     return out
 
 
-def _static(frames, pace, rng, other):
+def _static(frames: Frames, pace: float, rng: Rng, other: Frames) -> Frames:
     """Slows the video down to almost nothing, with brightness noise in each frame."""
     time_T = np.arange(len(frames)) * pace
     before_T, part_T = time_T.astype(int), (time_T % 1)[:, None, None, None]
@@ -103,19 +106,19 @@ def _static(frames, pace, rng, other):
     return slow * rng.normal(1, 0.008, len(frames))[:, None, None, None]
 
 
-def _flicker(frames, sd, rng, other):
+def _flicker(frames: Frames, sd: float, rng: Rng, other: Frames) -> Frames:
     return frames * (1 + sd * rng.standard_normal(len(frames)))[:, None, None, None]
 
 
-def _blur(frames, sigma, rng, other):
+def _blur(frames: Frames, sigma: float, rng: Rng, other: Frames) -> Frames:
     return np.stack([cv2.GaussianBlur(f, (0, 0), sigma * frames.shape[2] / 100) for f in frames])
 
 
-def _noise(frames, sd, rng, other):
+def _noise(frames: Frames, sd: float, rng: Rng, other: Frames) -> Frames:
     return frames + sd * rng.standard_normal(frames.shape, np.float32)
 
 
-def _camera(frames, speed, rng, other):
+def _camera(frames: Frames, speed: float, rng: Rng, other: Frames) -> Frames:
     """Pans to and fro over an enlarged picture."""
     height, width = frames.shape[1:3]
     room = 0.2 * width
@@ -128,12 +131,12 @@ def _camera(frames, speed, rng, other):
     )
 
 
-def _banding(frames, levels, rng, other):
+def _banding(frames: Frames, levels: float, rng: Rng, other: Frames) -> Frames:
     step = 256 / levels
     return (frames // step + 0.5) * step
 
 
-def _blocks(frames, share, rng, other):
+def _blocks(frames: Frames, share: float, rng: Rng, other: Frames) -> Frames:
     """Takes the detail from blocks of 8x8 pixels, different blocks in each frame."""
     height, width = frames.shape[1:3]
     rows, columns = height // 8, width // 8
@@ -146,12 +149,12 @@ def _blocks(frames, share, rng, other):
     return out
 
 
-def _ghost(frames, trail, rng, other):
+def _ghost(frames: Frames, trail: float, rng: Rng, other: Frames) -> Frames:
     """Blends each frame with the frames before it."""
     return np.stack([frames[max(0, t - int(trail)) : t + 1].mean(0) for t in range(len(frames))])
 
 
-def _stutter(frames, held, rng, other):
+def _stutter(frames: Frames, held: float, rng: Rng, other: Frames) -> Frames:
     """Repeats one frame in four, or holds each frame `held` times."""
     index_T = np.arange(len(frames))
     if held < 2:
@@ -159,7 +162,7 @@ def _stutter(frames, held, rng, other):
     return frames[index_T - index_T % int(held)]
 
 
-def _melt(frames, bend, rng, other):
+def _melt(frames: Frames, bend: float, rng: Rng, other: Frames) -> Frames:
     """Warps the picture smoothly, moving and growing with time."""
     num_frames, height, width = frames.shape[:3]
     rows, columns = np.mgrid[:height, :width].astype(np.float32)

@@ -16,9 +16,15 @@ from gvvad_jax.command import UserError
 from gvvad_jax.config import TrainConfig
 from tests.conftest import make_manifest, write_store
 from tools.published import checkpoints
+from tools.published.checkpoints import CheckpointImport
 
 ROOT = pathlib.Path(__file__).parents[3]
 GOLDEN = sorted((pathlib.Path(__file__).parents[2] / "golden").glob("*.npz"))
+
+
+def _import(source, workdir, **options):
+    request = CheckpointImport(source=source, workdir=workdir, **options)
+    return checkpoints.import_checkpoint(request)
 
 
 def _golden(name):
@@ -51,7 +57,7 @@ def _scores(model, golden):
 def test_an_imported_checkpoint_scores_as_published(path, tmp_path):
     golden = _golden(path.stem)
     fusion = str(golden.get("meta/fusion", "auto"))
-    found = checkpoints.import_checkpoint(
+    found = _import(
         _save(golden, tmp_path / "model.pkl"),
         str(tmp_path / "w"),
         fusion=fusion if fusion in ("add", "product") else "auto",
@@ -87,7 +93,7 @@ def test_the_commands_take_it_from_file_to_scores(tmp_path):
     source, workdir = str(tmp_path / "model.pkl"), str(tmp_path / "w")
     found = _command("tools.import_checkpoint", f"--source={source}", f"--workdir={workdir}")
     assert (found["dim"], found["text_dim"], found["fusion"]) == (24, 32, "concat")
-    assert checkpoints.import_checkpoint(source, workdir) == found  # The same again.
+    assert _import(source, workdir) == found  # The same again.
     np.save(tmp_path / "x.npy", golden["eval/visual"][0].swapaxes(0, 1))
     np.save(tmp_path / "y.npy", golden["eval/text"][0, 0])
     _command(
@@ -111,29 +117,25 @@ def test_evaluate_takes_an_import_on_a_store_of_its_widths(tmp_path):
     )  # fmt: skip
     write_store(tmp_path / "s", {"test": (2, 2)}, manifest=manifest)
     source = _save(golden, tmp_path / "model.pkl")
-    checkpoints.import_checkpoint(source, str(tmp_path / "w"))
+    _import(source, str(tmp_path / "w"))
     measured = _command(
         "gvvad_jax.evaluate", f"--workdir={tmp_path / 'w'}", f"--store={tmp_path / 's'}"
     )
     assert 0 <= measured["auc"] <= 1 and measured["videos"] == 4
-    named = checkpoints.import_checkpoint(
-        source, str(tmp_path / "named"), store_path=str(tmp_path / "s")
-    )
+    named = _import(source, str(tmp_path / "named"), store=str(tmp_path / "s"))
     assert named["detector"] == "tevad"
     assert score.load(str(tmp_path / "named")).manifest == store.Store(tmp_path / "s").manifest
     other = make_manifest(dim=25)
     write_store(tmp_path / "other", {"test": (1, 1)}, manifest=other)
     with pytest.raises(UserError, match="expected features of width 24 and text of width 32"):
-        checkpoints.import_checkpoint(
-            source, str(tmp_path / "x"), store_path=str(tmp_path / "other")
-        )
+        _import(source, str(tmp_path / "x"), store=str(tmp_path / "other"))
 
 
 def _refused(tmp_path, golden, message, prefix="param/", changes=None, drop=(), **settings):
     state = {k: v for k, v in golden.items() if k.removeprefix(prefix) not in drop}
     path = _save(state, tmp_path / "bad.pkl", prefix, **(changes or {}))
     with pytest.raises(UserError, match=message) as caught:
-        checkpoints.import_checkpoint(path, str(tmp_path / "w"), **settings)
+        _import(path, str(tmp_path / "w"), **settings)
     assert "bad.pkl" in str(caught.value)
     assert not (tmp_path / "w").exists()
 
@@ -156,7 +158,7 @@ def test_names_shapes_and_leftovers_are_told(tmp_path):
     _refused(tmp_path, golden, "expected a parameter's rank",
              changes={"fc1.weight": torch.zeros(512, 56, 2)})  # fmt: skip
     _refused(tmp_path, golden, "expected a parameter's rank", changes={"VLR": torch.zeros(2)})
-    found = checkpoints.import_checkpoint(
+    found = _import(
         _save(golden, tmp_path / "more.pkl", **surplus), str(tmp_path / "w"), allow_leftovers=True
     )
     assert found["leftovers"] == ["Aggregate.extra.weight"]
@@ -164,10 +166,10 @@ def test_names_shapes_and_leftovers_are_told(tmp_path):
 
 def test_a_workdir_of_another_run_is_left_alone(tmp_path):
     one = _save(_golden("rtfm"), tmp_path / "one.pkl")
-    checkpoints.import_checkpoint(one, str(tmp_path / "w"))
+    _import(one, str(tmp_path / "w"))
     two = _save(_golden("tevad"), tmp_path / "two.pkl")
     with pytest.raises(UserError, match="found another run's; give another --workdir"):
-        checkpoints.import_checkpoint(two, str(tmp_path / "w"))
+        _import(two, str(tmp_path / "w"))
     assert score.load(str(tmp_path / "w")).config.detector == "rtfm"
     with pytest.raises(UserError, match="found an imported checkpoint; training would replace it"):
         train.train(TrainConfig(store="any", workdir=str(tmp_path / "w")))
@@ -175,9 +177,9 @@ def test_a_workdir_of_another_run_is_left_alone(tmp_path):
 
 def test_other_heads_are_another_import(tmp_path):
     path = _save(_golden("ur_dmu"), tmp_path / "model.pkl")
-    checkpoints.import_checkpoint(path, str(tmp_path / "w"), heads=4)
+    _import(path, str(tmp_path / "w"), heads=4)
     with pytest.raises(UserError, match="found another run's"):
-        checkpoints.import_checkpoint(path, str(tmp_path / "w"), heads=8)
+        _import(path, str(tmp_path / "w"), heads=8)
 
 
 class _Evil:
