@@ -38,31 +38,31 @@ def demo(tmp_path_factory):
 
 @pytest.mark.slow
 def test_every_arm_has_a_spread_and_a_paired_difference(demo):
-    _, _, found = demo
-    assert list(found["arms"]) == [
+    _, _, result = demo
+    assert list(result["arms"]) == [
         "real only",
         "+ generated, lambda 1",
         "+ generated, lambda 0.5",
         "+ filtered, lambda 0.5",
         "+ dropped at random, lambda 0.5",
     ]
-    base = found["arms"]["real only"]["runs"]
-    for arm in found["arms"].values():
+    base = result["arms"]["real only"]["runs"]
+    for arm in result["arms"].values():
         aucs = [run["auc"] for run in arm["runs"]]
         assert len(aucs) == 2
         assert arm["auc"]["mean"] == pytest.approx(sum(aucs) / 2, abs=1e-4)
         differences = [a - b["auc"] for a, b in zip(aucs, base, strict=True)]
         assert arm["difference"]["auc"]["mean"] == pytest.approx(sum(differences) / 2, abs=1e-4)
         assert arm["difference"]["auc"]["wins"] == sum(d > 0 for d in differences)
-    assert found["rules"]["oracle"]["auc_abnormal"] == 0.5
+    assert result["rules"]["oracle"]["auc_abnormal"] == 0.5
 
 
 @pytest.mark.slow
 def test_the_arms_train_on_what_they_say(demo):
-    out, _, found = demo
+    out, _, result = demo
     decisions = batches.read_decisions(str(out / "decisions.jsonl"))
     dropped = sum(not keep for keep in decisions.values())
-    assert dropped == found["filter"]["dropped"] > 0
+    assert dropped == result["filter"]["dropped"] > 0
     flags = {path.parent.name: path.read_text() for path in (out / "runs").glob("*-0/config.flags")}
     assert "--synthetic_store=\n" in flags["0-real-0"]
     assert "--lambda_value=1.0\n" in flags["1-all-0"]
@@ -72,9 +72,9 @@ def test_the_arms_train_on_what_they_say(demo):
 
 @pytest.mark.slow
 def test_table_and_page_say_that_the_footage_is_rendered(demo):
-    out, printed, found = demo
+    out, printed, result = demo
     assert "RENDERED" in printed
-    for name in (*found["arms"], "flow_p99", "oracle"):
+    for name in (*result["arms"], "flow_p99", "oracle"):
         assert name in printed
     page = (out / "demo.html").read_text()
     assert "RENDERED" in page and "http" not in page.replace("http-equiv", "")
@@ -89,10 +89,10 @@ def test_table_and_page_say_that_the_footage_is_rendered(demo):
 
 @pytest.mark.slow
 def test_the_same_command_again_gives_the_same_and_trains_nothing(demo):
-    out, printed, found = demo
+    out, printed, result = demo
     stamps = {p: p.stat().st_mtime_ns for p in (out / "runs").glob("*/result.json")}
     (out / "demo.json").unlink()
     again = run(out)
     assert again.stdout == printed
-    assert json.loads((out / "demo.json").read_text()) == found
+    assert json.loads((out / "demo.json").read_text()) == result
     assert stamps == {p: p.stat().st_mtime_ns for p in (out / "runs").glob("*/result.json")}

@@ -16,20 +16,20 @@ def test_the_command_writes_its_figures(tmp_path):
         [sys.executable, "-m", "tools.bench", *flags], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
-    found = json.loads(out.read_text())
-    row = found["step"]["lap"]["8"]
+    figures = json.loads(out.read_text())
+    row = figures["step"]["lap"]["8"]
     assert {"seconds", "torch_seconds", "ratio", "share_of_matmul_peak"} <= row.keys()
     assert row["ratio_text_once"] > 0 and row["peak_bytes"]["ours"] > 1e6
-    assert {"open_seconds", "resident", "mapped"} <= found["data"].keys()
-    assert found["metrics"]["frames"] == 16 * 69_634
+    assert {"open_seconds", "resident", "mapped"} <= figures["data"].keys()
+    assert figures["metrics"]["frames"] == 16 * 69_634
 
 
 @pytest.mark.parametrize(
-    ("flag", "said"),
+    ("flag", "message"),
     [("sections=all", "expected of step"), ("segments=8,3", "5 or more, found ['3']")],
 )
-def test_bad_flags_are_one_line(flag, said):
+def test_bad_flags_are_one_line(flag, message):
     command = [sys.executable, "-m", "tools.bench", f"--{flag}"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 2
-    assert done.stderr.count("\n") == 1 and said in done.stderr
+    assert done.stderr.count("\n") == 1 and message in done.stderr

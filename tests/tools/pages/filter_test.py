@@ -1,4 +1,4 @@
-"""The filter's page: whole, readable, and nothing in it but text of what files say."""
+"""The filter's page: well formed, escaped, and its counts right."""
 
 import json
 import subprocess
@@ -22,40 +22,40 @@ def body(page):
     return xml.etree.ElementTree.fromstring(f"<body>{inside}</body>")
 
 
-def evidence(clips=30, first="clip"):
+def evidence(count=30):
     rng = np.random.default_rng(0)
     real = {
         rule: sorted(rng.lognormal(1, 0.3, 40).tolist())
         for rule in {r.score for r in video_filter.filter_rules._RELATIVE}
     }
     scores = {
-        f"{first}-{i:02d}": {name: float(rng.lognormal(1, 0.3)) for name in real}
+        f"clip-{i:02d}": {name: float(rng.lognormal(1, 0.3)) for name in real}
         | {"decoded_share": 1.0, "cut_ratio": 1.0, "cut_change": 0.1, "black_share": 0.0,
            "blank_share": 0.0, "frozen_share": 0.5 if i % 3 == 0 else 0.0}
-        for i in range(clips)
+        for i in range(count)
     }  # fmt: skip
-    labels = {clip: i % 2 for i, clip in enumerate(scores)}
+    labels = {video_id: i % 2 for i, video_id in enumerate(scores)}
     return video_filter.Evidence(scores, labels, real=real, not_judged={HOSTILE: HOSTILE})
 
 
 @pytest.fixture
-def made(tmp_path):
-    """Files of a filtering whose names, reasons and descriptions are hostile."""
-    found = evidence()
-    scores = dict(found.scores) | {HOSTILE: found.scores["clip-01"], "lost": {}}
-    found = video_filter.Evidence(
-        scores, dict(found.labels) | {HOSTILE: 1, "lost": 0}, real=found.real,
-        not_judged=found.not_judged,
+def files(tmp_path):
+    """Files of decisions whose names, reasons and descriptions are hostile."""
+    judged = evidence()
+    scores = dict(judged.scores) | {HOSTILE: judged.scores["clip-01"], "lost": {}}
+    judged = video_filter.Evidence(
+        scores, dict(judged.labels) | {HOSTILE: 1, "lost": 0}, real=judged.real,
+        not_judged=judged.not_judged,
     )  # fmt: skip
     options = video_filter.Options()
-    decisions = video_filter.decide(found, options)
+    decisions = video_filter.decide(judged, options)
     path = tmp_path / "decisions.jsonl"
-    video_filter.save(path, decisions, found, options)
+    video_filter.save(path, decisions, judged, options)
     return path, decisions
 
 
-def test_the_page_is_well_formed_and_escapes_everything(made):
-    path, decisions = made
+def test_the_page_is_well_formed_and_escapes_everything(files):
+    path, decisions = files
     thresholds = json.loads(decided.thresholds_path(path).read_text())
     thresholds["rules"][0]["reason"] = HOSTILE
     picture = np.full((40, 60, 3), 90, np.uint8)
@@ -88,9 +88,9 @@ def test_the_page_is_well_formed_and_escapes_everything(made):
 
 
 def test_histograms_draw_three_series_and_the_bounds():
-    found = evidence()
-    thresholds = {"rules": [rule.to_json() for rule in found.rules("strict")], "real": found.real}
-    decisions = video_filter.decide(found)
+    judged = evidence()
+    thresholds = {"rules": [rule.to_json() for rule in judged.rules("strict")], "real": judged.real}
+    decisions = video_filter.decide(judged)
     page = filter_page.page(decisions, thresholds | {"not_judged": {}}, {}, {})
     tree = body(page)
     plots = {p.find("figcaption").text: p.find("svg") for p in tree.iter("figure")}
@@ -117,23 +117,23 @@ def test_what_is_shown_is_bounded_and_has_every_reason():
     shown = filter_page.choose(decisions, 10)
     by_id = {d.id: d for d in decisions}
     assert len(shown) == len(set(shown)) == 10
-    assert {r for clip in shown for r in by_id[clip].reasons} == {"cut", "blur", "noise"}
-    assert [clip for clip in shown if by_id[clip].keep] == ["00", "02", "04", "06", "08"]
+    assert {r for i in shown for r in by_id[i].reasons} == {"cut", "blur", "noise"}
+    assert [i for i in shown if by_id[i].keep] == ["00", "02", "04", "06", "08"]
     assert filter_page.choose(decisions, 0) == []
     assert len(filter_page.choose(decisions, 99)) == 40
     assert len(filter_page.choose(decisions[1::2], 10)) == 10
 
 
-def test_the_command_shows_three_pictures_of_each_clip(tmp_path):
-    found = evidence(clips=4)
+def test_the_command_shows_three_pictures_of_each_video(tmp_path):
+    judged = evidence(count=4)
     options = video_filter.Options()
     path = tmp_path / "decisions.jsonl"
-    video_filter.save(path, video_filter.decide(found, options), found, options)
+    video_filter.save(path, video_filter.decide(judged, options), judged, options)
     frames = np.repeat(np.uint8([40, 120, 200, 90]), 32 * 64 * 3).reshape(4, 32, 64, 3)
     video_io.write(tmp_path / "0.mp4", np.repeat(frames, 4, axis=0), fps=8.0)
     (tmp_path / "1.mp4").write_bytes(b"no video")
     files = {"clip-00": "0.mp4", "clip-01": "1.mp4", "clip-02": "../outside.mp4"}
-    videos = {clip: {"file": f, "label": 0, "split": "train"} for clip, f in files.items()}
+    videos = {i: {"file": f, "label": 0, "split": "train"} for i, f in files.items()}
     (tmp_path / "videos.json").write_text(json.dumps({"videos": videos}))
     texts = {"description": "A yard <b>at night</b>.", "phrase": "a yard"}
     record = prompts.Description(

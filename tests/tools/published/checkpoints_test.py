@@ -1,4 +1,4 @@
-"""Published checkpoints taken over: the goldens' parameters as .pkl files, scored through files."""
+"""Importing published checkpoints: the goldens' parameters as .pkl files, scored through files."""
 
 import io
 import json
@@ -57,7 +57,7 @@ def _scores(model, golden):
 def test_an_imported_checkpoint_scores_as_published(path, tmp_path):
     golden = _golden(path.stem)
     fusion = str(golden.get("meta/fusion", "auto"))
-    found = _import(
+    imported = _import(
         _save(golden, tmp_path / "model.pkl"),
         str(tmp_path / "w"),
         fusion=fusion if fusion in ("add", "product") else "auto",
@@ -68,8 +68,8 @@ def test_an_imported_checkpoint_scores_as_published(path, tmp_path):
         expected_detector = "tevad"  # Their checkpoints are the same, and score alike.
     if path.stem == "ur_dmu":
         expected_detector = "ur_dmu"
-    assert found["detector"] == expected_detector and found["leftovers"] == []
-    assert found["lambda"] == (0.5 if "param/VLR" in golden else None)
+    assert imported["detector"] == expected_detector and imported["leftovers"] == []
+    assert imported["lambda"] == (0.5 if "param/VLR" in golden else None)
     scores = _scores(score.load(str(tmp_path / "w")), golden)
     name = "snippet_scores_per_crop" if path.stem == "ur_dmu" else "snippet_scores"
     expected = golden[f"eval/{name}"].reshape(scores.shape)
@@ -84,16 +84,16 @@ def _command(module, *arguments, status=0):
     return json.loads(done.stdout) if status == 0 else done.stderr
 
 
-def test_the_commands_take_it_from_file_to_scores(tmp_path):
+def test_the_commands_go_from_file_to_scores(tmp_path):
     """After one step, DataParallel's prefix and a trainer's wrapper in the file."""
     golden = _golden("lap_concat_learnable")
     bare = torch.load(_save(golden, tmp_path / "bare.pkl", "param_after/"), weights_only=True)
     wrapped = {"epoch": 3, "state_dict": {f"module.{name}": v for name, v in bare.items()}}
     torch.save(wrapped, tmp_path / "model.pkl")
     source, workdir = str(tmp_path / "model.pkl"), str(tmp_path / "w")
-    found = _command("tools.import_checkpoint", f"--source={source}", f"--workdir={workdir}")
-    assert (found["dim"], found["text_dim"], found["fusion"]) == (24, 32, "concat")
-    assert _import(source, workdir) == found  # The same again.
+    imported = _command("tools.import_checkpoint", f"--source={source}", f"--workdir={workdir}")
+    assert (imported["dim"], imported["text_dim"], imported["fusion"]) == (24, 32, "concat")
+    assert _import(source, workdir) == imported  # The same again.
     np.save(tmp_path / "x.npy", golden["eval/visual"][0].swapaxes(0, 1))
     np.save(tmp_path / "y.npy", golden["eval/text"][0, 0])
     _command(
@@ -140,7 +140,7 @@ def _refused(tmp_path, golden, message, prefix="param/", changes=None, drop=(), 
     assert not (tmp_path / "w").exists()
 
 
-def test_names_shapes_and_leftovers_are_told(tmp_path):
+def test_names_shapes_and_leftovers_are_reported(tmp_path):
     golden = _golden("tevad")
     _refused(tmp_path, golden, r"1 missing, .*head/fc2/bias", drop=["fc2.bias"])
     changes = {"fc2.weight": torch.zeros(128, 500)}
@@ -158,10 +158,10 @@ def test_names_shapes_and_leftovers_are_told(tmp_path):
     _refused(tmp_path, golden, "expected a parameter's rank",
              changes={"fc1.weight": torch.zeros(512, 56, 2)})  # fmt: skip
     _refused(tmp_path, golden, "expected a parameter's rank", changes={"VLR": torch.zeros(2)})
-    found = _import(
+    imported = _import(
         _save(golden, tmp_path / "more.pkl", **surplus), str(tmp_path / "w"), allow_leftovers=True
     )
-    assert found["leftovers"] == ["Aggregate.extra.weight"]
+    assert imported["leftovers"] == ["Aggregate.extra.weight"]
 
 
 def test_a_workdir_of_another_run_is_left_alone(tmp_path):

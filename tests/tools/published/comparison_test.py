@@ -60,7 +60,7 @@ def _out_of_bounds(errors):
 
 
 def _tampered(golden, name, share):
-    """With the largest entry of one array larger by a share."""
+    """The golden, with the largest entry of one array increased by a share."""
     value = golden[name].copy()
     value.flat[np.abs(value).argmax()] *= 1 + share
     return golden | {name: value}
@@ -169,7 +169,7 @@ def test_the_command_ends_with_2_and_one_line_without_a_golden(tmp_path):
 
 
 def _assert_refused(path, *named):
-    """One line of a user's mistake: run_command makes it of any UserError, and exit status 2."""
+    """Expects a UserError, of which run_command makes one line and exit status 2."""
     with pytest.raises(UserError) as caught:
         comparison.compare(str(path))
     for text in (str(path), "expected", "found", *named):

@@ -40,15 +40,15 @@ def test_lists_and_folders_become_a_videos_json(root):
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     summary = json.loads(done.stdout)
     assert summary["train"] == {"normal": 1, "abnormal": 1} and not summary["as_published"]
-    found = annotations.load(root / "videos.json")
-    assert all(found.resolve(video).exists() for video in found.videos.values())
-    abuse = found.videos["Abuse028_x264"]
+    listed = annotations.load(root / "videos.json")
+    assert all(listed.resolve(video).exists() for video in listed.videos.values())
+    abuse = listed.videos["Abuse028_x264"]
     # Frames 165 to 240, counted from 1 and both included.
     assert [list(i) for i in abuse.abnormal_frames] == [[164, 240], [299, 310]]
     assert (abuse.cls, abuse.label, abuse.split) == ("Abuse", 1, "test")
-    normal = found.videos["Normal_Videos001_x264"]
+    normal = listed.videos["Normal_Videos001_x264"]
     assert (normal.cls, normal.label, normal.split) == ("Normal", 0, "train")
-    assert list(found.videos["Normal_Videos_003_x264"].abnormal_frames) == []
+    assert list(listed.videos["Normal_Videos_003_x264"].abnormal_frames) == []
 
 
 def test_what_is_missing_is_named(root):
@@ -76,16 +76,16 @@ def test_of_copies_the_listed_one_is_taken(root):
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "told"),
+    ("name", "content", "message"),
     [
         ("Temporal_Anomaly_Annotation_for_Testing_Videos.txt", "x.mp4 Abuse 1\n", "line 1"),
         ("Temporal_Anomaly_Annotation_for_Testing_Videos.txt", "x.mp4 Abuse 9 3\n", "line 1"),
         ("Temporal_Anomaly_Annotation_for_Testing_Videos.txt", "x.mp4 Abuse 1 3\n", "a line for"),
     ],
 )
-def test_a_wrong_line_is_named(root, name, content, told):
+def test_a_wrong_line_is_named(root, name, content, message):
     (root / "splits" / name).write_text(content)
-    with pytest.raises(UserError, match=told):
+    with pytest.raises(UserError, match=message):
         ucf_crime.list_videos(root)
 
 

@@ -1,4 +1,4 @@
-"""The budget: counted operations agree with a profiler's, and every figure with its parts."""
+"""The costs: counted operations agree with a profiler's, and figures with their parts."""
 
 import dataclasses
 

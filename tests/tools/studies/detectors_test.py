@@ -1,4 +1,4 @@
-"""The study over detectors: arms that pair up, resuming, its table."""
+"""The detectors study: arms that pair up, resuming, its table."""
 
 import dataclasses
 import json

@@ -14,25 +14,25 @@ from tools.studies import defects, filter_quality
 def test_a_small_run(monkeypatch):
     assert filter_quality.GAPS == (0.0, 1.0, 2.0)
     monkeypatch.setattr(filter_quality, "GAPS", (0.5, 1.0))
-    found = filter_quality.world_suite(pairs=1, real_pairs=1, seed=3, kinds=("black",))
-    assert found["real_videos"] == 2 and list(found["sound"]) == ["0.5", "1"]
-    for counts in found["sound"].values():
+    results = filter_quality.world_suite(pairs=1, real_pairs=1, seed=3, kinds=("black",))
+    assert results["real_videos"] == 2 and list(results["sound"]) == ["0.5", "1"]
+    for counts in results["sound"].values():
         assert counts["clips"] == 2 and counts["dropped_light"] == 0
         assert sum(counts["by_class"].values()) == counts["dropped"]
-    black = found["planted"]["black"]
+    black = results["planted"]["black"]
     assert [black[s]["dropped"] for s in defects.SEVERITIES] == [2, 2, 2]
     assert [black[s]["dropped_light"] for s in defects.SEVERITIES] == [0, 0, 2]
     assert black["plain"]["reasons"]["black"] == 2 and black["plain"]["strength"] == 0.2
-    sound = found["sound"]["1"]["dropped"]
+    sound = results["sound"]["1"]["dropped"]
     assert black["plain"]["at_random"] == round((2 + sound) / 4, 4)
-    for counts in found["broken_share"].values():
+    for counts in results["broken_share"].values():
         assert sum(of for _, of in counts["by_defect"].values()) == counts["clips"] == 4
         assert sum(n for n, _ in counts["by_defect"].values()) == counts["dropped"]
-    rates = found["broken_share"]["rates"]["summary"]["by_label"]
+    rates = results["broken_share"]["rates"]["summary"]["by_label"]
     # 0.62 and 0.39 of two each.
     assert rates["normal"]["kept"] <= 1 and rates["abnormal"]["kept"] <= 1
-    found["planted"]["melt"] = black
-    printed = filter_quality.table(json.loads(json.dumps(found)))
+    results["planted"]["melt"] = black
+    printed = filter_quality.table(json.loads(json.dumps(results)))
     assert "melt *" in printed and "black *" not in printed and "not judged: pair_margin" in printed
 
 
@@ -58,10 +58,10 @@ def test_real_clips_are_judged_against_real_videos(tmp_path, pair):
         text=True,
     )
     assert done.returncode == 0, done.stderr
-    found = json.loads(out.read_text())["real_clips"]
-    assert (found["clips"], found["dropped"], found["reference"]) == (2, 1, 2)
-    assert "frozen" in found["by_clip"]["bad.mp4"]["reasons"]
-    assert found["by_clip"]["good.mp4"]["reasons"] == []
+    results = json.loads(out.read_text())["real_clips"]
+    assert (results["clips"], results["dropped"], results["reference"]) == (2, 1, 2)
+    assert "frozen" in results["by_clip"]["bad.mp4"]["reasons"]
+    assert results["by_clip"]["good.mp4"]["reasons"] == []
     assert "1 of 2 dropped" in done.stdout
     failed = subprocess.run(command, capture_output=True, text=True)
     assert failed.returncode == 2 and failed.stderr.startswith("error: --clips, --reference")
