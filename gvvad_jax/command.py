@@ -27,7 +27,7 @@ _REMEDIES = {
     errno.EISDIR: "name another",
 }
 # Of pyproject.toml, by the module that isn't there without it.
-_EXTRAS = {"av": "video", "cv2": "video", "sklearn": "dev"} | dict.fromkeys(
+_EXTRAS = {"av": "video", "jinja2": "pages", "cv2": "video", "sklearn": "dev"} | dict.fromkeys(
     ("torch", "transformers", "diffusers", "pydantic", "openai"), "generation"
 )
 _HELP = ("--help", "-help", "-h", "--helpfull", "--helpshort")

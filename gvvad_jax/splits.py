@@ -46,7 +46,7 @@ class Splits:
     held_out: Sequence[Member]
     validation: Sequence[Member]
     test: Sequence[Member]
-    report_missing: Sequence[str] = ()
+    missing: Sequence[str] = ()
 
     def to_json(self) -> dict[str, list[str]]:
         uses = {name: getattr(self, name) for name in ("train", "held_out", "validation", "test")}

@@ -45,26 +45,26 @@ def write_grammar(num_pairs: int, seed: int) -> list[Description]:
 
 
 def _pair(index: int, seed: int) -> tuple[Description, Description]:
-    plan_slot, order = draw_slot(index, seed)
-    grammar = GRAMMAR[plan_slot.cls]
+    slot, order = draw_slot(index, seed)
+    grammar = GRAMMAR[slot.cls]
     places = len(VIEWPOINTS) * len(grammar.locations)
     actions = len(grammar.subjects) * len(grammar.events)
     # A place's first action is drawn; each return to the place takes the next one.
     first_action_P = order.integers(actions, size=places)
-    action = (first_action_P[plan_slot.turn % places] + plan_slot.visit) % actions
+    action = (first_action_P[slot.turn % places] + slot.visit) % actions
     event_index, subject_index = divmod(int(action), len(grammar.subjects))
     elements = {
-        "viewpoint": plan_slot.viewpoint,
-        "location": plan_slot.location,
+        "viewpoint": slot.viewpoint,
+        "location": slot.location,
         "subject": grammar.subjects[subject_index],
     }
     abnormal, normal = (
         Description(
-            id=plan_slot.id(label),
-            twin=plan_slot.id(1 - label),
-            cls=plan_slot.cls,
+            id=slot.id(label),
+            twin=slot.id(1 - label),
+            cls=slot.cls,
             label=label,
-            seed=plan_slot.seed,
+            seed=slot.seed,
             event=grammar.events[event_index][1 - label],
             description=_long_text(elements, grammar.events[event_index][1 - label]),
             phrase=f"{elements['subject']} {grammar.events[event_index][1 - label]} "

@@ -20,9 +20,9 @@ from generation.prompts.descriptions import load_descriptions
 from generation.videos import generating
 from generation.videos.world_backend import WorldBackend
 from gvvad_jax.store.reader import Store, require_agreement
-from tests.study_test import write_videos
 from tests.support import killing, tiny_transformers
 from tests.support.chat_server import ChatServer
+from tests.support.textures import write_videos
 
 pytestmark = pytest.mark.slow
 

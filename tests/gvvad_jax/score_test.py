@@ -87,7 +87,7 @@ def test_few_buckets_hold_every_video_with_the_least_padding():
 
 
 def test_a_short_video_takes_a_longer_ones_empty_place(monkeypatch):
-    monkeypatch.setattr(score, "ROWS_AT_ONCE", 64)
+    monkeypatch.setattr(scoring, "ROWS_AT_ONCE", 64)
     assert [scoring.batch_size(videos, 32, 1) for videos in (1, 2, 3, 5)] == [1, 2, 2, 2]
     assert scoring.batch_size(5, 32, 10) == 1
     # Three of 32 are two batches of two, with a place for the one of 30: 128 snippets, not 158.

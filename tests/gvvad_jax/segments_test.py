@@ -12,7 +12,8 @@ from gvvad_jax.config import TrainConfig
 from gvvad_jax.splits import Standardisation, open_splits
 from tests.support.steps import SMALL
 from tests.support.stores import DIM, TEXT_DIM
-from tools import bench_data, sparse_store
+from tools.bench import sparse_store
+from tools.bench.data import training_peak
 
 
 def test_segments_by_hand():
@@ -127,7 +128,7 @@ def _trained(path, workdir, videos):
     path = sparse_store.write(path, videos, dtype="float16")
     flags = [f"--store={path}", f"--workdir={workdir}", "--detector=mil_rank", "--steps=4"]
     flags += ["--batch_size=4", "--segments=8", "--validation_share=0", "--device_gigabytes=0"]
-    return bench_data.training_peak(*flags) / 1e6
+    return training_peak(*flags) / 1e6
 
 
 @pytest.mark.slow

@@ -12,22 +12,10 @@ from generation.encoders import pretrained
 from generation.encoders.visual import make_encoder
 from gvvad_jax.command import UserError
 from gvvad_jax.store import alignment
+from tests.support.textures import moving
 
 RANKS, NUM_MOTION = 6, 6
 SPEED_P99, SPEED_MEAN, AS_ONE = 0, 1, 2
-
-
-def texture(shape=(96, 144), seed=0):
-    noise = np.random.default_rng(seed).uniform(0, 255, shape).astype(np.float32)
-    return cv2.normalize(cv2.GaussianBlur(noise, (0, 0), 2.0), None, 0, 255, cv2.NORM_MINMAX)
-
-
-def moving(step=2, frames=9, shape=(96, 144)):
-    """A texture that moves `step` pixels to the right a frame."""
-    image = np.tile(texture(shape), (1, 2))
-    width = shape[1]
-    video = [image[:, width - i * step : 2 * width - i * step] for i in range(frames)]
-    return np.repeat(np.uint8(video)[..., None], 3, axis=-1)
 
 
 def encode(frames, fps=10.0, snippet=(8, 4)):

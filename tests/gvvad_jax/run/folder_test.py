@@ -24,8 +24,8 @@ def test_flags_may_be_commented(tmp_path):
 
 def test_the_lock_dies_with_its_process(tmp_path):
     code = (
-        "import pathlib, sys; from gvvad_jax import run_folder\n"
-        "with run_folder.locked(pathlib.Path(sys.argv[1])): print('held', flush=True); input()"
+        "import pathlib, sys; from gvvad_jax.run import folder\n"
+        "with folder.locked(pathlib.Path(sys.argv[1])): print('held', flush=True); input()"
     )
     command = [sys.executable, "-c", code, str(tmp_path)]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}

@@ -8,9 +8,7 @@ import numpy as np
 import pytest
 
 from gvvad_jax.command import UserError
-from gvvad_jax.store import format
 from gvvad_jax.store import writer as store_writer
-from gvvad_jax.store.files import write_atomically
 from gvvad_jax.store.reader import Store
 from gvvad_jax.store.writer import StoreWriter
 from tests.support.tiny_store import IDS, MANIFEST, annotated, encoded, files, write
@@ -54,8 +52,9 @@ def test_packing_killed_anywhere_leaves_nothing_behind(tmp_path, monkeypatch):
 
     with monkeypatch.context() as patch:  # while it writes a shard ...
         patch.setattr(os, "fsync", kill)
-        patch.setattr(format, "write_atomically", lambda path, content: path.write_bytes(content))
-        patch.setattr(store_writer, "write_atomically", write_atomically)
+        patch.setattr(
+            store_writer, "write_atomically", lambda path, content: path.write_bytes(content)
+        )
         with pytest.raises(KeyboardInterrupt):
             write(tmp_path / "cut")
     assert list((tmp_path / "cut").glob(".shard-*.partial"))

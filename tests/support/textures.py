@@ -1,0 +1,43 @@
+"""Textures that move, and small real videos of them with a videos.json."""
+
+import json
+import pathlib
+
+import cv2
+import numpy as np
+
+from generation import video_io
+
+
+def texture(shape=(96, 144), seed=0):
+    noise = np.random.default_rng(seed).uniform(0, 255, shape).astype(np.float32)
+    return cv2.normalize(cv2.GaussianBlur(noise, (0, 0), 2.0), None, 0, 255, cv2.NORM_MINMAX)
+
+
+def moving(step=2, frames=9, shape=(96, 144)):
+    """A texture that moves `step` pixels to the right a frame."""
+    image = np.tile(texture(shape), (1, 2))
+    width = shape[1]
+    video = [image[:, width - i * step : 2 * width - i * step] for i in range(frames)]
+    return np.repeat(np.uint8(video)[..., None], 3, axis=-1)
+
+
+def write_videos(folder: pathlib.Path, counts=(3, 3)) -> pathlib.Path:
+    """Writes slow textures, abnormal ones with a fast second half; returns their videos.json."""
+    videos = {}
+    for label, count in enumerate(counts):
+        for i in range(count):
+            frames = moving(step=1 + i % 2, frames=12, shape=(48, 72))
+            if label:
+                frames[6:] = moving(step=6, frames=6, shape=(48, 72))
+            name = f"{'ab'[label]}{i}"
+            video_io.write(folder / f"{name}.mp4", frames, fps=10)
+            videos[name] = {
+                "file": f"{name}.mp4",
+                "label": label,
+                "split": "train" if i < 2 else "test",
+                "abnormal_frames": [[6, 12]] if label else [],
+            }
+    path = folder / "videos.json"
+    path.write_text(json.dumps({"fps": 10, "videos": videos}))
+    return path

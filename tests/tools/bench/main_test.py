@@ -1,0 +1,35 @@
+"""The command: its figures and its mistakes; never its times."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+
+@pytest.mark.slow
+def test_the_command_writes_its_figures(tmp_path):
+    out = tmp_path / "bench.json"
+    flags = ["--sections=step,data,metrics", "--detectors=lap", "--segments=8"]
+    flags += ["--pairs=2", "--repeats=1", "--turn=0", f"--json={out}"]
+    done = subprocess.run(
+        [sys.executable, "-m", "tools.bench", *flags], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    figures = json.loads(out.read_text())
+    row = figures["step"]["lap"]["8"]
+    assert {"seconds", "torch_seconds", "ratio", "share_of_matmul_peak"} <= row.keys()
+    assert row["ratio_text_once"] > 0 and row["peak_bytes"]["ours"] > 1e6
+    assert {"open_seconds", "resident", "mapped"} <= figures["data"].keys()
+    assert figures["metrics"]["frames"] == 16 * 69_634
+
+
+@pytest.mark.parametrize(
+    ("flag", "message"),
+    [("sections=all", "expected of step"), ("segments=8,3", "5 or more, found ['3']")],
+)
+def test_bad_flags_are_one_line(flag, message):
+    command = [sys.executable, "-m", "tools.bench", f"--{flag}"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1 and message in done.stderr

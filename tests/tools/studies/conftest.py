@@ -1,0 +1,14 @@
+import pytest
+
+from generation.prompts.grammar import write_grammar
+from generation.world import render
+
+
+@pytest.fixture(scope="session")
+def pair():
+    """Frames of two sound videos of different places."""
+    descriptions = write_grammar(2, 3)[::2]
+    return [
+        render.render(description, domain="generated", seed=3).frames_TxHxWx3
+        for description in descriptions
+    ]

@@ -1,0 +1,316 @@
+"""Times a training step against plain PyTorch and the machine's matrix products.
+
+All sides get the published batch (pairs of videos, ten crops, 768 visual and 768 text features),
+random, in memory, float32, with dropout.
+"""
+
+import dataclasses
+import functools
+import json
+import os
+import pathlib
+import re
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from tools.bench import operations
+from tools.bench.sparse_store import CROPS, DIM, TEXT_DIM
+
+PROMPTS = 60
+# Setting that docs/performance.md recommends on CPUs. Keeping freed memory as well (mmap_max=0) was
+# faster by a few percent, but at times the heap grew to several times a step's memory.
+JAX_ENVIRONMENT = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
+
+
+def seconds_of(run: Callable[[], Any]) -> float:
+    """Wall time of one call, which has to wait for its result."""
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
+
+
+def interleaved(sides: Mapping[str, Callable[[], float]], repeats: int) -> dict[str, list[float]]:
+    """Calls the sides, which return their times, in turn; every other round in reverse."""
+    times: dict[str, list[float]] = {name: [] for name in sides}
+    for number in range(repeats):
+        for name in sorted(sides, reverse=bool(number % 2)):
+            times[name].append(sides[name]())
+    return times
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """A detector, the segments of a video and the pairs of videos in a batch."""
+
+    detector: str
+    segments: int
+    pairs: int
+
+
+class JaxStep:
+    """A training step of our detector; calling it takes a step and waits for its loss."""
+
+    def __init__(self, case: Case):
+        import jax
+
+        from gvvad_jax import parallel
+        from gvvad_jax import step as step_
+        from gvvad_jax.batches import Batch
+        from gvvad_jax.config import TrainConfig
+
+        pairs, segments = case.pairs, case.segments
+        config = TrainConfig(detector=case.detector, segments=segments, batch_size=pairs)
+        rng = np.random.default_rng(0)
+        visual = rng.standard_normal((2 * pairs, CROPS, segments, DIM), np.float32)
+        self.config, self._jax = config, jax
+        self.runner = parallel.Runner(config, step_.init_state(config, DIM, TEXT_DIM))
+        self.data = step_.TrainingData(
+            visual_VxNxTxD=self.runner.on_each(visual),
+            text_VxTxE=self.runner.on_each(visual[:, 0]) if config.uses_text else None,
+            synthetic_V=self.runner.on_each(np.zeros(2 * pairs, np.float32)),
+            bank_KxE=self.runner.on_each(visual[:PROMPTS, 0, 0]) if config.uses_bank else None,
+        )
+        places_Bx2 = np.arange(2 * pairs, dtype=np.int32).reshape(-1, 2)
+        self.batch = Batch(places_Bx2, np.arange(pairs, dtype=np.int32))
+
+    def seconds(self) -> float:
+        return seconds_of(self)
+
+    def __call__(self) -> None:
+        self._jax.block_until_ready(self.runner.step(self.data, self.batch))
+
+
+class TorchStep:
+    """A training step of the PyTorch twin, likewise.
+
+    Args:
+      case: what to train on.
+      device: PyTorch device.
+      text_once: run the text stream once a video, as our detector does, instead of once a crop.
+      compiled: use torch.compile.
+    """
+
+    def __init__(
+        self,
+        case: Case,
+        *,
+        device: str = "cpu",
+        text_once: bool = False,
+        compiled: bool = False,
+    ):
+        import torch
+
+        from tools.published import twin_losses, twins
+
+        torch.manual_seed(0)
+        detector, segments, pairs = dataclasses.astuple(case)
+        has_text = detector in ("tevad", "lap")
+        if detector == "ur_dmu":
+            model = twins.DualMemory(DIM)
+        elif detector == "mil_rank":
+            model = twins.Ranking(DIM)
+        else:
+            model = twins.MultipleInstance(DIM, TEXT_DIM * has_text)
+            model.text_once = text_once
+        self._torch, self._device = torch, device
+        self._model = model.to(device)
+        self._adam = torch.optim.Adam(model.parameters(), lr=1e-3, weight_decay=5e-3)
+        batch = {}
+        for half in twins.HALVES:
+            visual = torch.randn(pairs, CROPS, segments, DIM)
+            batch[f"visual_{half}"] = visual
+            if has_text:
+                once = torch.randn(pairs, 1, segments, TEXT_DIM)
+                batch[f"text_{half}"] = once.repeat(1, CROPS, 1, 1)
+            batch[f"source_{half}"] = torch.zeros(pairs)
+        if detector == "lap":
+            batch |= {"bank": torch.randn(PROMPTS, TEXT_DIM), "lambda": torch.tensor(0.5)}
+        self._batch = {name: value.to(device) for name, value in batch.items()}
+        train_step = twin_losses.train_step
+        self._step = torch.compile(train_step) if compiled else train_step
+
+    def seconds(self) -> float:
+        return seconds_of(self)
+
+    def __call__(self) -> None:
+        self._step(self._model, self._adam, self._batch)
+        if self._device != "cpu":
+            self._torch.cuda.synchronize()
+
+
+class Ceiling:
+    """Matrix products of the step's shapes, by XLA and, on the CPU, by PyTorch."""
+
+    def __init__(self, case: Case, *, device: str):
+        self._rows, self._device = 2 * case.pairs * CROPS * case.segments, device
+
+    def seconds(self) -> float:
+        """Time of one operation in the fastest product, with the better of two trials."""
+        # The convolutions of the visual stream, the head's first layer, and their gradients.
+        inner = [(3 * DIM, DIM), (3 * DIM, DIM // 4), (DIM + TEXT_DIM, 512)]
+        rows = self._rows
+        shapes = [shape for m, n in inner for shape in ((rows, m, n), (rows, n, m), (m, rows, n))]
+        libraries = [self._by_xla] if self._device != "cpu" else [self._by_xla, self._by_torch]
+        return min(
+            seconds(m, k, n) / (2.0 * m * k * n) for seconds in libraries for m, k, n in shapes
+        )
+
+    def _by_xla(self, m: int, k: int, n: int) -> float:
+        import jax
+        import jax.numpy as jnp
+
+        left, right = jnp.ones((m, k)), jnp.ones((k, n))
+        product = jax.jit(jnp.matmul)
+        return self._best(lambda: jax.block_until_ready(product(left, right)))
+
+    def _by_torch(self, m: int, k: int, n: int) -> float:
+        import torch
+
+        left, right = torch.ones(m, k), torch.ones(k, n)
+        return self._best(lambda: left @ right)
+
+    def _best(self, run: Callable[[], Any]) -> float:
+        return min(seconds_of(run) for _ in range(2))
+
+
+def peak_bytes(process: int | str = "self") -> int:
+    """Peak memory of a running process in bytes (Linux).
+
+    rusage would not do: a child's peak starts at what its parent had.
+    """
+    status = pathlib.Path(f"/proc/{process}/status").read_text()
+    return 1024 * int(re.search(r"VmHWM:\s+(\d+) kB", status).group(1))
+
+
+class Worker:
+    """A process that runs one side and takes steps on request.
+
+    The sides have processes of their own so that each runs as it does for its users; otherwise
+    one side's settings of the memory allocator would affect the other.
+
+    Args:
+      arguments: arguments of `main`.
+      environment: additional environment variables.
+    """
+
+    def __init__(self, arguments: Mapping[str, Any], environment: Mapping[str, str]):
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "tools.bench.step", json.dumps(arguments)],
+            env=os.environ | environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        self.first_seconds = self._read_seconds()
+
+    def seconds(self, turn: float) -> float:
+        """Median time of the steps in `turn` seconds, after `turn` seconds of warming up."""
+        self._process.stdin.write(f"{turn}\n")
+        self._process.stdin.flush()
+        return self._read_seconds()
+
+    def _read_seconds(self) -> float:
+        for line in self._process.stdout:
+            if line.startswith("seconds "):
+                return float(line.split()[1])
+        raise RuntimeError(f"{self._process.args}: ended with status {self._process.wait()}")
+
+    def close(self) -> int:
+        """Ends the process; returns its peak memory in bytes."""
+        peak = peak_bytes(self._process.pid)
+        self._process.stdin.close()
+        self._process.stdout.close()
+        self._process.wait()
+        return peak
+
+
+SIDES = {"ours": JaxStep, "torch": TorchStep, "ceiling": Ceiling}
+
+
+def main(argument: str) -> None:
+    """The worker process: times one side whenever a line of standard input asks for it."""
+    arguments = json.loads(argument)
+    case = Case(**arguments.pop("case"))
+    side = SIDES[arguments.pop("side")](case, **arguments)
+    print("seconds", side.seconds(), flush=True)
+    for turn in sys.stdin:
+        # In training, steps follow each other. While a process waits for its turn, a virtual
+        # machine may take its free memory away, so steps right after a pause don't count.
+        _step_times(side, float(turn))
+        print("seconds", statistics.median(_step_times(side, float(turn))), flush=True)
+
+
+def _step_times(side: JaxStep | TorchStep | Ceiling, turn: float) -> list[float]:
+    """Times of steps: one, and more until `turn` seconds have passed."""
+    end, times = time.perf_counter() + turn, []
+    while not times or time.perf_counter() < end:
+        times.append(side.seconds())
+    return times
+
+
+def measure(
+    case: Case, repeats: int, *, turn: float, device: str, compiled: bool
+) -> dict[str, Any]:
+    """Times our step and the other sides in turn.
+
+    Args:
+      case: what to train on.
+      repeats: number of rounds.
+      turn: seconds of steps of each side in a round, after as many for warming up.
+      device: PyTorch device.
+      compiled: time torch.compile too.
+
+    Returns:
+      A row of the table; seconds, ratios and shares are medians over the rounds.
+    """
+    workers = _workers(case, device, compiled)
+    turns = {name: functools.partial(worker.seconds, turn) for name, worker in workers.items()}
+    times = interleaved(turns, repeats)
+    ceilings = [1.0 / seconds for seconds in times.pop("ceiling")]
+    steps = times.pop("ours")
+    counted = operations.count_step(
+        case.detector, 2 * case.pairs, CROPS, case.segments, DIM, TEXT_DIM
+    )["train"]
+    shares = [counted / step / rate for step, rate in zip(steps, ceilings, strict=True)]
+    row = {
+        "seconds": statistics.median(steps),
+        "first_seconds": workers["ours"].first_seconds,
+        "gigaoperations": counted / 1e9,
+        "matmul_gigaoperations_a_second": statistics.median(ceilings) / 1e9,
+        "share_of_matmul_peak": statistics.median(shares),
+        "shares_of_matmul_peak": shares,
+    }
+    for name, values in times.items():
+        ratios = [other / step for step, other in zip(steps, values, strict=True)]
+        suffix = name.removeprefix("torch")
+        row[f"torch{suffix}_seconds"] = statistics.median(values)
+        row[f"ratio{suffix}"] = statistics.median(ratios)
+        row[f"ratios{suffix}"] = ratios
+    peaks = {name: worker.close() for name, worker in workers.items()}
+    row["peak_bytes"] = {name: peak for name, peak in peaks.items() if name != "ceiling"}
+    return row
+
+
+def _workers(case: Case, device: str, compiled: bool) -> dict[str, Worker]:
+    """A process for each side, by name."""
+    ours = {"side": "ours", "case": dataclasses.asdict(case)}
+    torch = ours | {"side": "torch", "device": device}
+    # The ceiling is measured in every round, because the machine's speed varies.
+    ceiling = ours | {"side": "ceiling", "device": device}
+    workers = {"ours": Worker(ours, JAX_ENVIRONMENT), "ceiling": Worker(ceiling, JAX_ENVIRONMENT)}
+    workers["torch"] = Worker(torch, {})
+    if case.detector in ("tevad", "lap"):
+        workers["torch_text_once"] = Worker(torch | {"text_once": True}, {})
+    if compiled:
+        workers["torch_compiled"] = Worker(torch | {"compiled": True}, {})
+    return workers
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

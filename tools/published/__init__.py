@@ -1,0 +1,1 @@
+"""The published PyTorch code and data: names, twins, golden files, checkpoints, lists."""

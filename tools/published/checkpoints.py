@@ -1,0 +1,247 @@
+"""Imports published PyTorch checkpoints into workdirs that evaluate and score can use."""
+
+import dataclasses
+import hashlib
+import json
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from gvvad_jax import config as config_lib
+from gvvad_jax.command import UserError, check, option
+from gvvad_jax.store.files import write_atomically
+from gvvad_jax.store.format import Manifest
+from gvvad_jax.store.reader import Store
+
+# Keys under which trainers put the state dict.
+WRAPPERS = ("state_dict", "model_state_dict", "model")
+# What torch.load raises on files of another kind, such as text.
+UNREADABLE = (RuntimeError, ValueError, KeyError, IndexError, TypeError, AttributeError)
+PREFIX = "module."  # Added to names by DataParallel.
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CheckpointImport:
+    """A PyTorch file and how to read it; each field is a flag."""
+
+    source: str = option("", "PyTorch state dict to import (.pkl, .pth, .pt).")
+    workdir: str = option("", "Folder to write. Repeating the same import changes nothing.")
+    store: str = option("", "Feature store of the checkpoint's encoder (default: unknown).")
+    detector: str = option(
+        "auto",
+        "Detector that the checkpoint is of; auto goes by its parameters and takes LAP, which "
+        "scores as TEVAD does, where there is a learned lambda.",
+        choices=("auto", "rtfm", "tevad", "lap", "ur_dmu"),
+    )
+    fusion: str = option(
+        "auto",
+        "How the visual and the text stream are joined; auto goes by the shapes.",
+        choices=("auto", "concat", "add", "product", "add_up"),
+    )
+    heads: int = option(4, "Number of attention heads of UR-DMU.", low=1)
+    allow_leftovers: bool = option(False, "Skip parameters that the detector doesn't have.")
+
+    def __post_init__(self):
+        check(self)
+        for name in ("source", "workdir"):
+            if not getattr(self, name):
+                raise UserError(f"--{name}: expected a path, found none; give one")
+
+
+def import_checkpoint(request: CheckpointImport) -> dict[str, Any]:
+    """Writes a workdir from a PyTorch state dict.
+
+    Returns:
+      {"workdir", "sha256", "detector", "fusion", "heads", "dim", "text_dim", "parameters",
+      "lambda", "leftovers", "manifest"}: `parameters` is the number of weights, `lambda` is
+      the learned one or None, `manifest` describes the features.
+
+    Raises:
+      UserError: the file isn't a state dict, its names or shapes aren't the detector's, the store
+        has other widths, or the workdir belongs to another run.
+    """
+    import jax
+
+    from gvvad_jax import step
+    from gvvad_jax.run import checkpoints
+    from tools.published import names
+
+    source, state = request.source, read_state(request.source)
+    config, dim, text_dim = _config(request, state)
+    fresh = jax.eval_shape(lambda: step.init_state(config, dim, text_dim))
+    try:
+        variables, leftovers = names.to_flax(state)
+        names.require_fit(state, fresh.params["detector"], fresh.batch_stats)
+    except UserError as error:
+        raise UserError(f"{source}: {error}; are --fusion and --heads right?") from error
+    if leftovers and not request.allow_leftovers:
+        raise UserError(
+            f"{source}: expected parameters of {config.detector} alone, found {len(leftovers)} "
+            f"more ({', '.join(leftovers[:4])}); --allow_leftovers imports without them"
+        )
+    manifest = _manifest(request.store, dim, text_dim)
+    learned = variables["ssls"].get("lambda")
+    imported = {
+        "workdir": request.workdir,
+        "sha256": hashlib.sha256(pathlib.Path(source).read_bytes()).hexdigest(),
+        "detector": config.detector,
+        "fusion": config.fusion if text_dim else None,
+        "heads": config.heads if config.detector == "ur_dmu" else None,
+        "dim": dim,
+        "text_dim": text_dim,
+        "parameters": sum(int(np.size(value)) for name, value in state.items()
+                          if name not in leftovers),
+        "lambda": None if learned is None else float(learned),
+        "leftovers": leftovers,
+        "manifest": manifest.to_json(),
+    }  # fmt: skip
+    _claim(pathlib.Path(request.workdir), imported)
+    saved = checkpoints.Checkpoints(request.workdir)
+    restored = step.state_of(config, variables["params"], variables["batch_stats"])
+    saved.save("last", 0, restored, [])
+    saved.close()
+    checkpoints.write_model(request.workdir, config, manifest, None)
+    return imported
+
+
+def read_state(source: str) -> dict[str, np.ndarray]:
+    """Reads a PyTorch state dict as float32 arrays by name, without DataParallel's prefix.
+
+    Raises:
+      UserError: no such file, or it holds anything but tensors by name.
+    """
+    import pickle
+
+    import torch
+
+    try:
+        content = torch.load(source, map_location="cpu", weights_only=True)
+    except (OSError, EOFError, pickle.UnpicklingError, *UNREADABLE) as error:
+        # PyTorch's own message, which advises to load the file unsafely, is not passed on.
+        reason = (
+            getattr(error, "strerror", None) or "another kind of file, or objects besides tensors"
+        )
+        raise UserError(
+            f"{source}: expected a PyTorch state dict that loads with weights_only, found "
+            f"{reason}; save it with torch.save(model.state_dict(), FILE)"
+        ) from error
+    for key in WRAPPERS:
+        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
+            content = content[key]
+    if (
+        not isinstance(content, Mapping)
+        or not content
+        or not all(
+            isinstance(name, str) and isinstance(value, torch.Tensor)
+            for name, value in content.items()
+        )
+    ):
+        raise UserError(
+            f"{source}: expected tensors by name, found {type(content).__name__} of other objects; "
+            "save it with torch.save(model.state_dict(), FILE)"
+        )
+    state = {
+        name.removeprefix(PREFIX): value.detach().float().numpy() for name, value in content.items()
+    }
+    broken = [name for name, value in state.items() if not np.isfinite(value).all()]
+    if broken:
+        raise UserError(
+            f"{source}: expected finite parameters, found {broken[0]!r} and {len(broken) - 1} more "
+            "with NaN or infinity; did its training diverge?"
+        )
+    return state
+
+
+def _config(
+    request: CheckpointImport, state: Mapping[str, np.ndarray]
+) -> tuple[config_lib.TrainConfig, int, int]:
+    """The config of the file's detector, its visual width and its text width."""
+    from tools.published import names
+
+    source = request.source
+    try:
+        fields = names.sizes(state, request.heads)
+    except UserError as error:
+        raise UserError(f"{source}: {error}") from error
+    dim, text_dim = fields.pop("dim"), fields.pop("text_dim")
+    if not dim:
+        raise UserError(
+            f"{source}: expected a visual stream (Aggregate.*), found text alone; import a "
+            "checkpoint with both"
+        )
+    fields["detector"] = _detector(source, request.detector, fields["detector"], "VLR" in state)
+    fields["fusion"] = _fusion(source, request.fusion, fields) if text_dim else "concat"
+    config = config_lib.TrainConfig(**fields, fidelity="reference", standardise="no")
+    return config, dim, text_dim
+
+
+def _detector(source: str, requested: str, named: str, has_lambda: bool) -> str:
+    """The requested detector, if the file's names allow it."""
+    with_text = ("lap", "tevad") if has_lambda else ("tevad", "lap")
+    possible = (
+        with_text if named == "tevad" else (named, "tevad", "lap")[: 1 + 2 * (named == "rtfm")]
+    )
+    if requested == "auto":
+        return possible[0]
+    if requested not in possible:
+        raise UserError(
+            f"--detector: expected one of {', '.join(possible)} for {source}, found {requested}; "
+            "its parameters are another detector's"
+        )
+    return requested
+
+
+def _fusion(source: str, requested: str, fields: Mapping[str, Any]) -> str:
+    possible = (fields["fusion"],) if "fusion" in fields else ("add", "product")
+    if requested == "auto" and len(possible) == 1:
+        return possible[0]
+    if requested not in possible:
+        raise UserError(
+            f"--fusion: expected {' or '.join(possible)} for {source}, found {requested}; its "
+            "shapes allow no other"
+        )
+    return requested
+
+
+def _manifest(store_path: str, dim: int, text_dim: int) -> Manifest:
+    """The store's manifest; without a store, one whose fields are "unknown"."""
+    if not store_path:
+        unknown = "unknown"
+        text = {"encoder": unknown, "dim": text_dim, "normalised": unknown} if text_dim else None
+        return Manifest(
+            encoder={"id": unknown, "weights": unknown, "pooling": unknown, "normalised": unknown},
+            dim=dim,
+            crops={"count": unknown, "order": unknown},
+            snippet={"frames": 16, "stride": 16, "pooling": unknown},
+            fps_policy="native",
+            text=text,
+        )
+    manifest = Store(store_path).manifest
+    widths = (manifest.dim, (manifest.text or {}).get("dim", 0) if text_dim else 0)
+    if widths != (dim, text_dim):
+        raise UserError(
+            f"{store_path}: expected features of width {dim} and text of width {text_dim}, found "
+            f"{widths[0]} and {widths[1]}; encode with the checkpoint's encoders"
+        )
+    return manifest
+
+
+def _claim(workdir: pathlib.Path, imported: Mapping[str, Any]) -> None:
+    """Writes the record of the import; raises UserError if the folder belongs to another run."""
+    path = workdir / "import.json"
+    record = {key: value for key, value in imported.items() if key != "workdir"}
+    if path.exists():
+        existing = json.loads(path.read_text())
+        existing.pop("workdir", None)
+        taken = existing != record
+    else:
+        taken = (workdir / "model.json").exists()
+    if taken:
+        raise UserError(
+            f"{workdir}: expected an empty folder or one of this import, found another run's; "
+            "give another --workdir"
+        )
+    workdir.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, (json.dumps(imported, indent=1) + "\n").encode())

@@ -1,0 +1,1 @@
+"""Studies: many runs of one question, their statistics and their tables."""
