@@ -4,6 +4,7 @@ The one place that knows how snippets lie over a video's frames, how intervals b
 and how snippet scores become frame scores. numpy only.
 """
 
+import contextlib
 import dataclasses
 import json
 import math
@@ -71,7 +72,8 @@ class Annotations:
             file = (folder / video.file).resolve()
             inside = file.is_relative_to(folder)
             if inside:
-                file.exists()  # Raises where a name is too long.
+                with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+                    file.stat()  # Raises where a name is too long, or a link leads to itself.
         except (OSError, RuntimeError, ValueError) as error:
             raise UserError(
                 f"{self.path}: video {video.id!r}: expected a file that can be looked for, found "
