@@ -6,6 +6,7 @@ PYTHON ?= $(shell .ci/python 3.11 3.12 3.13 || command -v python3)
 # The core alone, without PyTorch, on the newest Python that runs.
 CORE_VENV := .venv-core
 CORE_PYTHON ?= $(shell .ci/python 3.13 3.12 3.11 || command -v python3)
+CORE_MARKS ?= not matrix
 # A package index for torch alone, where a CPU-only build is wanted; empty: the default one.
 TORCH_INDEX ?=
 TORCH := $(shell grep '^torch==' constraints.txt)
@@ -38,7 +39,7 @@ test: env
 
 # Tests that need an extra are skipped (tests/conftest.py).
 core-test: $(CORE_VENV)/.installed
-	$(CORE_VENV)/bin/python -m pytest
+	$(CORE_VENV)/bin/python -m pytest -m "$(CORE_MARKS)"
 
 demo: env
 	$(BIN)/python -m tools.demo --flagfile=configs/demo.flags --out=demo
