@@ -1,5 +1,7 @@
 # The detector side by default; EXTRAS="[video]" or "[generation]" adds the sides left of the store.
-FROM python:3.11-slim
+# PYTHON: 3.11, 3.12 or 3.13; the newest one has the newest JAX.
+ARG PYTHON=3.13
+FROM python:${PYTHON}-slim
 ARG EXTRAS=""
 ARG TORCH_INDEX=""
 WORKDIR /app

@@ -1,28 +1,45 @@
-# Two commands do everything from a fresh clone with nothing but Python 3.11:
+# Two commands do everything from a fresh clone with nothing but Python 3.11, 3.12 or 3.13:
 #   make demo     make test
 VENV := .venv
 BIN := $(VENV)/bin
-PYTHON ?= $(shell command -v python3.11 || command -v python3)
+PYTHON ?= $(shell .ci/python 3.11 3.12 3.13 || command -v python3)
+# The core alone, without PyTorch, on the newest Python that runs.
+CORE_VENV := .venv-core
+CORE_PYTHON ?= $(shell .ci/python 3.13 3.12 3.11 || command -v python3)
+CORE_MARKS ?= not matrix
 # A package index for torch alone, where a CPU-only build is wanted; empty: the default one.
 TORCH_INDEX ?=
 TORCH := $(shell grep '^torch==' constraints.txt)
 VIDEOS ?=
 
-.PHONY: env test demo ped2 detectors world bench devices lint clean
+.PHONY: env test core-test demo ped2 detectors world bench devices lint clean
 
 env: $(VENV)/.installed
 
+# $(call require,PYTHON): one line, unless the Python of this variable is one that the pins are for.
+require = "$($(1))" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null || \
+  { echo 'error: $(1)=$($(1)) is not Python 3.11, 3.12 or 3.13; give make $(1)=/path/to/python3.11' >&2; exit 2; }
+
 # torch goes first and pinned: later packages that want any torch then take no other.
 $(VENV)/.installed: pyproject.toml constraints.txt
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || \
-	  { echo 'error: expected Python 3.11, found $(PYTHON); give make PYTHON=/path/to/python3.11' >&2; exit 2; }
+	@$(call require,PYTHON)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) $(TORCH)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
+$(CORE_VENV)/.installed: pyproject.toml constraints.txt
+	@$(call require,CORE_PYTHON)
+	test -x $(CORE_VENV)/bin/python || $(CORE_PYTHON) -m venv $(CORE_VENV)
+	$(CORE_VENV)/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[test]'
+	touch $@
+
 test: env
 	$(BIN)/python -m pytest
+
+# Tests that need an extra are skipped (tests/conftest.py).
+core-test: $(CORE_VENV)/.installed
+	$(CORE_VENV)/bin/python -m pytest -m "$(CORE_MARKS)"
 
 demo: env
 	$(BIN)/python -m tools.demo --flagfile=configs/demo.flags --out=demo

@@ -34,7 +34,7 @@ from gvvad_jax.command import (
     settled,
 )
 from gvvad_jax.store import annotations
-from gvvad_jax.store.files import read_json, write_atomically
+from gvvad_jax.store.files import read_json, write_json
 from gvvad_jax.store.format import STAND_IN
 
 
@@ -254,7 +254,7 @@ def _begin(stage: str, settings: PipelineSettings, out: pathlib.Path) -> None:
         sys.modules["torch"].cuda.empty_cache()
     print(f"pipeline: {stage}", file=sys.stderr, flush=True)
     out.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, (json.dumps(begun | {stage: ours}, indent=1) + "\n").encode())
+    write_json(path, begun | {stage: ours})
 
 
 def _describe(settings: PipelineSettings, path: pathlib.Path) -> None:

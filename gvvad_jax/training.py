@@ -1,8 +1,6 @@
 """Training runs: from stores to result.json, resumable at any moment."""
 
 import contextlib
-import hashlib
-import json
 import pathlib
 import subprocess
 from collections.abc import Sequence
@@ -11,7 +9,8 @@ from typing import Any, NamedTuple
 from gvvad_jax.command import UserError
 from gvvad_jax.config import TrainConfig
 from gvvad_jax.run import folder as run_folder
-from gvvad_jax.store.files import load_array, read_json, write_atomically
+from gvvad_jax.store import digests
+from gvvad_jax.store.files import load_array, read_json, write_json
 from gvvad_jax.store.format import bank_faults
 from gvvad_jax.store.reader import Store
 
@@ -94,7 +93,7 @@ def _train(config: TrainConfig, workdir: pathlib.Path) -> dict[str, Any]:
         saved.wait()
         result = selection.results(runner.state())
         result |= {"steps": done, "provenance": _provenance(ready)}
-        write_atomically(workdir / "result.json", (json.dumps(result, indent=1) + "\n").encode())
+        write_json(workdir / "result.json", result)
         return result
 
 
@@ -189,15 +188,11 @@ def _made_of(
     keep = config.synthetic_keep
     return {
         "stores": [opened.digest() for opened in stores],
-        "splits": _sha256(json.dumps(splits.to_json(), sort_keys=True).encode()),
-        "labels": _sha256(json.dumps(labels).encode()),
-        "decisions": _sha256(pathlib.Path(keep).read_bytes()) if keep else None,
-        "bank": None if bank_KxE is None else _sha256(bank_KxE.tobytes()),
+        "splits": digests.of_json(splits.to_json()),
+        "labels": digests.of_json(labels),
+        "decisions": digests.of_file(keep) if keep else None,
+        "bank": None if bank_KxE is None else digests.of_bytes(bank_KxE.tobytes()),
     }
-
-
-def _sha256(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
 
 
 def _feed(config: TrainConfig, ready: _Prepared, runner: Any, workdir: pathlib.Path) -> Any:

@@ -3,8 +3,10 @@
 import atexit
 import dataclasses
 import functools
+import importlib.util
 import json
 import os
+import re
 import shutil
 import tempfile
 
@@ -25,6 +27,33 @@ from gvvad_jax import training
 from gvvad_jax.config import TrainConfig
 from gvvad_jax.store.reader import Store
 from tests.support.stores import write_store
+
+# What the extras install. Where the core is installed alone, a test that fails because one of these
+# is missing, here or in a command that it runs, is skipped; missing anything else, it fails.
+_OF_EXTRAS = (
+    "PIL", "accelerate", "av", "cv2", "diffusers", "huggingface_hub", "openai", "pydantic", "ray",
+    "safetensors", "sentencepiece", "torch", "transformers",
+)  # fmt: skip
+_MISSING = [name for name in _OF_EXTRAS if importlib.util.find_spec(name) is None]
+
+
+def _skipped_without_its_extra(report):
+    # In the representation of a string, quotes come escaped.
+    told = re.search(r"No module named \\?'(\w+)", report.longreprtext if report.failed else "")
+    if told and told[1] in _MISSING:
+        report.outcome = "skipped"
+        report.longrepr = (report.nodeid.partition("::")[0], 0, f"needs {told[1]}")
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report():
+    return _skipped_without_its_extra((yield))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport():
+    return _skipped_without_its_extra((yield))
 
 
 @pytest.fixture(scope="session")

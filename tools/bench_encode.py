@@ -10,7 +10,6 @@ which decoding and preprocessing dominate; `vit-l14-random` is ViT-L/14 with ran
 GPUs: there the share of the peak is printed, which counts the operations of the model alone.
 """
 
-import json
 import os
 import pathlib
 import tempfile
@@ -18,7 +17,7 @@ import tempfile
 from absl import flags
 
 from gvvad_jax.command import run_command
-from gvvad_jax.store.files import write_atomically
+from gvvad_jax.store.files import write_json
 from tools.bench import encode
 
 
@@ -58,7 +57,7 @@ def main(_: list[str]) -> None:
         figures |= {"peak_tflops": peak / 1e12, "share_of_peak": reached / peak}
     print(encode.report(figures))
     if values.json:
-        write_atomically(values.json, (json.dumps(figures, indent=1) + "\n").encode())
+        write_json(values.json, figures)
 
 
 if __name__ == "__main__":

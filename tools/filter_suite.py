@@ -10,14 +10,13 @@ of defects were kept out of every choice of measures and bounds; their rows are 
 tools/studies/filter_quality.py.
 """
 
-import json
 import pathlib
 from typing import Any
 
 from absl import flags
 
 from gvvad_jax.command import UserError, run_command
-from gvvad_jax.store.files import write_atomically
+from gvvad_jax.store.files import write_json
 
 
 def main(_: list[str]) -> None:
@@ -42,7 +41,7 @@ def main(_: list[str]) -> None:
         results = world | results
     print(filter_quality.table(results))
     if values.json:
-        write_atomically(values.json, (json.dumps(results, indent=1) + "\n").encode())
+        write_json(values.json, results)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ a second run asks nothing, and a killed one loses nothing. `ask_all` asks many a
 
 import concurrent.futures
 import dataclasses
-import hashlib
 import importlib.util
 import json
 import os
@@ -26,6 +25,7 @@ from generation.chat import replies
 from generation.chat.replies import Failed, Unusable
 from generation.chat.usage import Usage, counted
 from gvvad_jax.command import UserError
+from gvvad_jax.store import digests
 from gvvad_jax.store.files import write_atomically
 
 Schema = TypeVar("Schema")  # a pydantic.BaseModel
@@ -187,7 +187,7 @@ class Server:
             request.schema.model_json_schema(),
             self.sampling,
         ]
-        return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
+        return digests.of_json(asked)
 
     @property
     def host(self) -> str:

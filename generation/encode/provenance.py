@@ -7,9 +7,8 @@ import pathlib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from generation.media import file_ends
 from gvvad_jax.command import UserError
-from gvvad_jax.store import annotations
+from gvvad_jax.store import annotations, digests
 from gvvad_jax.store.files import read_json, write_atomically
 from gvvad_jax.store.format import STAND_IN
 from gvvad_jax.store.writer import outdated
@@ -134,6 +133,6 @@ def _read_digest(path: pathlib.Path, video: Any, record: Any, source: str) -> st
         samples = [path]
     digest.update(json.dumps(facts).encode())
     for sample in samples:
-        _, first, last = file_ends.read(sample, _SAMPLE_BYTES)
+        _, first, last = digests.read_ends(sample, _SAMPLE_BYTES)
         digest.update(first + last)
     return digest.hexdigest()[:16]

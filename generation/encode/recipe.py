@@ -1,8 +1,6 @@
 """What a store's rows are made with: options, which are plain values, and the models they name."""
 
 import dataclasses
-import hashlib
-import json
 import os
 from typing import Any
 
@@ -12,6 +10,7 @@ from generation.encoders import banks
 from generation.encoders.protocols import Captioner, StandIn, TextEmbedder, VisualEncoder
 from generation.ranks import DEVICE
 from gvvad_jax.command import UserError, option, settled
+from gvvad_jax.store import digests
 from gvvad_jax.store.format import DTYPES, SOURCES, STAND_IN, Manifest
 
 # Motion is cheap enough to look often; CLIP's is the published protocol, end to end.
@@ -192,7 +191,7 @@ class EncodeOptions(ChatOptions):
             values[key] = pretrained.name_of(checkpoints.get(key, values[key]))
         values["snippet_stride"] = self.stride
         return {
-            "options": hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest(),
+            "options": digests.of_json(values),
             "weights": {k: pretrained.known_digest(name) for k, name in checkpoints.items()},
         }
 

@@ -6,7 +6,6 @@ captions and lies beside a store's manifest as bank.json and bank.npy.
 
 import dataclasses
 import io
-import json
 import os
 import pathlib
 from collections.abc import Sequence
@@ -15,7 +14,7 @@ import numpy as np
 
 from generation.encoders.bank_phrases import PHRASES
 from gvvad_jax.command import UserError
-from gvvad_jax.store.files import read_json, write_atomically
+from gvvad_jax.store.files import read_json, write_atomically, write_json
 from gvvad_jax.store.reader import read_manifest
 
 
@@ -66,7 +65,7 @@ def save_bank(
         "prompts": [{"class": prompt.cls, "phrase": prompt.phrase} for prompt in prompts],
     }
     folder = pathlib.Path(folder)
-    write_atomically(folder / "bank.json", (json.dumps(content, indent=1) + "\n").encode())
+    write_json(folder / "bank.json", content)
     buffer = io.BytesIO()
     np.save(buffer, bank_KxE.astype(np.float32), allow_pickle=False)
     write_atomically(folder / "bank.npy", buffer.getvalue())

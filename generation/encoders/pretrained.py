@@ -12,8 +12,8 @@ import pickle
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from generation.media import file_ends
 from gvvad_jax.command import UserError
+from gvvad_jax.store import digests
 
 DTYPES = ("float32", "float16", "bfloat16")
 # Where weights are, in the order in which transformers looks; an index names several files.
@@ -55,7 +55,7 @@ def known_digest(weights: str) -> str | None:
         return None
     digest = hashlib.sha256()
     for path in paths:
-        size, first, last = file_ends.read(path, _SAMPLE_BYTES)
+        size, first, last = digests.read_ends(path, _SAMPLE_BYTES)
         digest.update(size.to_bytes(8, "little") + first + last)
     return digest.hexdigest()[:12]
 

@@ -5,19 +5,17 @@ between generated and real videos is narrower. Only training videos without anyt
 drawn from, so that nothing of the test set gets into a clip and an event isn't there already.
 """
 
-import hashlib
-import json
 import os
 import pathlib
 from typing import TYPE_CHECKING
 
 import av
 
-from generation.media import file_ends, reading
+from generation.media import reading
 from generation.prompts.descriptions import Description
 from generation.world.scenes import stream
 from gvvad_jax.command import UserError
-from gvvad_jax.store import annotations
+from gvvad_jax.store import annotations, digests
 
 if TYPE_CHECKING:
     import PIL.Image
@@ -51,7 +49,7 @@ class FirstFrames:
                 "give the videos.json of the real videos"
             )
         files = [[v.id, *_contents(self._annotated.resolve(v))] for v in self._videos]
-        self.digest = hashlib.sha256(json.dumps(files).encode()).hexdigest()
+        self.digest = digests.of_json(files, sort_keys=False)
 
     def draw(self, description: Description) -> tuple[str, float]:
         """Id of the video, and the place in it, from 0 (its start) to 1 (its end)."""
@@ -79,7 +77,7 @@ def _contents(path: pathlib.Path) -> list[str]:
     try:
         if path.is_dir():
             return [f"{image.name} {image.stat().st_size}" for image in reading.images(path)]
-        return [file_ends.digest(path, _ENDS)]
+        return [digests.of_ends(path, _ENDS)]
     except OSError as error:
         raise UserError(
             f"{path}: expected a video to take first frames from, found none ({error.strerror}); "

@@ -11,7 +11,7 @@ from generation.prompts.descriptions import Description
 from generation.videos import identity, records
 from generation.videos.backends import Backend
 from gvvad_jax.command import UserError
-from gvvad_jax.store.files import read_json
+from gvvad_jax.store.files import read_json, write_json
 
 
 def generate(
@@ -109,7 +109,7 @@ def _prepare(backend: Backend, coming: Sequence[Description], out: pathlib.Path)
     begun = read_json(path) if path.exists() else None
     loaded = backend.prepare(coming, out / "prepared", begun)
     if loaded and not path.exists():
-        records.write_json(path, dict(loaded))
+        write_json(path, dict(loaded), sort_keys=True)
     elif loaded:
         identity.check(read_json(path), loaded)  # Another rank's, by now.
 

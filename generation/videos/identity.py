@@ -4,16 +4,14 @@ Settings name a model; what is behind the name may be replaced between two runs.
 new weights in one folder would pass for one set.
 """
 
-import hashlib
-import json
 import os
 import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-from generation.media import file_ends
 from generation.videos import loading
 from gvvad_jax.command import UserError
+from gvvad_jax.store import digests
 
 _ENDS = 1 << 20  # bytes of a file of weights
 
@@ -24,8 +22,8 @@ def _digest(folder: pathlib.Path, index: Mapping[str, Any]) -> str:
     for component in sorted(folder.iterdir()):
         if isinstance(index.get(component.name), list | tuple) and component.is_dir():
             paths += sorted(path for path in component.rglob("[!.]*") if path.is_file())
-    files = [[path.relative_to(folder).as_posix(), file_ends.digest(path, _ENDS)] for path in paths]
-    return hashlib.sha256(json.dumps(files).encode()).hexdigest()
+    files = [[path.relative_to(folder).as_posix(), digests.of_ends(path, _ENDS)] for path in paths]
+    return digests.of_json(files, sort_keys=False)
 
 
 def identify(

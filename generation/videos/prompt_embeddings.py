@@ -6,7 +6,6 @@ room. In files they survive a kill, other ranks need not make them again, and a 
 run needs no text encoder at all.
 """
 
-import hashlib
 import inspect
 import json
 import os
@@ -14,6 +13,7 @@ import pathlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from gvvad_jax.store import digests
 from gvvad_jax.store.files import write_atomically
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ class EmbeddingFiles:
 
     def _path(self, text: str, negative: bool) -> pathlib.Path:
         content = json.dumps([self._making, text, negative], sort_keys=True)
-        return self._folder / f"{hashlib.sha256(content.encode()).hexdigest()}.safetensors"
+        return self._folder / f"{digests.of_text(content)}.safetensors"
 
     def has(self, text: str, negative: bool = False) -> bool:
         return self._path(text, negative).exists()

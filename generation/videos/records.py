@@ -4,7 +4,6 @@ Ranks share the folder and see of each other what is in it, nothing else. errors
 the moment all clips have their records until somebody begins to try the failed ones again.
 """
 
-import hashlib
 import json
 import pathlib
 import shutil
@@ -17,7 +16,8 @@ from generation.media.writing import write_video
 from generation.prompts.descriptions import Description
 from generation.videos.backends import Backend, GeneratedVideo
 from gvvad_jax.command import UserError
-from gvvad_jax.store.files import read_json, write_atomically
+from gvvad_jax.store import digests
+from gvvad_jax.store.files import read_json, write_json
 
 _ALWAYS = {"fingerprint", "error", "label", "class"}
 _OF_A_CLIP = {"num_frames", "fps", "abnormal_frames", "truth"}
@@ -48,7 +48,7 @@ def _read(path: pathlib.Path) -> dict[str, Any] | None:
 
 def _fingerprint(description: Description, backend: Backend) -> str:
     content = json.dumps([description.to_json(), dict(backend.settings)], sort_keys=True)
-    return hashlib.sha256(content.encode()).hexdigest()
+    return digests.of_text(content)
 
 
 def is_done(out: pathlib.Path, description: Description, backend: Backend) -> bool:
@@ -144,7 +144,7 @@ def _write(
     except Exception as error:
         record["error"] = f"{type(error).__name__}: {error}"
         print(f"{description.id}: {record['error']}", file=sys.stderr)
-    write_json(_path(out, description.id), record)
+    write_json(_path(out, description.id), record, sort_keys=True)
 
 
 def finish(
@@ -159,7 +159,7 @@ def finish(
     if None in records.values():
         return
     errors = {name: record["error"] for name, record in records.items() if record["error"]}
-    write_json(out / "errors.json", errors)
+    write_json(out / "errors.json", errors, sort_keys=True)
     if len(errors) == len(records):
         name, error = next(iter(errors.items()))
         raise UserError(f"{out}: expected clips, all of them failed; {name!r} with {error}")
@@ -177,14 +177,9 @@ def finish(
         if record["truth"]:
             truth[name] = record["truth"]
     if truth:
-        write_json(out / "world_truth.json", truth)
-    write_json(out / "videos.json", {"videos": videos})
+        write_json(out / "world_truth.json", truth, sort_keys=True)
+    write_json(out / "videos.json", {"videos": videos}, sort_keys=True)
     if not errors:  # Nobody is making anything any more: what kills left behind can go.
         shutil.rmtree(out / "prepared", ignore_errors=True)
         for partial in out.glob("*/.*.partial*"):
             partial.unlink(missing_ok=True)
-
-
-def write_json(path: pathlib.Path, content: Any) -> None:
-    """Whole or not at all, in an order that depends on nothing."""
-    write_atomically(path, (json.dumps(content, indent=1, sort_keys=True) + "\n").encode())

@@ -1,7 +1,6 @@
 """A run's folder: orbax checkpoints (last, best), model.json, and reading them back."""
 
 import dataclasses
-import json
 import os
 import pathlib
 from typing import Any
@@ -13,7 +12,7 @@ import orbax.checkpoint as ocp
 from gvvad_jax.command import UserError
 from gvvad_jax.config import TrainConfig
 from gvvad_jax.step import TrainState
-from gvvad_jax.store.files import read_json, write_atomically
+from gvvad_jax.store.files import read_json, write_json
 from gvvad_jax.store.format import Manifest
 
 KINDS = ("last", "best_on_validation", "best_on_test")
@@ -155,7 +154,7 @@ def write_model(
         "standardisation": standardisation,
     }
     path = pathlib.Path(workdir) / "model.json"
-    write_atomically(path, (json.dumps(content, indent=1) + "\n").encode())
+    write_json(path, content)
 
 
 def read_model(workdir: str | os.PathLike) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """videos.json: labels, splits and temporal annotations of a set of videos. numpy only."""
 
+import contextlib
 import dataclasses
 import math
 import os
@@ -63,7 +64,8 @@ class Annotations:
             file = (folder / video.file).resolve()
             inside = file.is_relative_to(folder)
             if inside:
-                file.exists()  # Raises where a name is too long.
+                with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+                    file.stat()  # Raises where a name is too long, or a link leads to itself.
         except (OSError, RuntimeError, ValueError) as error:
             raise UserError(
                 f"{self.path}: video {video.id!r}: expected a file that can be looked for, found "

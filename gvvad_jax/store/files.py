@@ -98,6 +98,11 @@ def write_arrays(path: str | os.PathLike, arrays: Mapping[str, np.ndarray]) -> N
     write_atomically(path, buffer.getvalue())
 
 
+def write_json(path: str | os.PathLike, content: Any, *, sort_keys: bool = False) -> None:
+    """Writes indented JSON, whole or not at all; with `sort_keys` in an order of its own."""
+    write_atomically(path, (json.dumps(content, indent=1, sort_keys=sort_keys) + "\n").encode())
+
+
 def read_lines(
     path: str | os.PathLike, parse: Callable[[Any], Any], expected: str, remedy: str
 ) -> list[Any]:

@@ -4,7 +4,6 @@ A store with a parts/ folder is unfinished and no reader takes it.
 """
 
 import functools
-import hashlib
 import json
 import os
 import pathlib
@@ -14,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from gvvad_jax.command import UserError
-from gvvad_jax.store import annotations
+from gvvad_jax.store import annotations, digests
 from gvvad_jax.store.files import load_array, read_json, read_lines
 from gvvad_jax.store.format import (
     DTYPES,
@@ -181,7 +180,7 @@ class Store:
         """A hash of the store's manifest and of every row's hash; for provenance."""
         parts = [json.dumps(self.manifest.to_json(), sort_keys=True)]
         parts += [f"{row.id} {row.sha256}" for row in self.rows.values()]
-        return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+        return digests.of_text("\n".join(parts))
 
     def faults(self) -> list[str]:
         """Every fault of the store, one line each naming shard, video, expected and found."""

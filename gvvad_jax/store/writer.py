@@ -8,7 +8,6 @@ of writers nor on how often they were killed.
 import contextlib
 import dataclasses
 import fcntl
-import hashlib
 import io
 import json
 import os
@@ -21,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from gvvad_jax.command import UserError
-from gvvad_jax.store import annotations
+from gvvad_jax.store import annotations, digests
 from gvvad_jax.store.files import read_json, write_atomically
 from gvvad_jax.store.format import Manifest, Row, array_path, row_faults, rows_hash, shard_paths
 from gvvad_jax.store.reader import read_manifest, read_quarantine, read_rows, read_shard
@@ -147,7 +146,7 @@ class StoreWriter:
             yield
 
     def _part(self, video_id: str) -> pathlib.Path:
-        return self._parts / hashlib.sha256(video_id.encode()).hexdigest()[:32]
+        return self._parts / digests.of_text(video_id)[:32]
 
     def has(self, video_id: str) -> bool:
         """Whether this video is done, be it encoded or put in quarantine."""

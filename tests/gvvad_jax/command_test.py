@@ -51,7 +51,7 @@ def test_success_and_help_end_with_0():
 )
 def test_help_lists_the_flags_of_a_command(module, names):
     done = _run("-m", module, "--help")
-    assert done.returncode == 0
+    assert done.returncode == 0, done.stderr
     assert [name for name in names if f"\n  --{name}:" not in done.stdout] == []
 
 

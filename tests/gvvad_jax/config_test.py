@@ -93,7 +93,7 @@ def told(tmp_path_factory):
 @pytest.mark.parametrize("path", FLAGFILES, ids=lambda path: path.stem)
 def test_committed_flagfiles_name_only_flags_that_exist(path, told):
     status, said = told[str(path)]
-    assert status == 2 and said.count("\n") == 1
+    assert (status, said.count("\n")) == (2, 1), said
     # All flags are known; what is missing is where to read or write.
     assert "Unknown command line flag" not in said and "expected" in said
 

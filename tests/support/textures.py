@@ -6,7 +6,7 @@ import pathlib
 import cv2
 import numpy as np
 
-from generation import video_io
+from generation.media.writing import write_video
 
 
 def texture(shape=(96, 144), seed=0):
@@ -31,7 +31,7 @@ def write_videos(folder: pathlib.Path, counts=(3, 3)) -> pathlib.Path:
             if label:
                 frames[6:] = moving(step=6, frames=6, shape=(48, 72))
             name = f"{'ab'[label]}{i}"
-            video_io.write(folder / f"{name}.mp4", frames, fps=10)
+            write_video(folder / f"{name}.mp4", frames, fps=10)
             videos[name] = {
                 "file": f"{name}.mp4",
                 "label": label,

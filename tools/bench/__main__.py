@@ -21,7 +21,7 @@ from absl import flags
 
 from gvvad_jax.command import UserError, run_command
 from gvvad_jax.config import DETECTORS
-from gvvad_jax.store.files import write_atomically
+from gvvad_jax.store.files import write_json
 
 SECTIONS = ("step", "data", "evaluation", "metrics", "startup", "memory", "accuracy")
 
@@ -51,7 +51,7 @@ def main(_: Sequence[str]) -> None:
             device = figures["machine"]["device"]
             figures[section] = _measure(section, pathlib.Path(folder), device)
             if values.json:  # After each section, so that an interrupted run keeps its figures.
-                write_atomically(values.json, (json.dumps(figures, indent=1) + "\n").encode())
+                write_json(values.json, figures)
 
 
 def _machine() -> dict[str, Any]:

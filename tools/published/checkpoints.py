@@ -1,7 +1,6 @@
 """Imports published PyTorch checkpoints into workdirs that evaluate and score can use."""
 
 import dataclasses
-import hashlib
 import json
 import pathlib
 from collections.abc import Mapping
@@ -11,7 +10,8 @@ import numpy as np
 
 from gvvad_jax import config as config_lib
 from gvvad_jax.command import UserError, check, option
-from gvvad_jax.store.files import write_atomically
+from gvvad_jax.store import digests
+from gvvad_jax.store.files import write_json
 from gvvad_jax.store.format import Manifest
 from gvvad_jax.store.reader import Store
 
@@ -85,7 +85,7 @@ def import_checkpoint(request: CheckpointImport) -> dict[str, Any]:
     learned = variables["ssls"].get("lambda")
     imported = {
         "workdir": request.workdir,
-        "sha256": hashlib.sha256(pathlib.Path(source).read_bytes()).hexdigest(),
+        "sha256": digests.of_file(source),
         "detector": config.detector,
         "fusion": config.fusion if text_dim else None,
         "heads": config.heads if config.detector == "ur_dmu" else None,
@@ -244,4 +244,4 @@ def _claim(workdir: pathlib.Path, imported: Mapping[str, Any]) -> None:
             "give another --workdir"
         )
     workdir.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, (json.dumps(imported, indent=1) + "\n").encode())
+    write_json(path, imported)

@@ -1,8 +1,6 @@
 """The demo's arms: one detector trained in five ways over paired seeds, and what each reaches."""
 
 import dataclasses
-import hashlib
-import json
 import pathlib
 import sys
 from collections.abc import Mapping, Sequence
@@ -13,8 +11,8 @@ import numpy as np
 from generation import pipeline
 from gvvad_jax.command import to_flagfile
 from gvvad_jax.config import TrainConfig
-from gvvad_jax.store import alignment, annotations
-from gvvad_jax.store.files import read_json, write_atomically
+from gvvad_jax.store import alignment, annotations, digests
+from gvvad_jax.store.files import read_json, write_atomically, write_json
 from gvvad_jax.store.reader import Store
 from tools.studies import runs, statistics
 
@@ -111,7 +109,7 @@ def run(demo: DemoRun) -> dict[str, Any]:
         "plan": demo.data.chosen,
         "provenance": provenance | {"decisions": _file_digest(paths["decisions"])},
     }
-    write_atomically(out / "demo.json", (json.dumps(result, indent=1) + "\n").encode())
+    write_json(out / "demo.json", result)
     shown = [ARMS[0].name, ARMS[3].name]
     curves = _curves(annotated, paths["real_store"], {n: configs[n][0].workdir for n in shown})
     write_atomically(out / "demo.html", demo_page.page(result, curves).encode())
@@ -182,7 +180,7 @@ def _counts(paths: Mapping[str, Any]) -> dict[str, int]:
 
 
 def _file_digest(path: str) -> str:
-    return hashlib.sha256(pathlib.Path(path).read_bytes()).hexdigest()
+    return digests.of_file(path)
 
 
 def _curves(

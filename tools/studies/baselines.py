@@ -4,8 +4,6 @@ Each rule scores every frame of a video from its pixels, without any training. `
 frame its video's true label, which shows what video-level knowledge alone is worth.
 """
 
-import hashlib
-import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -15,7 +13,7 @@ import numpy as np
 from generation.encode import provenance
 from gvvad_jax import metrics
 from gvvad_jax.command import UserError
-from gvvad_jax.store import alignment, annotations
+from gvvad_jax.store import alignment, annotations, digests
 
 RULES = ("brightness", "mean_flow", "flow_p99", "frame_difference", "sharpness")
 GRID = (4, 6)
@@ -26,7 +24,7 @@ WORKING_WIDTH = 240
 def footage_digest(annotated: annotations.Annotations) -> str:
     """Digest of the videos' files and annotations; scores that were kept under it stay valid."""
     content = [annotated.to_json(), provenance.made_of(annotated, {}, "real")]
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+    return digests.of_json(content)[:16]
 
 
 def rule_scores(frames_FxHxWx3: np.ndarray) -> dict[str, np.ndarray]:

@@ -5,7 +5,6 @@ then on random splits, and measures frames of each run's test videos beside the 
 """
 
 import dataclasses
-import json
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -15,7 +14,7 @@ import numpy as np
 from gvvad_jax.command import UserError, option
 from gvvad_jax.config import TrainConfig
 from gvvad_jax.store import annotations
-from gvvad_jax.store.files import write_atomically
+from gvvad_jax.store.files import write_json
 from tools.studies import runs, statistics
 from tools.studies.runs import MEASURES
 
@@ -94,7 +93,7 @@ def run(study: Ped2Study, train: TrainConfig) -> dict[str, Any]:
     rule_results: dict[str, list[Any]] = {"split": [], "random_splits": []}
     for group, name, seed, split in _splits(annotated, study):
         path = study.folder / "splits" / f"{group if group == 'split' else name}.json"
-        write_atomically(path, (json.dumps(split.to_json(), indent=1) + "\n").encode())
+        write_json(path, split.to_json())
         config = dataclasses.replace(
             train,
             store=str(store_path),

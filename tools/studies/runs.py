@@ -12,7 +12,7 @@ import numpy as np
 
 from gvvad_jax.command import UserError, check, option, to_flagfile
 from gvvad_jax.config import TrainConfig
-from gvvad_jax.store import annotations
+from gvvad_jax.store import annotations, digests
 from gvvad_jax.store.files import read_json, write_atomically
 from gvvad_jax.store.reader import Store
 
@@ -108,7 +108,7 @@ def baseline_scores(
     folder.mkdir(parents=True, exist_ok=True)
     scores = {}
     for video in tqdm.tqdm(videos, desc="baselines", unit="video"):
-        path = folder / f"{hashlib.sha256(video.id.encode()).hexdigest()[:16]}.npz"
+        path = folder / f"{digests.of_text(video.id)[:16]}.npz"
         if not path.exists():
             buffer = io.BytesIO()
             np.savez(buffer, **baselines.score_video(annotated, video))

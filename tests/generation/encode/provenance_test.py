@@ -5,9 +5,8 @@ import json
 import pytest
 
 from generation.encode import provenance
-from generation.media import file_ends
 from gvvad_jax.command import UserError
-from gvvad_jax.store import annotations
+from gvvad_jax.store import annotations, digests
 
 
 def _made_of(folder, file):
@@ -30,7 +29,7 @@ def test_a_video_that_cannot_be_read_is_named(tmp_path, monkeypatch, file):
     def refused(path, num_bytes):
         raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr(file_ends, "read", refused)
+    monkeypatch.setattr(digests, "read_ends", refused)
     with pytest.raises(UserError, match=f"{file}.* video 'a', .*Permission denied.*readable"):
         _made_of(tmp_path, file)
 

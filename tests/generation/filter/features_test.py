@@ -7,6 +7,7 @@ import sys
 import numpy as np
 import pytest
 
+from generation.filter import decisions as filter_decisions
 from generation.filter import features, filtering
 from generation.prompts.descriptions import Description, save_descriptions
 from gvvad_jax.command import UserError
@@ -262,7 +263,7 @@ def test_what_shows_its_twins_text_is_dropped_and_decided_anew_without_any_model
     with pytest.raises(UserError, match="clip-vit-large-patch14"):
         filtering.evidence_of(*paths)
     out, again = tmp_path / "decisions.jsonl", tmp_path / "again.jsonl"
-    filtering.save(out, decisions, evidence, options)
+    filter_decisions.save_decisions(out, decisions, evidence, options)
     command = [sys.executable, "-m", "generation.filter", f"--scores={out}", f"--out={again}"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 import pytest
 
+from generation.filter import decisions as filter_decisions
 from generation.filter import filtering, rules
 from generation.filter.decisions import thresholds_path
 from generation.media import pixels, reading
@@ -367,13 +368,13 @@ def test_deciding_again_from_files_equals(measured, tmp_path):
     ):
         decisions = filtering.decide(evidence, options)
         path = tmp_path / f"{name}.jsonl"
-        filtering.save(path, decisions, evidence, options)
-        kept, loaded = filtering.load(path)
+        filter_decisions.save_decisions(path, decisions, evidence, options)
+        kept, loaded = filter_decisions.load_decisions(path)
         assert kept == decisions and loaded.not_judged == {"realism": "no"}
         for other in ("strict", "light"):
             assert filtering.decide(loaded, other) == filtering.decide(evidence, other)
         again = tmp_path / "again.jsonl"
-        filtering.save(again, filtering.decide(loaded, options), loaded, options)
+        filter_decisions.save_decisions(again, filtering.decide(loaded, options), loaded, options)
         assert again.read_bytes() == path.read_bytes()
         beside = [p.with_suffix(".thresholds.json").read_bytes() for p in (again, path)]
         assert beside[0] == beside[1]
@@ -384,7 +385,7 @@ def test_deciding_again_from_files_equals(measured, tmp_path):
 def test_decisions_that_arent_the_filters_are_refused(tmp_path):
     path = tmp_path / "d.jsonl"
     with pytest.raises(UserError, match=r"d\.jsonl: expected the filter's decisions"):
-        filtering.load(path)
+        filter_decisions.load_decisions(path)
     for line in (
         "nonsense",
         "[1]",
@@ -397,13 +398,13 @@ def test_decisions_that_arent_the_filters_are_refused(tmp_path):
     ):
         path.write_text(line + "\n")
         with pytest.raises(UserError, match=r"d\.jsonl: line 1"):
-            filtering.load(path)
+            filter_decisions.load_decisions(path)
     path.write_text('{"id": "a", "keep": true, "label": 1}\n')
     with pytest.raises(UserError, match=r"d\.thresholds\.json"):
-        filtering.load(path)
+        filter_decisions.load_decisions(path)
     (tmp_path / "d.thresholds.json").write_text("[]")
     with pytest.raises(UserError, match=r"d\.thresholds\.json"):
-        filtering.load(path)
+        filter_decisions.load_decisions(path)
 
 
 def test_random_drop_takes_as_many_of_each_label():

@@ -8,6 +8,7 @@ import xml.etree.ElementTree
 import numpy as np
 import pytest
 
+from generation.filter import decisions as filter_decisions
 from generation.filter import filtering
 from generation.filter.decisions import Decision, thresholds_path
 from generation.media.writing import write_video
@@ -50,7 +51,7 @@ def files(tmp_path):
     options = filtering.FilterOptions()
     decisions = filtering.decide(judged, options)
     path = tmp_path / "decisions.jsonl"
-    filtering.save(path, decisions, judged, options)
+    filter_decisions.save_decisions(path, decisions, judged, options)
     return path, decisions
 
 
@@ -128,7 +129,7 @@ def test_the_command_shows_three_pictures_of_each_video(tmp_path):
     judged = evidence(count=4)
     options = filtering.FilterOptions()
     path = tmp_path / "decisions.jsonl"
-    filtering.save(path, filtering.decide(judged, options), judged, options)
+    filter_decisions.save_decisions(path, filtering.decide(judged, options), judged, options)
     frames = np.repeat(np.uint8([40, 120, 200, 90]), 32 * 64 * 3).reshape(4, 32, 64, 3)
     write_video(tmp_path / "0.mp4", np.repeat(frames, 4, axis=0), fps=8.0)
     (tmp_path / "1.mp4").write_bytes(b"no video")

@@ -2,8 +2,7 @@
 
 from generation.encode import provenance
 from generation.encoders import pretrained
-from generation.media import file_ends
-from gvvad_jax.store import annotations
+from gvvad_jax.store import annotations, digests
 
 
 def test_a_small_file_is_read_whole_and_of_a_large_one_both_ends(tmp_path):
@@ -15,14 +14,14 @@ def test_a_small_file_is_read_whole_and_of_a_large_one_both_ends(tmp_path):
         (b"abcdef", (6, b"ab", b"ef")),
     ):
         path.write_bytes(data)
-        assert file_ends.read(path, 2) == expected
+        assert digests.read_ends(path, 2) == expected
 
 
 def test_a_digest_is_of_size_head_and_tail(tmp_path):
     path, found = tmp_path / "weights", set()
     for data in (b"", b"a", b"abcd", b"abcdef", b"abXdef", b"abcdXXef", b"abcdXef", b"abcdXeg"):
         path.write_bytes(data)
-        found.add(file_ends.digest(path, 2))
+        found.add(digests.of_ends(path, 2))
     assert len(found) == 7  # All but the third and fourth letter of six count.
 
 
@@ -31,7 +30,7 @@ def test_digests_that_stores_and_clips_keep_stay_as_they_are(tmp_path):
     for name, size in (("config.json", 3), ("model.safetensors", (1 << 20) + 5)):
         (tmp_path / name).write_bytes(bytes(range(251)) * (size // 251) + bytes(size % 251))
     assert pretrained.known_digest(str(tmp_path)) == "91d0ad504445"
-    assert file_ends.digest(tmp_path / "model.safetensors", 1 << 20) == (
+    assert digests.of_ends(tmp_path / "model.safetensors", 1 << 20) == (
         "8c87dc9dfb101b98bff44c4de7005e39e4289487809213e1d48dd4b5832dad6d"
     )
     entry = {"file": "model.safetensors", "label": 0, "split": "train"}
