@@ -54,7 +54,7 @@ world: env
 	$(BIN)/python -m tools.check_world
 
 devices: env
-	$(BIN)/python -m pytest tests/devices_test.py -m "matrix or not matrix"
+	$(BIN)/python -m pytest tests/gvvad_jax/devices_test.py -m "matrix or not matrix"
 
 bench: env
 	$(BIN)/python -m tools.bench

@@ -23,6 +23,7 @@ from generation import ranks
 from generation.chat.options import ChatOptions
 from generation.encode.recipe import EncodeOptions
 from generation.filter import filtering
+from generation.filter.decisions import save_decisions
 from generation.videos import diffusers_backend
 from gvvad_jax.command import (
     UserError,
@@ -355,13 +356,13 @@ def _decide(settings: PipelineSettings, out: pathlib.Path) -> dict[str, Any]:
         out / "synthetic", out / "real", out / "prompts.jsonl", settings.rows.weights
     )
     decisions = filtering.decide(evidence, settings.filter)
-    filtering.save(out / "decisions.jsonl", decisions, evidence, settings.filter)
+    save_decisions(out / "decisions.jsonl", decisions, evidence, settings.filter)
     random_paths = [out / f"random-{draw}.jsonl" for draw in range(settings.plan.random_drops)]
     for draw, path in enumerate(random_paths):
         at_random = filtering.random_drop(
             decisions, evidence.labels, settings.plan.data_seed + draw
         )
-        filtering.save(path, at_random)
+        save_decisions(path, at_random)
     return {
         "decisions": str(out / "decisions.jsonl"),
         "random_decisions": [str(path) for path in random_paths],

@@ -6,6 +6,7 @@ traceback), 1 on anything else.
 
 import dataclasses
 import errno
+import functools
 import math
 import os
 import sys
@@ -131,17 +132,25 @@ def _parse(argv: list[str], positional: int) -> list[str]:
     return arguments
 
 
-def option(default: Any, help: str, *, free: bool = False, **checks: Any) -> Any:
+def option(default: Any, help: str, *, group: str = "", free: bool = False, **checks: Any) -> Any:
     """A field that becomes a flag.
 
     Args:
       default: of the flag.
       help: of the flag.
+      group: the title that --help lists the flag under; see `group`.
       free: work that was begun may go on with another value: it changes who does it and how fast,
         or is decided anew each time, but not what is there already.
       **checks: choices, low, high (both inclusive).
     """
-    return dataclasses.field(default=default, metadata={"help": help, "free": free, **checks})
+    return dataclasses.field(
+        default=default, metadata={"help": help, "group": group, "free": free, **checks}
+    )
+
+
+def group(title: str) -> Callable[..., Any]:
+    """Returns an `option` whose flags --help lists under a title, e.g. "Data"."""
+    return functools.partial(option, group=title)
 
 
 def settled(options: Any) -> dict[str, Any]:

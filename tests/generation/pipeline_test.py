@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from generation import pipeline
+from generation.encode.recipe import EncodeOptions
 from generation.filter import filtering
 from gvvad_jax.command import UserError
 from gvvad_jax.store.reader import Store, require_agreement
@@ -116,7 +117,7 @@ def test_mistakes_of_late_stages_are_told_before_anything_is_made(tmp_path, sect
         )
     )
     if section == "plan":
-        settings = dataclasses.replace(settings, rows=pipeline.recipe.Options(captioner="none"))
+        settings = dataclasses.replace(settings, rows=EncodeOptions(captioner="none"))
     wrong = dataclasses.replace(getattr(settings, section), **options)
     with pytest.raises(UserError, match=told):
         pipeline.run(dataclasses.replace(settings, **{section: wrong}))
@@ -153,7 +154,7 @@ def test_what_only_late_stages_would_meet_is_told_first(tmp_path, section, optio
 def test_a_stage_takes_other_settings_until_it_has_made_something(tmp_path):
     settings = pipeline.PipelineSettings()
     pipeline._begin("footage", settings, tmp_path)
-    other = dataclasses.replace(settings, rows=pipeline.recipe.Options(snippet_frames=8))
+    other = dataclasses.replace(settings, rows=EncodeOptions(snippet_frames=8))
     for stage, made in (("stores", "real/parts/a.json"), ("stores", "synthetic/shard-00000.jsonl")):
         pipeline._begin(stage, settings, tmp_path)
         pipeline._begin(stage, other, tmp_path)

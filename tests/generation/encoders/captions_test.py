@@ -256,7 +256,7 @@ def test_only_frames_of_bytes_are_taken(git):
 
 def test_nothing_heavy_is_imported_before_it_is_asked_for():
     code = (
-        "import sys; from generation import captions, text_encoders, text_bank; "
+        "import sys; from generation.encoders import captions, text, banks; "
         "print([m for m in ('torch', 'transformers', 'openai', 'pydantic') if m in sys.modules])"
     )
     root = pathlib.Path(__file__).parents[3]

@@ -93,7 +93,7 @@ def test_small_and_flat_pictures_are_padded():
     sizes = [(8, 96), (12, 48), (14, 64), (14, 240), (8, 240), (4, 4), (2, 64), (64, 2)]
     sizes += [(96, 1920), (2, 1920), (240, 12), (10, 10), (16, 16)]
     code = (
-        "import numpy as np; from generation import encoders\n"
+        "import numpy as np; from generation.encoders import motion as encoders\n"
         f"for size in {sizes}:\n"
         "    frames = np.random.default_rng(0).integers(0, 255, (3, *size, 3), dtype=np.uint8)\n"
         "    feat = encoders.MotionEncoder().encode_video(frames, [[0, 3]], 10.0)\n"

@@ -156,7 +156,7 @@ def test_presets_and_what_overrides_them():
 
 def test_settings_need_no_library():
     code = (
-        "import sys; from generation.diffusers_backend import DiffusersBackend; import pickle; "
+        "import pickle, sys; from generation.videos.diffusers_backend import DiffusersBackend; "
         "pickle.loads(pickle.dumps(DiffusersBackend(preset='ltx-video'))).settings['fps']; "
         "print([m for m in ('torch', 'diffusers', 'transformers', 'PIL') if m in sys.modules])"
     )
