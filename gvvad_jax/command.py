@@ -1,33 +1,49 @@
-"""How every command of the project starts and ends: flags in, exit status out.
+"""How every command starts and ends, and the dataclasses whose fields are its flags. absl only.
 
-Exit status 0 on success and on --help, 2 on a user's mistake (one line on standard error, no
-traceback), 1 on anything else.
+    @dataclasses.dataclass(frozen=True, kw_only=True)
+    class Options:
+        steps: int = option(1000, "Training steps.", low=1)
+
+        def __post_init__(self):
+            check(self)
+
+    if __name__ == "__main__":
+        define_flags(Options)
+        run_command(main, usage=__doc__)
+
+and `from_flags(Options)` in `main`; everything else gets the object. Exit status: 0 on success and
+on --help, 2 for a user's mistake (one line on standard error, no traceback), 130 when interrupted
+(one line), 1 on anything else.
 """
 
 import dataclasses
 import errno
 import functools
 import math
+import numbers
 import os
 import sys
+import textwrap
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from absl import flags
 
-# What the machine refuses, and no fault of ours leads to.
+from gvvad_jax import flagfiles
+
+# What to do about an error of the operating system that isn't a fault of the program.
 _REMEDIES = {
-    errno.ENOSPC: "free some space, or give a place with more",
-    errno.EDQUOT: "free some space, or give a place with more",
-    errno.EACCES: "change its permissions, or name another",
-    errno.EPERM: "change its permissions, or name another",
-    errno.EROFS: "name one that isn't mounted read-only",
-    errno.EEXIST: "name another",
-    errno.ENOTDIR: "name another",
-    errno.EISDIR: "name another",
+    errno.ENOSPC: "free some space or choose a folder on another disk",
+    errno.EDQUOT: "free some space or choose a folder on another disk",
+    errno.EACCES: "change its permissions or choose another",
+    errno.EPERM: "change its permissions or choose another",
+    errno.EROFS: "choose one that isn't mounted read-only",
+    errno.EEXIST: "choose another",
+    errno.ENOTDIR: "choose another",
+    errno.EISDIR: "choose another",
 }
-# Of pyproject.toml, by the module that isn't there without it.
+# The extra of pyproject.toml that installs a module.
 _EXTRAS = {"av": "video", "jinja2": "pages", "cv2": "video", "sklearn": "dev"} | dict.fromkeys(
     ("torch", "transformers", "diffusers", "pydantic", "openai"), "generation"
 )
@@ -35,35 +51,35 @@ _HELP = ("--help", "-help", "-h", "--helpfull", "--helpshort")
 
 
 class UserError(ValueError):
-    """A mistake of the user's: bad input, a bad flag, a missing file.
+    """A user's mistake: bad input, a bad flag, a missing file.
 
-    The message is one line that names the file (or flag), what was expected, what was found and
-    the remedy.
+    The message is one line that names the file or flag, what was expected, what was found, and what
+    to do about it.
     """
 
 
 class Interrupted(RuntimeError):
-    """An end that isn't the user's mistake and needs no traceback: one line, exit status 1."""
+    """A run that ended early for a reason that is neither a mistake nor a fault: exit status 1."""
 
 
 def run_command(
     main: Callable[[Sequence[str]], None],
     *,
-    usage: str,
+    usage: str | None,
     positional: int = 0,
     argv: Sequence[str] | None = None,
 ) -> None:
     """Parses the flags, calls `main(arguments)` and exits with the project's exit statuses.
 
     Args:
-      main: called with the arguments that are no flags; it does the heavy imports.
-      usage: shown by --help above the flags, usually the module's docstring.
-      positional: how many arguments without dashes the command takes.
-      argv: the command line, `sys.argv` unless told.
+      main: the command; gets the arguments without dashes and does the heavy imports.
+      usage: the text that --help shows above the flags, usually the module's docstring.
+      positional: the number of arguments without dashes that the command takes.
+      argv: the command line (default: `sys.argv`).
     """
     argv = list(sys.argv if argv is None else argv)
     if any(argument in _HELP for argument in argv[1:]):
-        print(f"{usage.strip()}\n\nFlags:\n{flags.FLAGS.module_help('__main__')}")
+        print(help_text(usage or ""))
         sys.exit(0)
     try:
         arguments = _parse(argv, positional)
@@ -71,6 +87,11 @@ def run_command(
     except (UserError, Interrupted) as error:
         status = 2 if isinstance(error, UserError) else 1
         _end(status, f"error: {' '.join(str(error).split())}")
+    except KeyboardInterrupt:
+        _end(
+            130,
+            "interrupted: finished work is kept; run the same command again to go on from there",
+        )
     except Exception as error:
         if refused := _refused(error):
             _end(2, f"error: {refused}")
@@ -80,7 +101,7 @@ def run_command(
 
 
 def refuse_flags(mode: str, names: Sequence[str]) -> None:
-    """Raises UserError for a flag that was given and that a command's mode doesn't take."""
+    """Raises UserError for a flag that was given although a command's mode ignores it."""
     for name in names:
         if flags.FLAGS[name].present and flags.FLAGS[name].value:
             raise UserError(
@@ -90,7 +111,7 @@ def refuse_flags(mode: str, names: Sequence[str]) -> None:
 
 
 def _refused(error: Exception) -> str | None:
-    """One line for what the machine refuses; None for all else, which may be a fault of ours."""
+    """Returns one line for an error of the machine; None for all others, which may be faults."""
     if isinstance(error, ModuleNotFoundError) and error.name in _EXTRAS:
         extra = _EXTRAS[error.name]
         return f"expected the module {error.name}, found none; pip install '.[{extra}]'"
@@ -99,15 +120,15 @@ def _refused(error: Exception) -> str | None:
     if not error.filename and error.errno != errno.ENOSPC:
         return None
     return (
-        f"{error.filename or 'the disk'}: expected a path that can be read or written as asked, "
-        f"found otherwise ({error.strerror}); {_REMEDIES[error.errno]}"
+        f"cannot read or write {error.filename or 'the disk'}: {error.strerror}; "
+        f"{_REMEDIES[error.errno]}"
     )
 
 
 def _end(status: int, message: str) -> None:
     print(message, file=sys.stderr, flush=True)
     if _is_one_of_several():
-        # At a normal exit JAX would wait for the others, who wait for this one.
+        # At a normal exit JAX would wait for the other processes, which wait for this one.
         os._exit(status)
     sys.exit(status)
 
@@ -119,7 +140,9 @@ def _is_one_of_several() -> bool:
 
 def _parse(argv: list[str], positional: int) -> list[str]:
     try:
-        arguments = flags.FLAGS(argv)[1:]
+        arguments = flags.FLAGS(flagfiles.expand(argv, _this_command()))[1:]
+    except flagfiles.UnknownFlagError as error:
+        raise UserError(str(error)) from error
     except flags.Error as error:
         raise UserError(f"{error}; --help lists the flags") from error
     except (OSError, UnicodeDecodeError) as error:
@@ -132,20 +155,26 @@ def _parse(argv: list[str], positional: int) -> list[str]:
     return arguments
 
 
+def _this_command() -> str:
+    """The module that runs as a command, e.g. "generation.encode"; empty for any other program."""
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    name = spec.name.removesuffix(".__main__") if spec else ""
+    return name if name in flagfiles.flag_table() else ""
+
+
 def option(default: Any, help: str, *, group: str = "", free: bool = False, **checks: Any) -> Any:
-    """A field that becomes a flag.
+    """Declares a dataclass field that becomes a flag.
 
     Args:
-      default: of the flag.
-      help: of the flag.
+      default: the flag's default.
+      help: the flag's help, a sentence.
       group: the title that --help lists the flag under; see `group`.
-      free: work that was begun may go on with another value: it changes who does it and how fast,
-        or is decided anew each time, but not what is there already.
+      free: whether resumed work may have another value: one that says who does the work and how
+        fast, or what is decided anew each time, and changes nothing that exists already.
       **checks: choices, low, high (both inclusive).
     """
-    return dataclasses.field(
-        default=default, metadata={"help": help, "group": group, "free": free, **checks}
-    )
+    metadata = {"help": help, "group": group, "free": free, **checks}
+    return dataclasses.field(default=default, metadata=metadata)
 
 
 def group(title: str) -> Callable[..., Any]:
@@ -154,13 +183,13 @@ def group(title: str) -> Callable[..., Any]:
 
 
 def settled(options: Any) -> dict[str, Any]:
-    """The values that work that was begun can't go on without."""
+    """Returns the values that must not change when work is resumed, by field."""
     fields = dataclasses.fields(options)
     return {f.name: getattr(options, f.name) for f in fields if not f.metadata.get("free")}
 
 
 def check(options: Any) -> None:
-    """Raises UserError, by the flag's name, on the first value out of its range."""
+    """Raises UserError on the first field of another type than declared, or out of its range."""
     for field in dataclasses.fields(options):
         if "help" in field.metadata:
             _check(field, getattr(options, field.name))
@@ -168,9 +197,12 @@ def check(options: Any) -> None:
 
 def _check(field: dataclasses.Field, value: Any) -> None:
     choices, low, high = (field.metadata.get(key) for key in ("choices", "low", "high"))
-    if value is None:
+    kind = field.type
+    if not _is_of(value, kind):
+        expected = _TYPE_NAMES[kind]
+    elif value is None:
         return
-    if isinstance(value, float) and not math.isfinite(value):
+    elif isinstance(value, float) and not math.isfinite(value):
         expected = "a finite number"
     elif choices is not None and value not in choices:
         expected = f"one of {', '.join(choices)}"
@@ -183,6 +215,14 @@ def _check(field: dataclasses.Field, value: Any) -> None:
     raise UserError(f"--{field.name}: expected {expected}, found {value!r}; correct the flag")
 
 
+def _is_of(value: Any, kind: Any) -> bool:
+    if isinstance(value, bool):
+        return kind is bool
+    if isinstance(value, tuple):
+        return kind == tuple[int, ...] and all(isinstance(item, numbers.Integral) for item in value)
+    return isinstance(value, _TYPES[kind])
+
+
 _DEFINERS = {
     bool: flags.DEFINE_bool,
     int: flags.DEFINE_integer,
@@ -191,29 +231,89 @@ _DEFINERS = {
     float | None: flags.DEFINE_float,
     str: flags.DEFINE_string,
 }
+_TYPES = {
+    bool: bool,
+    int: numbers.Integral,
+    int | None: numbers.Integral | None,
+    float: numbers.Real,
+    float | None: numbers.Real | None,
+    str: str,
+    tuple[int, ...]: tuple,
+}
+_TYPE_NAMES = {
+    bool: "True or False",
+    int: "a whole number",
+    int | None: "a whole number or None",
+    float: "a number",
+    float | None: "a number or None",
+    str: "a text",
+    tuple[int, ...]: "a tuple of whole numbers, e.g. (64, 16)",
+}
 
 
 def define_flags(*classes: type) -> None:
-    """Defines one flag a field, under the field's name, as the command's own: --help lists it.
+    """Defines a flag for each field, under the field's name, as a flag of the command itself.
 
-    A field that several classes have, the same in all, is one flag.
+    A field that several classes have, the same in all of them, is one flag.
     """
-    defined = {}
+    fields: dict[str, dataclasses.Field] = {}
     for field in (field for cls in classes for field in dataclasses.fields(cls)):
-        meaning = (field.type, field.default, field.metadata)
-        assert defined.setdefault(field.name, meaning) == meaning, f"two flags {field.name}"
-    for field in {f.name: f for cls in classes for f in dataclasses.fields(cls)}.values():
-        choices = field.metadata.get("choices")
-        text = field.metadata["help"] + (f" ({'|'.join(choices)})" if choices else "")
+        other = fields.setdefault(field.name, field)
+        same = (other.type, other.default, other.metadata) == (
+            field.type, field.default, field.metadata,
+        )  # fmt: skip
+        assert same, f"two flags {field.name}"
+    for field in fields.values():
+        text = field.metadata["help"]
         if field.type == tuple[int, ...]:
             default = ",".join(map(str, field.default))
             flags.DEFINE_list(field.name, default, text, module_name=sys.argv[0])
         else:
             _DEFINERS[field.type](field.name, field.default, text, module_name=sys.argv[0])
+        _METADATA[field.name] = field.metadata
+
+
+# Of the flags that `define_flags` defined, by name: their group and bounds.
+_METADATA: dict[str, Mapping[str, Any]] = {}
+
+
+def help_text(usage: str) -> str:
+    """Returns a command's help: its usage, then its flags under the titles of their groups."""
+    by_group: dict[str, list[flags.Flag]] = {}
+    for module, names in flags.FLAGS.flags_by_module_dict().items():
+        # flags_by_module_dict knows absl's own flags, --flagfile among them, by their modules.
+        if not module.startswith("absl"):
+            for flag in names:
+                title = _METADATA.get(flag.name, {}).get("group") or "Command"
+                by_group.setdefault(title, []).append(flag)
+    lines = [usage.strip(), ""]
+    for title, members in by_group.items():
+        lines += [f"{title}:", *map(_help_of, members), ""]
+    lines.append("Any of these may stand in a file, one a line, given as --flagfile=PATH.")
+    return "\n".join(lines)
+
+
+def _help_of(flag: flags.Flag) -> str:
+    metadata = _METADATA.get(flag.name, {})
+    choices = metadata.get("choices") or getattr(flag.parser, "enum_values", None)
+    low = metadata.get("low", getattr(flag.parser, "lower_bound", None))
+    high = metadata.get("high", getattr(flag.parser, "upper_bound", None))
+    facts = [f"one of {', '.join(choices)}"] if choices else []
+    if low is not None or high is not None:
+        facts.append(
+            f"{low} to {high}" if None not in (low, high)
+            else f"at least {low}" if high is None else f"at most {high}"
+        )  # fmt: skip
+    # What an empty default means stands in the help.
+    if default := (flag.default_as_str or "").strip("'"):
+        facts.append(f"default: {default}")
+    text = flag.help + (f" ({'; '.join(facts)})" if facts else "")
+    wrapped = textwrap.wrap(text, 92, break_on_hyphens=False)
+    return "\n".join([f"  --{flag.name}:", *(f"      {line}" for line in wrapped)])
 
 
 def from_flags(cls: type) -> Any:
-    """The parsed flags as an object of the class; raises UserError on a value out of range."""
+    """Returns the parsed flags as an object; raises UserError on a value out of range."""
     values = {}
     for field in dataclasses.fields(cls):
         value = flags.FLAGS[field.name].value
@@ -231,7 +331,7 @@ def _integers(field: dataclasses.Field, items: list[str]) -> tuple[int, ...]:
 
 
 def to_flagfile(options: Any) -> str:
-    """The object as a flagfile that gives it back."""
+    """Returns the object as the text of a flagfile that gives it back."""
     lines = []
     for field in dataclasses.fields(options):
         value = getattr(options, field.name)

@@ -1,15 +1,15 @@
-"""What a training run is told: one frozen dataclass, built from absl flags, checked once.
+"""The settings of a training run: one frozen dataclass, built from flags and checked once.
 
-Flags are defined and read in the entry points alone; everything else gets a `TrainConfig`.
+Commands alone define and read flags; everything else gets a `TrainConfig`.
 """
 
 import dataclasses
 import math
 import os
 
-from gvvad_jax.command import UserError, check, option
+from gvvad_jax.command import UserError, check, group
 
-# What each detector takes besides labels. Adding one: its file, and a line here.
+# What each detector takes besides labels. A new detector is its file and a line here.
 DETECTORS = {
     "mil_rank": ("visual",),
     "rtfm": ("visual",),
@@ -27,7 +27,7 @@ LAMBDA_MODES = (
     "uncertainty",
     "meta",
 )
-# Where lambda must start; modes that aren't here take any number.
+# The range that lambda must start in; modes that aren't here take any number.
 LAMBDA_RANGES = {
     "sigmoid": (0.0, 1.0),
     "softplus": (0.0, math.inf),
@@ -36,166 +36,222 @@ LAMBDA_RANGES = {
 }
 
 
+DATA = group("Data")
+DETECTOR = group("Detector")
+LOSSES = group("Losses")
+SSLS = group("Synthetic sample loss scaling (SSLS)")
+OPTIMISATION = group("Optimisation")
+DEVICES = group("Devices and precision (these change the numbers by rounding alone)")
+CADENCE = group("Logging, validation and checkpoints")
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """One training run. The defaults are the paper's (GV-VAD on LAP)."""
+    """The settings of one training run; each field is a flag. The defaults are the paper's."""
 
-    # Data.
-    store: str = option("", "feature store of the real videos; several separated by commas")
-    synthetic_store: str = option("", "feature store of the generated videos")
-    synthetic_keep: str = option("", "decisions.jsonl of the filter; all are kept without it")
-    annotations: str = option("", "videos.json that overrides the one in the store")
-    workdir: str = option("", "folder of this run; the same command resumes it")
-    segments: int = option(64, "segments a training video is averaged into", low=1)
-    real_share: float = option(
+    store: str = DATA("", "Feature store of the real videos; separate several with commas.")
+    synthetic_store: str = DATA(
+        "", "Feature store of the generated videos (default: train on real videos only)."
+    )
+    synthetic_keep: str = DATA(
+        "", "Decisions of the filter, a decisions.jsonl (default: keep every generated video)."
+    )
+    annotations: str = DATA("", "The videos.json to use instead of the store's own.")
+    workdir: str = DATA("", "Folder of the run; the same command resumes it.")
+    segments: int = DATA(64, "Segments that each training video is averaged into.", low=1)
+    real_share: float = DATA(
         1.0,
-        "share of each label's real training videos in use, at least one; all synthetic ones",
+        "Share of each label's real training videos to use, at least one video; generated videos "
+        "are all used.",
         low=0,
         high=1,
     )
-    train_crops: int = option(0, "crops that a step sees, drawn at random each time; 0: all", low=0)
-    mixup: float = option(
-        0.0, "alpha of feature mixup between real and synthetic videos; 0: none", low=0
+    train_crops: int = DATA(
+        0, "Crops per training step, drawn at random for each step; 0 uses all.", low=0
     )
-    standardise: str = option(
+    mixup: float = DATA(
+        0.0, "Alpha of feature mixup between real and generated videos; 0 turns it off.", low=0
+    )
+    standardise: str = DATA(
         "auto",
-        "standardise visual features by training statistics; auto: where the encoder asks",
+        "Standardise visual features by training statistics; auto does so where the encoder needs "
+        "it.",
         choices=("auto", "yes", "no"),
     )
-    synthetic_share: float | None = option(
+    synthetic_share: float | None = DATA(
         None,
-        "share of synthetic videos in each half of a batch; one pool without it",
+        "Share of generated videos in each half of a batch (default: real and generated videos "
+        "form one pool).",
         low=0.0,
         high=1.0,
     )
-    validation_share: float = option(
+    validation_share: float = DATA(
         0.1,
-        "share of the training videos kept for validation, unless videos.json names them",
+        "Share of the training videos held out for validation, unless videos.json names "
+        "validation videos.",
         low=0.0,
         high=0.5,
     )
 
-    # Detector.
-    detector: str = option("lap", "base model", choices=tuple(DETECTORS))
-    fidelity: str = option(
+    detector: str = DETECTOR("lap", "Detector to train.", choices=tuple(DETECTORS))
+    fidelity: str = DETECTOR(
         "paper",
-        "what the paper says, or what its published code computes",
+        "Follow the paper, or what its published code computes.",
         choices=("paper", "reference"),
     )
-    feature_group: str = option("both", "streams in use", choices=("both", "visual", "text"))
-    fusion: str = option(
-        "concat", "how the streams meet", choices=("concat", "add", "product", "add_up")
+    feature_group: str = DETECTOR(
+        "both", "Feature streams to use.", choices=("both", "visual", "text")
     )
-    mtn_channels: int = option(
-        0, "channels of each branch of the MTN; 0: a quarter of the input, as published", low=0
+    fusion: str = DETECTOR(
+        "concat",
+        "How the visual and text streams are combined.",
+        choices=("concat", "add", "product", "add_up"),
     )
-    head_widths: tuple[int, ...] = option(
-        (), "hidden layers of the scoring head; empty: as published, 512,128 (UR-DMU: 128)"
-    )
-    dropout: float = option(
-        0.7, "rate of the detectors with an MTN; others keep their own, 0 turns it off", high=0.99,
+    mtn_channels: int = DETECTOR(
+        0,
+        "Channels of each branch of the MTN; 0 uses a quarter of the input's width, as published.",
         low=0,
-    )  # fmt: skip
-    body_width: int = option(512, "UR-DMU: channels of its body", low=1)
-    heads: int = option(4, "UR-DMU: attention heads", low=1)
-    head_channels: int = option(0, "UR-DMU: channels of a head; 0: body_width / heads", low=0)
-    memory_rows: int = option(60, "UR-DMU: rows of each memory", low=1)
+    )
+    head_widths: tuple[int, ...] = DETECTOR(
+        (),
+        "Widths of the scoring head's hidden layers (default: as published, 512,128; UR-DMU 128).",
+    )
+    dropout: float = DETECTOR(
+        0.7,
+        "Dropout rate of the detectors with an MTN; the others keep their published rates. 0 "
+        "turns dropout off everywhere.",
+        high=0.99,
+        low=0,
+    )
+    body_width: int = DETECTOR(512, "UR-DMU: channels of the body.", low=1)
+    heads: int = DETECTOR(4, "UR-DMU: attention heads.", low=1)
+    head_channels: int = DETECTOR(
+        0, "UR-DMU: channels of each attention head; 0 uses body_width / heads.", low=0
+    )
+    memory_rows: int = DETECTOR(60, "UR-DMU: rows of each memory.", low=1)
 
-    # Losses.
-    top_k: int = option(3, "snippets that stand for a bag", low=1)
-    margin: float = option(
-        100.0, "of the magnitude loss, and of UR-DMU's distance (100 suits I3D)", low=0.0
+    top_k: int = LOSSES(3, "Snippets that stand for a bag.", low=1)
+    margin: float = LOSSES(
+        100.0,
+        "Margin of the magnitude loss and of UR-DMU's distance loss; 100 suits I3D features.",
+        low=0.0,
     )
-    magnitude_weight: float = option(1e-4, "weight of the magnitude loss", low=0.0)
-    smoothness_weight: float = option(8e-4, "weight of the smoothness loss", low=0.0)
-    sparsity_weight: float = option(8e-3, "weight of the sparsity loss", low=0.0)
-    pseudo_weight: float = option(1e-3, "LAP's beta, of the pseudo-anomaly loss", low=0.0)
-    triplet_weight: float = option(0.1, "LAP's gamma, of the multi-prompt triplet loss", low=0.0)
-    normal_weight: float = option(1.0, "of the terms over one normal video", low=0.0)
-    abnormal_weight: float = option(1.0, "of the terms over one abnormal video", low=0.0)
-
-    # Synthetic sample loss scaling; ssls.py says what each mode is.
-    lambda_mode: str = option("fixed", "how lambda is set", choices=LAMBDA_MODES)
-    lambda_value: float = option(0.5, "lambda, or where it starts")
-    lambda_rise: str = option(
-        "linear", "scheduled: first tenth", choices=("none", "linear", "exponential", "cosine")
+    magnitude_weight: float = LOSSES(1e-4, "Weight of the magnitude loss.", low=0.0)
+    smoothness_weight: float = LOSSES(8e-4, "Weight of the smoothness loss.", low=0.0)
+    sparsity_weight: float = LOSSES(8e-3, "Weight of the sparsity loss.", low=0.0)
+    pseudo_weight: float = LOSSES(
+        1e-3, "Weight of LAP's pseudo-anomaly loss (the paper's beta).", low=0.0
     )
-    lambda_decay: str = option(
-        "none", "scheduled: after the rise", choices=("none", "cosine", "step")
+    triplet_weight: float = LOSSES(
+        0.1, "Weight of LAP's multi-prompt triplet loss (the paper's gamma).", low=0.0
     )
-    lambda_shift: int = option(
-        100, "scheduled: steps it is ahead, as published: 1000 steps have no rise; 0 for one", low=0
-    )
-    lambda_learning_rate: float | None = option(
-        None, "of a learned lambda; the detector's without it", low=0.0
-    )
-    meta_share: float = option(
-        0.2, "meta: share of the real training videos kept for lambda alone", low=0.0, high=0.5
-    )
-    log_gradients: bool = option(
-        False, "log norms and cosine of the real and synthetic gradients; about doubles a step"
+    normal_weight: float = LOSSES(1.0, "Weight of loss terms over a single normal video.", low=0.0)
+    abnormal_weight: float = LOSSES(
+        1.0, "Weight of loss terms over a single abnormal video.", low=0.0
     )
 
-    # Optimisation.
-    steps: int = option(1000, "training steps", low=1)
-    batch_size: int = option(32, "pairs a step: so many normal and so many abnormal videos", low=1)
-    optimizer: str = option(
+    lambda_mode: str = SSLS(
+        "fixed",
+        "How lambda, the weight of generated videos' loss, is set; BUILD.md describes each mode.",
+        choices=LAMBDA_MODES,
+    )
+    lambda_value: float = SSLS(0.5, "Lambda, or its first value where it is learned.")
+    lambda_rise: str = SSLS(
+        "linear",
+        "Mode scheduled: lambda's rise in the first tenth of the run.",
+        choices=("none", "linear", "exponential", "cosine"),
+    )
+    lambda_decay: str = SSLS(
+        "none", "Mode scheduled: lambda's decay after the rise.", choices=("none", "cosine", "step")
+    )
+    lambda_shift: int = SSLS(
+        100,
+        "Mode scheduled: steps by which the schedule is ahead. With the published 100, a run of "
+        "1000 steps has no rise; 0 gives one.",
+        low=0,
+    )
+    lambda_learning_rate: float | None = SSLS(
+        None, "Learning rate of a learned lambda (default: --learning_rate).", low=0.0
+    )
+    meta_share: float = SSLS(
+        0.2,
+        "Mode meta: share of the real training videos kept for learning lambda.",
+        low=0.0,
+        high=0.5,
+    )
+    log_gradients: bool = SSLS(
+        False,
+        "Log norms and cosine of the real and generated videos' gradients; about doubles a step's "
+        "time.",
+    )
+
+    steps: int = OPTIMISATION(1000, "Training steps.", low=1)
+    batch_size: int = OPTIMISATION(
+        32, "Pairs per step: this many normal and this many abnormal videos.", low=1
+    )
+    optimizer: str = OPTIMISATION(
         "auto",
-        "auto: adam, and adagrad for mil_rank with --fidelity=reference",
+        "Optimiser; auto is Adam, and Adagrad for mil_rank with --fidelity=reference.",
         choices=("auto", "adam", "adagrad"),
     )
-    learning_rate: float = option(1e-3, "of the optimiser", low=0.0)
-    learning_rate_schedule: str = option(
+    learning_rate: float = OPTIMISATION(1e-3, "Learning rate.", low=0.0)
+    learning_rate_schedule: str = OPTIMISATION(
         "constant",
-        "down to 0 by a cosine or a line, or to a tenth at half and again at three quarters",
+        "Decay of the learning rate: cosine or linear to 0, or step to a tenth at half of the run "
+        "and again at three quarters.",
         choices=("constant", "cosine", "linear", "step"),
     )
-    warmup_steps: int = option(0, "steps in which the learning rate rises from 0", low=0)
-    l2: float = option(5e-3, "L2 coupled with the optimiser, on every parameter", low=0.0)
-    clip_norm: float = option(0.0, "clip the detector's gradient to this norm; 0: don't", low=0.0)
-    ema: float = option(
+    warmup_steps: int = OPTIMISATION(0, "Steps in which the learning rate rises from 0.", low=0)
+    l2: float = OPTIMISATION(5e-3, "L2 penalty on every parameter, added to the gradient.", low=0.0)
+    clip_norm: float = OPTIMISATION(
+        0.0, "Largest norm of the detector's gradient; 0 doesn't clip.", low=0.0
+    )
+    ema: float = OPTIMISATION(
         0.0,
-        "decay of the averaged parameters that score; 0: the last ones score",
+        "Decay of the averaged parameters that score; 0 scores with the last parameters.",
         low=0,
         high=0.9999,
     )
-    early_stop: int = option(
-        0, "stop after so many validations without a better one; 0: never", low=0
+    early_stop: int = OPTIMISATION(
+        0, "Stop after this many validations without a better one; 0 never stops early.", low=0
     )
     # Beyond this JAX's 32-bit keys would repeat.
-    seed: int = option(0, "of everything random", low=0, high=2**31 - 2)
+    seed: int = OPTIMISATION(0, "Random seed.", low=0, high=2**31 - 2)
 
-    # Where it runs; of no effect on the numbers but by rounding.
-    parallel: str = option("single", "devices", choices=("single", "pmap", "mesh"))
-    processes: str = option(
+    parallel: str = DEVICES(
+        "single",
+        "Devices to train on: one, or all of them by pmap or by a mesh.",
+        choices=("single", "pmap", "mesh"),
+    )
+    processes: str = DEVICES(
         "one",
-        "with pmap or mesh. ranks: by RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT, as torchrun "
-        "sets them; auto: as JAX finds them on a TPU pod, under SLURM or MPI",
+        "Processes of a run by pmap or mesh: one; ranks, by the variables RANK, WORLD_SIZE, "
+        "MASTER_ADDR and MASTER_PORT as torchrun sets them; auto, as JAX finds them on a TPU pod, "
+        "under SLURM or MPI.",
         choices=("one", "ranks", "auto"),
     )
-    precision: str = option(
+    precision: str = DEVICES(
         "float32",
-        "of a training step. bfloat16: parameters, statistics and losses stay float32; float64: "
-        "for checks",
+        "Precision of a training step. With bfloat16, parameters, statistics and losses stay "
+        "float32; float64 is for checks.",
         choices=("float32", "bfloat16", "float64"),
     )
-    device_gigabytes: float = option(
+    device_gigabytes: float = DEVICES(
         8.0,
-        "training videos that take more of a device than this stay in mapped files, and a batch "
-        "is gathered a step ahead",
+        "Gigabytes of training videos that a device may hold; beyond it they stay in mapped files "
+        "and each batch is gathered a step ahead.",
         low=0.0,
     )
-    compilation_cache: str = option(
+    compilation_cache: str = DEVICES(
         os.environ.get("JAX_COMPILATION_CACHE_DIR", "~/.cache/gvvad_jax"),
-        "folder of compiled programs, shared by runs; empty for none",
+        "Folder of compiled programs, shared by runs; empty keeps none.",
     )
 
-    # Cadence, in steps.
-    log_every: int = option(10, "steps between lines of metrics.jsonl", low=1)
-    validate_every: int = option(50, "steps between validations", low=1)
-    checkpoint_every: int = option(100, "steps between checkpoints", low=1)
-    best_on_test: bool = option(
-        False, "also report the best checkpoint on the TEST set, as publications do"
+    log_every: int = CADENCE(10, "Steps between lines of metrics.jsonl.", low=1)
+    validate_every: int = CADENCE(50, "Steps between validations.", low=1)
+    checkpoint_every: int = CADENCE(100, "Steps between checkpoints.", low=1)
+    best_on_test: bool = CADENCE(
+        False, "Also report the checkpoint that is best on the TEST set, as publications do."
     )
 
     def __post_init__(self):

@@ -55,6 +55,12 @@ def test_help_lists_the_flags_of_a_command(module, names):
     assert [name for name in names if f"\n  --{name}:" not in done.stdout] == []
 
 
+def test_interrupting_is_one_line_that_says_how_to_go_on():
+    done = _ending("def main(_): raise KeyboardInterrupt")
+    assert done.returncode == 130 and "Traceback" not in done.stderr
+    assert done.stderr.count("\n") == 1 and "run the same command again" in done.stderr
+
+
 def test_a_missing_extra_is_named():
     done = _ending("import sys; sys.modules['cv2'] = None\ndef main(_): import cv2")
     _assert_one_line(done, "expected the module cv2, found none; pip install '.[video]'")
@@ -78,7 +84,7 @@ def test_a_fault_of_ours_has_its_traceback_and_ends_with_1():
         (
             "EACCES",
             ", 'x.npz'",
-            ["x.npz: expected a path that can be read or written", "permissions"],
+            ["cannot read or write x.npz", "permissions"],
         ),
         ("EROFS", ", 'x.npz'", ["x.npz", "read-only"]),
         ("ENOSPC", ", 'x.npz'", ["x.npz", "free some space"]),
