@@ -190,7 +190,7 @@ def _check(settings: PipelineSettings, out: pathlib.Path) -> None:
     if plan.writer == "chat":
         from generation.chat import client
 
-        client.Server(**settings.chat.server_settings(out / "prompts"))
+        client.Server(settings.chat.with_cache(out / "prompts"))
     if plan.backend == "diffusers":
         settings.diffusers.backend()
     else:
@@ -259,7 +259,6 @@ def _begin(stage: str, settings: PipelineSettings, out: pathlib.Path) -> None:
 
 
 def _describe(settings: PipelineSettings, path: pathlib.Path) -> None:
-    from generation.prompts.by_chat_file import write_by_chat
     from generation.prompts.descriptions import save_descriptions
     from generation.prompts.grammar import write_grammar
 
@@ -273,7 +272,9 @@ def _describe(settings: PipelineSettings, path: pathlib.Path) -> None:
         # Complete. Asking again for what was allowed to be missing could change what was made of
         # the others.
         return
-    written = write_by_chat(
+    from generation.prompts import by_chat
+
+    written = by_chat.write_file(
         path,
         pairs,
         seed,

@@ -1,1 +1,1 @@
-"""A client of any OpenAI-compatible chat server."""
+"""Ask an OpenAI-compatible chat server for answers that fit a schema."""

@@ -146,7 +146,7 @@ class EncodeOptions(ChatOptions):
         from generation.encoders.visual import make_encoder
 
         device = self.device or (ranks.this_ranks_device() if self.needs_torch else None)
-        chat = self.server_settings(out) if self.captioner == "chat" else None
+        chat = self.with_cache(out) if self.captioner == "chat" else None
         clip = {
             "weights": self.weights,
             "resize": self.resize,

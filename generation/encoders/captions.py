@@ -20,6 +20,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from generation.chat.options import ChatOptions
 from generation.encoders import pretrained
 from gvvad_jax.command import UserError
 
@@ -37,7 +38,7 @@ def make_captioner(
     device: str | None = None,
     dtype: str | None = None,
     num_beams: int = 1,
-    chat: Mapping[str, Any] | None = None,
+    chat: ChatOptions | None = None,
 ) -> Any:
     """The captioner of this name; None for "none".
 
@@ -48,7 +49,7 @@ def make_captioner(
       dtype: that git's and blip's model computes in: float32, float16 or bfloat16; float16 on a GPU
         and float32 elsewhere unless told.
       num_beams: of git's and blip's search, 1 for greedy.
-      chat: for chat, the arguments of chat.Server: model, base_url, cache_dir, ...
+      chat: the server that chat asks, and its cache.
 
     Raises:
       UserError: an unknown name, weights that can't be loaded, a server without a model.
@@ -65,7 +66,7 @@ def make_captioner(
             weights or DEFAULT_WEIGHTS[name], device=device, dtype=dtype, num_beams=num_beams
         )
     if name == "chat":
-        return ChatCaptioner(chat or {"model": ""})
+        return ChatCaptioner(chat or ChatOptions())
     raise UserError(f"--captioner: expected one of {', '.join(CAPTIONERS)}, found {name!r}")
 
 
@@ -288,7 +289,7 @@ class ChatCaptioner(_SnippetCaptioner):
     cache_dir an answer is kept, so that a second run says the same and asks nothing.
 
     Args:
-      server: the arguments of chat.Server.
+      options: the server, and how to ask it.
       num_frames: that the model is shown.
 
     Attributes:
@@ -303,10 +304,10 @@ class ChatCaptioner(_SnippetCaptioner):
     # So many snippets' pictures are in memory.
     asked_at_once = 64
 
-    def __init__(self, server: Mapping[str, Any], *, num_frames: int = 4):
+    def __init__(self, options: ChatOptions, *, num_frames: int = 4):
         from generation.chat import client
 
-        self.server = client.Server(**server)
+        self.server = client.Server(options)
         self.num_frames = num_frames
         settings = {"frames": num_frames} | self.server.sampling
         told = "".join(f":{name}={value}" for name, value in sorted(settings.items()))

@@ -1,1 +1,1 @@
-"""Elements to twin descriptions, by a grammar or a language model."""
+"""Write twin descriptions of surveillance scenes, by a grammar or by a language model."""

@@ -1,26 +1,35 @@
 """Twin descriptions written by a language model behind an OpenAI-compatible API.
 
-Coverage is planned: class, viewpoint and location of each pair come from `prompts.slot`; the model
-writes the subject, both events and the texts. Every answer is checked, and asked for again with
-its faults named. What the model never gets right is reported by name, the rest is kept.
+The plan (`slots`) fixes the class, viewpoint and location of each pair; the model writes the
+subject, both events and the texts. Every answer is checked. A faulty one is asked for again, with
+its faults named. Pairs that stay faulty are reported by name, and the others are kept.
 """
 
 import dataclasses
 import os
+import pathlib
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 import pydantic
 
 from generation.chat import client
+from generation.chat.options import ChatOptions
 from generation.prompts import checks
-from generation.prompts.descriptions import CLASSES, Description
+from generation.prompts.descriptions import (
+    CLASSES,
+    Description,
+    print_coverage,
+    save_descriptions,
+)
 from generation.prompts.slots import Slot, plan_slot
 from gvvad_jax.command import UserError
 
-# Counts whatever changes a word of what is asked.
+# Raise it with every change to a word of the request.
 CHAT_TEMPLATE_VERSION = 1
-# Such as may hang anywhere, on a ward as over a highway; their number matters to `prompts.slot`.
+# Cameras that fit any location, a ward as well as a highway. `slots.plan_slot` requires that their
+# number and the number of locations share no factor.
 CHAT_VIEWPOINTS = (
     "a high corner security camera",
     "an overhead camera looking steeply down",
@@ -93,7 +102,7 @@ Text = Annotated[str, pydantic.AfterValidator(_cleaned)]
 
 
 class Twin(pydantic.BaseModel):
-    """One video of a pair, as the model writes it; see `prompts.Description`."""
+    """One video of a pair, as the model writes it; see `descriptions.Description`."""
 
     model_config = pydantic.ConfigDict(extra="forbid")
 
@@ -107,7 +116,7 @@ class Twin(pydantic.BaseModel):
 
 
 class Pair(pydantic.BaseModel):
-    """The model's answer."""
+    """The model's answer: both twins of a pair."""
 
     model_config = pydantic.ConfigDict(extra="forbid")
 
@@ -117,13 +126,13 @@ class Pair(pydantic.BaseModel):
 
 
 @dataclasses.dataclass(frozen=True)
-class Written:
-    """What a model wrote.
+class WrittenPairs:
+    """The pairs that a model wrote, and those that are missing.
 
     Attributes:
       descriptions: abnormal, normal, abnormal, normal ... in the plan's order.
-      missing: why a pair isn't there, by its name, e.g. "Fighting-0003".
-      unanswered: names of those of them whose last request had no usable answer.
+      missing: why a pair is missing, by its name, e.g. "Fighting-0003".
+      unanswered: names of the missing pairs whose last request had no usable answer.
     """
 
     descriptions: list[Description]
@@ -131,37 +140,40 @@ class Written:
     unanswered: frozenset[str] = frozenset()
 
     def remedy(self, attempts: int) -> str:
-        """What brings the missing pairs, after that many attempts, for messages.
+        """Returns, for messages, how to get the missing pairs.
 
-        Answers that were kept count as attempts, so the same call never asks for them again.
+        Cached answers count as attempts, so the same command never asks for them again.
+
+        Args:
+          attempts: answers that were asked for per pair.
         """
         answered = len(self.missing) - len(self.unanswered)
         again = f"the same command asks again for {len(self.unanswered)} without an answer"
         more = f"--attempts={2 * attempts} asks again for {answered} answered wrongly"
-        ways = [again] * bool(self.unanswered) + [more] * bool(answered)
-        return ", ".join([*ways, "--allow_missing does without them"])
+        remedies = [again] * bool(self.unanswered) + [more] * bool(answered)
+        return ", ".join([*remedies, "--allow_missing does without them"])
 
 
 @dataclasses.dataclass
 class _Draft:
-    """One pair on its way.
+    """One pair while it is being written.
 
     Attributes:
       slot: its place in the plan.
-      messages: the talk so far.
-      asked: how often.
-      answer: the latest, or why there is none.
-      fault: what is wrong with it, "" if nothing.
+      messages: the conversation so far.
+      attempts: number of requests so far.
+      answer: the latest answer, or why there is none.
+      fault: what is wrong with the answer; "" if nothing is.
     """
 
     slot: Slot
     messages: list[Mapping[str, str]]
-    asked: int = 0
+    attempts: int = 0
     answer: client.Answer | client.Failed | None = None
     fault: str = ""
 
 
-def write_chat(
+def write_pairs(
     num_pairs: int,
     seed: int,
     server: client.Server,
@@ -169,56 +181,57 @@ def write_chat(
     attempts: int = 4,
     clip_tokenizer: str | os.PathLike = "",
     progress: bool = True,
-) -> Written:
-    """Twins by a language model, planned like those of `prompts.write_grammar`.
+) -> WrittenPairs:
+    """Has a language model write twins, planned like those of `grammar.write_grammar`.
 
-    Ids, seeds, viewpoints and locations are a function of number and seed, words are the model's. A
-    pair is judged against those before it alone, in the plan's order and in rounds, so neither the
-    order in which answers come in nor the pairs that follow matter. With the server's cache, the
-    same call asks for nothing twice.
+    Ids, seeds, viewpoints and locations depend on the number and the seed alone; the words are the
+    model's. In each round every pair is compared with the pairs before it in the plan, so neither
+    the order in which answers arrive nor the pairs that follow matter. If the server has a cache,
+    the same call sends no request twice.
 
     Args:
-      num_pairs: of twins.
-      seed: of the plan, 0 or more.
-      server: who writes.
-      attempts: answers a pair may take, the first included; `server.attempts` counts the requests
-        that an answer may take.
-      clip_tokenizer: folder of a CLIP tokenizer, to measure phrases exactly; without it they are
-        bounded by their letters.
-      progress: bars on standard error.
+      num_pairs: number of pairs of twins.
+      seed: seed of the plan, 0 or more.
+      server: the server of the model.
+      attempts: answers asked for per pair, the first included. (The server's own attempts are
+        requests per answer.)
+      clip_tokenizer: folder of a CLIP tokenizer that measures phrases exactly; without it, an upper
+        bound is computed from their letters.
+      progress: whether to show progress bars on standard error.
 
     Raises:
-      UserError: a number out of range, no tokenizer there, or what no retry mends at the server.
+      UserError: a number is out of range, the tokenizer is missing, or the server reports an error
+        that a retry cannot fix.
     """
     if num_pairs < 1 or seed < 0 or attempts < 1:
         raise UserError(
             "--num_pairs, --seed, --attempts: expected at least 1, 0 and 1, found "
             f"{num_pairs}, {seed} and {attempts}; correct them"
         )
-    count_phrase = _tokenizer(clip_tokenizer) if clip_tokenizer else checks.token_bound
+    count_phrase = load_token_counter(clip_tokenizer) if clip_tokenizer else checks.token_bound
     slots = [plan_slot(index, seed, CHAT_VIEWPOINTS) for index in range(num_pairs)]
-    drafts = [_Draft(slot, opening(slot)) for slot in slots]
-    asking = drafts
-    while asking:
-        requests = [client.Request(draft.slot.name, draft.messages, Pair) for draft in asking]
-        label = "descriptions" if asking is drafts else "descriptions again"
+    drafts = [_Draft(slot, first_messages(slot)) for slot in slots]
+    open_drafts = drafts
+    while open_drafts:
+        requests = [client.Request(draft.slot.name, draft.messages, Pair) for draft in open_drafts]
+        label = "descriptions" if open_drafts is drafts else "descriptions again"
         answers = server.ask_all(requests, label=label, progress=progress)
-        for draft, answer in zip(asking, answers, strict=True):
-            draft.answer, draft.asked = answer, draft.asked + 1
-        _judge(drafts, count_phrase)
-        asking = [draft for draft in drafts if _worth_asking(draft, attempts)]
-        for draft in asking:
+        for draft, answer in zip(open_drafts, answers, strict=True):
+            draft.answer, draft.attempts = answer, draft.attempts + 1
+        _find_faults(drafts, count_phrase)
+        open_drafts = [draft for draft in drafts if _may_ask_again(draft, attempts)]
+        for draft in open_drafts:
             draft.messages = [*draft.messages, *_reply(draft)]
-    return Written(
+    return WrittenPairs(
         [line for draft in drafts if not draft.fault for line in _descriptions(draft)],
         {draft.slot.name: draft.fault for draft in drafts if draft.fault},
         frozenset(d.slot.name for d in drafts if isinstance(d.answer, client.Failed)),
     )
 
 
-def opening(slot: Slot) -> list[Mapping[str, str]]:
-    """The messages that ask for a pair."""
-    asked = _USER.format(
+def first_messages(slot: Slot) -> list[Mapping[str, str]]:
+    """Returns the messages that ask for a pair."""
+    question = _USER.format(
         cls=slot.cls,
         meaning=_MEANINGS[slot.cls],
         viewpoint=slot.viewpoint,
@@ -227,32 +240,32 @@ def opening(slot: Slot) -> list[Mapping[str, str]]:
     )
     return [
         {"role": "system", "content": _SYSTEM},
-        {"role": "user", "content": asked + (_LATER_TAKE if slot.visit else "")},
+        {"role": "user", "content": question + (_LATER_TAKE if slot.visit else "")},
     ]
 
 
-def _judge(drafts: Sequence[_Draft], count_phrase: Callable[[str], int]) -> None:
-    """Notes what is wrong with each latest answer, by itself and beside the earlier pairs."""
-    seen = checks.Seen()
+def _find_faults(drafts: Sequence[_Draft], count_phrase: Callable[[str], int]) -> None:
+    """Records what is wrong with each latest answer, by itself and next to the earlier pairs."""
+    earlier = checks.EarlierPairs()
     for draft in drafts:
         if isinstance(draft.answer, client.Failed):
             draft.fault = draft.answer.reason
             continue
         pair = draft.answer.value
-        found = checks.faults(pair, draft.slot, count_phrase)
-        draft.fault = "\n".join(found) or seen.fault(pair, draft.slot)
+        faults = checks.pair_faults(pair, draft.slot, count_phrase)
+        draft.fault = "\n".join(faults) or earlier.fault(pair, draft.slot)
         if not draft.fault:
-            seen.add(pair, draft.slot)
+            earlier.add(pair, draft.slot)
 
 
-def _worth_asking(draft: _Draft, attempts: int) -> bool:
+def _may_ask_again(draft: _Draft, attempts: int) -> bool:
     return bool(
-        draft.fault and draft.asked < attempts and not isinstance(draft.answer, client.Failed)
+        draft.fault and draft.attempts < attempts and not isinstance(draft.answer, client.Failed)
     )
 
 
 def _reply(draft: _Draft) -> list[Mapping[str, str]]:
-    """The answer and what is wrong with it, so that the next request isn't the same again."""
+    """Returns the answer and its faults as messages, so that the next request differs."""
     return [
         {"role": "assistant", "content": draft.answer.content},
         {"role": "user", "content": _AGAIN.format(faults=draft.fault)},
@@ -281,14 +294,66 @@ def _descriptions(draft: _Draft) -> list[Description]:
     ]
 
 
-def _tokenizer(folder: str | os.PathLike) -> Callable[[str], int]:
+def load_token_counter(folder: str | os.PathLike) -> Callable[[str], int]:
+    """Returns a function that counts a text's tokens as the CLIP tokenizer in a folder does.
+
+    Raises:
+      UserError: the folder has no CLIP tokenizer.
+    """
     import transformers
 
     try:
-        tokenizer: Any = transformers.CLIPTokenizer.from_pretrained(folder, local_files_only=True)
+        tokenizer = transformers.CLIPTokenizer.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError) as error:
         raise UserError(
             f"--clip_tokenizer: expected a folder with a CLIP tokenizer, found none in {folder} "
             f"({str(error)[:200]}); give one, or leave the flag out"
         ) from error
     return lambda text: len(tokenizer(text, add_special_tokens=False).input_ids)
+
+
+def write_file(
+    out: str | os.PathLike,
+    num_pairs: int,
+    seed: int,
+    options: ChatOptions,
+    *,
+    clip_tokenizer: str = "",
+    allow_missing: int = 0,
+) -> dict[str, Any]:
+    """Has a language model write pairs, and writes them to a prompts.jsonl.
+
+    Args:
+      out: the file. An incomplete set goes to *.incomplete.jsonl beside it instead.
+      num_pairs, seed, clip_tokenizer: see `write_pairs`.
+      options: the server. Its answers are cached beside `out` unless the options name a folder.
+      allow_missing: number of pairs that may be missing from a complete set.
+
+    Returns:
+      {out, complete, descriptions, missing: {name: reason}, remedy, usage}.
+
+    Raises:
+      UserError: the server cannot be used.
+    """
+    out = pathlib.Path(out)
+    server = client.Server(options.with_cache(out))
+    written = write_pairs(
+        num_pairs, seed, server, attempts=options.attempts, clip_tokenizer=clip_tokenizer
+    )
+    complete = len(written.missing) <= allow_missing and bool(written.descriptions)
+    incomplete_path = out.with_suffix(f".incomplete{out.suffix}")
+    path = out if complete else incomplete_path
+    incomplete_path.unlink(missing_ok=True)
+    if written.descriptions:
+        save_descriptions(path, written.descriptions)
+    print_coverage(written.descriptions)
+    for name, reason in written.missing.items():
+        print(f"missing {name}: {' '.join(reason.split())}", file=sys.stderr)
+    return {
+        "out": str(path) if written.descriptions else None,
+        "complete": complete,
+        "descriptions": len(written.descriptions),
+        "missing": written.missing,
+        "remedy": "" if complete else written.remedy(options.attempts),
+        "usage": server.usage.to_json(),
+    }

@@ -1,45 +1,45 @@
-"""Descriptions in normal and abnormal twins, written by the built-in grammar."""
+"""Twin descriptions written by the built-in grammar, without a model."""
 
 from collections.abc import Mapping
 
 from generation.prompts.descriptions import CLASSES, Description
 from generation.prompts.slots import draw_slot
-from generation.prompts.words import GRAMMAR, VIEWPOINTS
+from generation.prompts.words import GRAMMAR, VIEWPOINTS, ClassGrammar
 from gvvad_jax.command import UserError
 
 _STYLE = "Realistic CCTV footage from a fixed camera, continuous shot, natural motion."
 
 
 def capacity() -> int:
-    """How many pairs without a duplicate the grammar holds."""
+    """Returns how many different pairs the grammar can write."""
     return len(CLASSES) * min(_combinations(grammar) for grammar in GRAMMAR.values())
 
 
-def _combinations(grammar) -> int:
+def _combinations(grammar: ClassGrammar) -> int:
     places = len(VIEWPOINTS) * len(grammar.locations)
     return places * len(grammar.subjects) * len(grammar.events)
 
 
 def write_grammar(num_pairs: int, seed: int) -> list[Description]:
-    """Twins from the built-in grammar: abnormal, normal, abnormal, normal ...
+    """Writes twins from the built-in grammar: abnormal, normal, abnormal, normal ...
 
-    Where each happens is planned (see `slot`); from the same camera it is another subject or event
-    each time. The first n pairs don't depend on how many follow.
+    Viewpoints and locations are planned (see `slots`). Each return to the same camera takes
+    another subject or event. The first n pairs do not depend on how many follow.
 
     Args:
-      num_pairs: of twins, at most `capacity()`.
+      num_pairs: number of pairs of twins, at most `capacity()`.
       seed: 0 or more; another seed gives another order of everything.
 
     Returns:
       2 * num_pairs descriptions, no two with the same elements.
 
     Raises:
-      UserError: more pairs than the grammar holds, or a negative number.
+      UserError: more pairs than the grammar can write, or a negative number.
     """
     if not 0 < num_pairs <= capacity() or seed < 0:
         raise UserError(
             f"--num_pairs, --seed: expected 1 to {capacity()} pairs and a seed of 0 or more, "
-            f"found {num_pairs} and {seed}; the built-in grammar holds no more without repeating"
+            f"found {num_pairs} and {seed}; the grammar has no more without repeating itself"
         )
     return [twin for index in range(num_pairs) for twin in _pair(index, seed)]
 
@@ -49,7 +49,7 @@ def _pair(index: int, seed: int) -> tuple[Description, Description]:
     grammar = GRAMMAR[slot.cls]
     places = len(VIEWPOINTS) * len(grammar.locations)
     actions = len(grammar.subjects) * len(grammar.events)
-    # A place's first action is drawn; each return to the place takes the next one.
+    # The first action at a place is drawn; each return to the place takes the next one.
     first_action_P = order.integers(actions, size=places)
     action = (first_action_P[slot.turn % places] + slot.visit) % actions
     event_index, subject_index = divmod(int(action), len(grammar.subjects))

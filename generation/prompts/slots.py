@@ -1,4 +1,4 @@
-"""What is settled of each pair of descriptions before anyone writes it."""
+"""The plan of pairs: class, camera and seed of each pair, before anyone writes its words."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -11,14 +11,14 @@ from generation.prompts.words import GRAMMAR, VIEWPOINTS
 
 @dataclasses.dataclass(frozen=True)
 class Slot:
-    """What is settled of a pair before anyone writes it.
+    """The planned part of a pair.
 
     Attributes:
       cls: UCF-Crime class.
-      turn: how many pairs of the class come before.
+      turn: number of earlier pairs of the class.
       viewpoint, location: where the camera is.
-      visit: how many pairs of the class come before from the same camera.
-      seed: of both videos.
+      visit: number of earlier pairs of the class with the same viewpoint and location.
+      seed: seed of both videos.
     """
 
     cls: str
@@ -30,19 +30,19 @@ class Slot:
 
     @property
     def name(self) -> str:
-        """Of the pair."""
+        """The pair's name, e.g. "Fighting-0003"."""
         return f"{self.cls}-{self.turn:04d}"
 
     def id(self, label: int) -> str:
-        """Of one of the twins."""
+        """Returns the id of the twin with a label, e.g. "Fighting-0003-abnormal"."""
         return f"{self.name}-{'abnormal' if label else 'normal'}"
 
 
 def plan_slot(index: int, seed: int, viewpoints: Sequence[str] = VIEWPOINTS) -> Slot:
-    """The plan's pair number `index`, from 0.
+    """Returns the plan's pair number `index`, counted from 0.
 
-    Classes take turns. Within a class, viewpoints and locations take turns, and as their numbers
-    have no common factor, all combinations come before one repeats.
+    Classes take turns. Within a class, viewpoints and locations take turns. Their numbers share no
+    factor, so all combinations come before one repeats.
     """
     return draw_slot(index, seed, viewpoints)[0]
 
@@ -50,13 +50,13 @@ def plan_slot(index: int, seed: int, viewpoints: Sequence[str] = VIEWPOINTS) -> 
 def draw_slot(
     index: int, seed: int, viewpoints: Sequence[str] = VIEWPOINTS
 ) -> tuple[Slot, np.random.Generator]:
-    """The slot, and the class's random numbers where the slot's draws end."""
+    """Returns the slot, and the class's random generator for the writer's further draws."""
     turn, class_index = divmod(index, len(CLASSES))
     cls = CLASSES[class_index]
     order = np.random.default_rng([seed, class_index])
     viewpoints = order.permutation(viewpoints)
     locations = order.permutation(GRAMMAR[cls].locations)
-    drawn = Slot(
+    slot = Slot(
         cls,
         turn,
         viewpoint=str(viewpoints[turn % len(viewpoints)]),
@@ -64,4 +64,4 @@ def draw_slot(
         visit=turn // (len(viewpoints) * len(locations)),
         seed=int(np.random.default_rng([seed, class_index, turn]).integers(2**31)),
     )
-    return drawn, order
+    return slot, order

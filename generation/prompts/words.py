@@ -1,4 +1,4 @@
-"""The tables of the built-in grammar: four elements over the 13 UCF-Crime classes.
+"""The words of the built-in grammar: four elements for each of the 13 UCF-Crime classes.
 
 Events are verb phrases that follow "can be seen", in pairs: the abnormal one and what the same
 subject does in the normal twin. The classes are those of UCF-Crime (Sultani et al., CVPR 2018).
@@ -17,12 +17,12 @@ VIEWPOINTS = (
 
 @dataclasses.dataclass(frozen=True)
 class ClassGrammar:
-    """What one class draws from.
+    """The words of one class.
 
     Attributes:
       locations: places where the class happens.
       subjects: who acts, plural or singular.
-      events: (abnormal, normal) verb phrases.
+      events: verb phrases, (abnormal, normal).
     """
 
     locations: tuple[str, ...]

@@ -2,7 +2,7 @@
 
     with ChatServer() as server:
         server.fail("Fighting", "429", "500")   # the first two requests that mention it
-        chat.Server(model="any", base_url=server.url)
+        client.Server(ChatOptions(chat_model="any", base_url=server.url))
 
 Its answers are a function of the request alone. Every way to fail is a word; see `_Handler`.
 """

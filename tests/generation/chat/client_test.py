@@ -1,90 +1,49 @@
 import concurrent.futures
-import json
 import socket
 import sys
 import threading
 import time
 from email.utils import formatdate
 
-import pydantic
 import pytest
 
 from generation.chat import client
+from generation.chat.options import ChatOptions
 from gvvad_jax.command import UserError
-from tests.support.chat_server import ChatServer, text_of
-
-KEY = "sk-secret-0123456789"
-
-
-class Colour(pydantic.BaseModel):
-    name: str
-    length: int
-
-
-def name_colour(body):
-    name = text_of(body).split()[-1]
-    return {"name": name, "length": len(name)}
-
-
-@pytest.fixture(autouse=True)
-def key(monkeypatch):
-    monkeypatch.setenv("OPENAI_API_KEY", KEY)
-    monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
-
-
-@pytest.fixture
-def fake():
-    with ChatServer(name_colour) as server:
-        yield server
-
-
-def make(fake, **changes):
-    options = {"model": "painter", "base_url": fake.url, "backoff": 0.001, "timeout": 10.0}
-    return client.Server(**(options | changes))
-
-
-def request(name):
-    return client.Request(name, [{"role": "user", "content": f"Name it: {name}"}], Colour)
-
-
-def ask_all(server, *names):
-    return server.ask_all([request(name) for name in names], progress=False)
-
-
-def ask(server, name):
-    return server.ask(request(name).messages, Colour, name=name)
+from tests.support.chat_server import text_of
+from tests.support.colours import KEY, Colour, ask, ask_all, connect, name_colour, request
 
 
 def test_answers_fit_the_schema_and_only_what_is_asked_for_is_sent(fake):
-    assert ask(make(fake), "red") == Colour(name="red", length=3)
+    assert ask(connect(fake), "red") == Colour(name="red", length=3)
     body = fake.asked[0]
     assert set(body) == {"model", "messages", "response_format", "stream"} and not body["stream"]
     sent = body["response_format"]["json_schema"]
     assert sent["strict"] and set(sent["schema"]["properties"]) == {"name", "length"}
     # A field that the openai package doesn't know reaches the server as well.
-    ask(make(fake, sampling={"temperature": 0.5, "min_p": 0.1}), "red")
+    ask(connect(fake, sampling='{"temperature": 0.5, "min_p": 0.1}'), "red")
     assert (fake.asked[1]["temperature"], fake.asked[1]["min_p"]) == (0.5, 0.1)
     image = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
     parts = [image, {"type": "text", "text": "Name it: blue"}]
-    make(fake).ask([{"role": "user", "content": parts}], Colour, name="image")
+    connect(fake).ask_all([client.Request("image", [{"role": "user", "content": parts}], Colour)])
     assert fake.asked[2]["messages"][0]["content"] == parts
 
 
-TOLD = ("refusal", "length", "filter", "not json", "schema", "empty")  # replies that tell tokens
+METERED = ("refusal", "length", "filter", "not json", "schema", "empty")  # They report tokens.
 BROKEN = ("429", "500", "policy", "html", "deep", "routed", "drop", "half", "slow")
 
 
-@pytest.mark.parametrize("mode", TOLD + BROKEN)
-def test_faults_that_pass(fake, mode):
+@pytest.mark.parametrize("mode", METERED + BROKEN)
+def test_a_request_is_retried_after_a_fault(fake, mode):
     fake.slow = 1.5
     fake.fail("green", mode)
-    server = make(fake, timeout=1.0 if mode == "slow" else 10.0)
+    server = connect(fake, timeout=1.0 if mode == "slow" else 10.0)
     answers = ask_all(server, "red", "green", "blue")
     assert [answer.value.name for answer in answers] == ["red", "green", "blue"]
     usage = server.usage.to_json()
     assert (usage["requests"], usage["retries"], usage["failures"]) == (4, 1, 0)
     # What a reply cost counts, whether or not it could be used.
-    assert usage["input_tokens"] == (400 if mode in TOLD else 300)
+    assert usage["input_tokens"] == (400 if mode in METERED else 300)
     assert usage["unmetered"] == 0
 
 
@@ -96,19 +55,19 @@ def test_faults_that_pass(fake, mode):
         ("refusal", "refused: I can't help with that."),
         ("policy", "refused: not this"),
         ("filter", "refused by the content filter"),
-        ("length", "cut short by the limit of tokens"),
-        ("not json", "not what the schema asks for: all of it: Invalid JSON"),
-        ("schema", "not what the schema asks for: name: Field required"),
-        ("deep", "the reply is no JSON"),
-        ("routed", "the server tells of an error: provider is busy with <key>; tried 3 times"),
+        ("length", "cut short by the token limit"),
+        ("not json", "does not fit the schema: the whole reply: Invalid JSON"),
+        ("schema", "does not fit the schema: name: Field required"),
+        ("deep", "the reply is not JSON"),
+        ("routed", "the server reports an error: provider is busy with <key>; tried 3 times"),
         ("drop", "the connection broke"),
         ("slow", "no reply within 1 s"),
     ],
 )
-def test_faults_that_stay_are_reported_by_name_and_the_others_kept(fake, tmp_path, mode, reason):
+def test_a_request_that_always_fails_is_named_and_the_others_are_kept(fake, tmp_path, mode, reason):
     fake.slow = 1.5
     fake.fail("green", *[mode] * 9)
-    server = make(fake, attempts=3, cache_dir=tmp_path, timeout=1.0 if mode == "slow" else 10.0)
+    server = connect(fake, attempts=3, cache=str(tmp_path), timeout=1.0 if mode == "slow" else 10.0)
     red, green, blue = ask_all(server, "red", "green", "blue")
     assert (red.value.name, blue.value.name) == ("red", "blue")
     assert isinstance(green, client.Failed) and green.name == "green" and reason in green.reason
@@ -129,21 +88,23 @@ def test_faults_that_stay_are_reported_by_name_and_the_others_kept(fake, tmp_pat
         ("quota", "expected an account with credit, found insufficient_quota"),
     ],
 )
-def test_what_no_retry_mends_fails_at_once(fake, tmp_path, mode, message):
+def test_an_error_that_a_retry_cannot_fix_stops_at_once(fake, tmp_path, mode, message):
     fake.fail("green", *[mode] * 9)
-    server = make(fake, cache_dir=tmp_path, max_concurrent=1)
+    server = connect(fake, cache=str(tmp_path), max_concurrent=1)
     with pytest.raises(UserError) as caught:
         ask_all(server, "red", "green", "blue")
     assert message in str(caught.value) and "\n" not in str(caught.value)
     assert KEY not in str(caught.value)
-    # One request of it, and what was answered before is kept.
+    # It was sent once, and earlier answers are kept.
     assert sum("green" in text_of(body) for body in fake.asked) == 1
     before = len(fake.asked)
-    assert ask(make(fake, cache_dir=tmp_path), "red").name == "red" and len(fake.asked) == before
+    assert (
+        ask(connect(fake, cache=str(tmp_path)), "red").name == "red" and len(fake.asked) == before
+    )
 
 
 class Waits(threading.Event):
-    """A `stop` that waits for nothing and notes for how long it was to."""
+    """A `stop` event that does not wait and records for how long it should have."""
 
     def __init__(self, meanwhile=lambda: None):
         super().__init__()
@@ -165,8 +126,9 @@ def jittered(*seconds):
     return [pytest.approx(1.125 * s, rel=1 / 9, abs=1e-9) for s in seconds]
 
 
-def test_retry_after_is_heeded_up_to_a_bound(fake):
-    server = make(fake, longest_wait=20)
+def test_retry_after_is_respected_up_to_a_bound(fake):
+    server = connect(fake)
+    server.longest_wait = 20
     fake.retry_after = "10"
     fake.fail("red", "429")
     assert waits(server, "red") == jittered(10)
@@ -180,17 +142,17 @@ def test_retry_after_is_heeded_up_to_a_bound(fake):
         assert waits(server, "green") == jittered(0.001)
 
 
-def test_waits_grow_and_requests_wait_apart(fake):
-    server = make(fake, backoff=5, attempts=3)
+def test_waits_double_and_a_waiting_request_blocks_no_other(fake):
+    server = connect(fake, backoff=5, attempts=3)
     fake.retry_after = "0"
     fake.fail("red", "500", "500")
     assert waits(server, "red") == jittered(5, 10)
     fake.fail("pink", "routed", "routed")
     assert waits(server, "pink") == jittered(5, 10)
-    fake.fail("grey", "schema", "schema")  # an answer, if a wrong one
+    fake.fail("grey", "schema", "schema")  # An answer came, so there is no need to wait.
     assert waits(server, "grey") == [0, 0]
     # A waiting request leaves its place to the others.
-    narrow = make(fake, max_concurrent=1, attempts=2)
+    narrow = connect(fake, max_concurrent=1, attempts=2)
     fake.fail("green", "500")
     narrow._answer(request("green"), Waits(lambda: ask(narrow, "blue")))
     names = [text_of(body).split()[-1] for body in fake.asked]
@@ -201,138 +163,45 @@ def test_no_more_requests_in_flight_than_allowed_and_answers_in_order(fake):
     together = threading.Barrier(3, timeout=60)
     fake.answer = lambda body: (together.wait(), name_colour(body))[1]
     names = [f"colour{i}" for i in range(9)]
-    server = make(fake, max_concurrent=3, timeout=60.0)
+    server = connect(fake, max_concurrent=3, timeout=60.0)
     assert [answer.value.name for answer in ask_all(server, *names)] == names
     assert fake.most_at_once == 3
-    # Threads of others share the bound.
+    # Threads of the caller share the bound.
     with concurrent.futures.ThreadPoolExecutor(6) as pool:
         list(pool.map(lambda name: ask(server, name), names))
     assert fake.most_at_once == 3
 
 
-def test_the_cache_answers_what_was_asked_before_and_nothing_else(fake, tmp_path, monkeypatch):
-    first = make(fake, cache_dir=tmp_path)
+def test_the_cache_answers_equal_requests_and_no_others(fake, tmp_path, monkeypatch):
+    first = connect(fake, cache=str(tmp_path))
     answers = ask_all(first, "red", "green", "red")
     assert len(fake.asked) == 2 and answers[0] == answers[2]
     assert answers[0].model == "painter-2026-01-01"
     prices = {"price_input": 2.0, "price_output": 10.0}
-    # Neither the server nor a key is needed any more.
+    # Neither the server nor a key is needed now.
     monkeypatch.delenv("OPENAI_API_KEY")
-    offline = client.Server(model="painter", cache_dir=tmp_path, **prices)
+    offline = client.Server(ChatOptions(chat_model="painter", cache=str(tmp_path), **prices))
     assert ask_all(offline, "red", "green", "red") == answers
     usage = offline.usage.to_json()
     assert (usage["requests"], usage["cost"], usage["cache_hits"]) == (0, 0.0, 3)
     assert (usage["cached_input_tokens"], usage["cached_cost"]) == (300, 0.0021)
-    for changes in ({"model": "other"}, {"sampling": {"seed": 1}}):
-        ask(make(fake, cache_dir=tmp_path, **changes), "red")
+    for changes in ({"chat_model": "other"}, {"sampling": '{"seed": 1}'}):
+        ask(connect(fake, cache=str(tmp_path), **changes), "red")
     assert len(fake.asked) == 4
 
     class Shade(Colour):
         shade: str = "plain"
 
-    make(fake, cache_dir=tmp_path).ask(request("red").messages, Shade, name="red")
+    connect(fake, cache=str(tmp_path)).ask_all([request("red", Shade)])
     assert len(fake.asked) == 5
     for path in tmp_path.rglob("*.json"):
         path.write_text('{"content": "{}"')
-    assert ask(make(fake, cache_dir=tmp_path), "red").name == "red" and len(fake.asked) == 6
+    assert ask(connect(fake, cache=str(tmp_path)), "red").name == "red" and len(fake.asked) == 6
 
 
-def test_tokens_and_dollars(fake):
-    server = make(fake, price_input=2.0, price_output=10.0)
-    fake.fail("green", "schema")
-    ask_all(server, "red", "green")
-    usage = server.usage.to_json()
-    assert (usage["input_tokens"], usage["output_tokens"]) == (300, 150)
-    assert usage["cost"] == pytest.approx((300 * 2 + 150 * 10) / 1e6)
-    assert make(fake, price_input=2.0).usage.to_json()["cost"] is None
-    server.usage.add_tokens(None)
-    assert server.usage.to_json()["cost"] is None and server.usage.to_json()["unmetered"] == 1
-
-
-@pytest.mark.parametrize(
-    ("usage", "tokens"),
-    [
-        (None, (0, 0)),
-        ("none", (0, 0)),
-        ([1], (0, 0)),
-        ({"total_tokens": 15}, (0, 0)),
-        ({"prompt_tokens": "12", "completion_tokens": 3}, (0, 3)),
-        ({"prompt_tokens": True, "completion_tokens": -3}, (0, 0)),
-        ({"prompt_tokens": 12, "completion_tokens": 3.5}, (12, 0)),
-    ],
-)
-def test_an_answer_without_a_count_of_tokens_is_kept(fake, tmp_path, usage, tokens):
-    fake.reshape = lambda completion: completion | {"usage": usage}
-    prices = {"price_input": 1.0, "price_output": 1.0}
-    for name in ("input", "cached_input"):
-        server = make(fake, cache_dir=tmp_path, **prices)
-        assert ask(server, "red").name == "red" and len(fake.asked) == 1
-        told = server.usage.to_json()
-        assert (told[f"{name}_tokens"], told[name.replace("in", "out") + "_tokens"]) == tokens
-        assert told["unmetered"] == (name == "input")
-        assert (told["cost"] is None) == (name == "input")
-
-
-def reshape(fake, change):
-    """The server's answers with their content changed."""
-
-    def changed(completion):
-        message = completion["choices"][0]["message"]
-        message["content"] = change(message["content"])
-        return completion
-
-    fake.reshape = changed
-
-
-def parts(*kinds):
-    return lambda content: [{"type": kind, "text": content} for kind in kinds]
-
-
-WRAPPED = [
-    lambda content: f"```json\n{content}\n```",
-    lambda content: f"Here it is:\n```\n{content}\n```\nAnything else?",
-    lambda content: f'<think>\nPerhaps {{"name": 1}}?\n</think>\n\n{content}',
-    lambda content: f"so it is {{red}}\n</think>```json\n{content}```",
-    parts("text"),
-    parts("reasoning", "text"),
-    lambda content: [{"type": "text", "text": text} for text in (content[:9], content[9:])],
-]
-
-
-@pytest.mark.parametrize("wrap", WRAPPED)
-def test_what_open_models_put_around_their_answer_is_taken_off(fake, tmp_path, wrap):
-    reshape(fake, wrap)
-    answers = ask_all(make(fake, cache_dir=tmp_path), "red", "green")
-    assert [(a.value.name, json.loads(a.content)["name"]) for a in answers] == [
-        ("red", "red"),
-        ("green", "green"),
-    ]
-    assert ask_all(make(fake, cache_dir=tmp_path), "red", "green") == answers
-    assert len(fake.asked) == 2
-
-
-@pytest.mark.parametrize(
-    ("wrap", "reason"),
-    [
-        (lambda content: f"<think>Perhaps {content}, or", "all of it: Invalid JSON"),
-        (lambda content: f"{content}</think>I can't", "all of it: Invalid JSON"),
-        (lambda content: f"{content}\n{content}", "all of it: Invalid JSON"),
-        (lambda content: f"[{content}]", "all of it: Input should be an object"),
-        (lambda _: '```json\n{"name": "red"}\n```', "length: Field required"),
-        (parts("reasoning"), "the reply is empty"),
-        (lambda content: {"text": content}, "the reply is empty"),
-        (lambda _: [1, None, {"type": "text", "text": 1}], "the reply is empty"),
-    ],
-)
-def test_anything_else_around_or_inside_it_is_refused(fake, wrap, reason):
-    reshape(fake, wrap)
-    (red,) = ask_all(make(fake, attempts=1), "red")
-    assert isinstance(red, client.Failed) and reason in red.reason
-
-
-def test_the_key_is_sent_and_nowhere_else(fake, tmp_path, capfd):
+def test_the_key_is_sent_and_appears_nowhere_else(fake, tmp_path, capfd):
     fake.fail("green", "500", "401")
-    server = make(fake, cache_dir=tmp_path / "cache")
+    server = connect(fake, cache=str(tmp_path / "cache"))
     ask_all(server, "red")
     assert fake.keys == {KEY}
     with pytest.raises(UserError) as caught:
@@ -342,76 +211,49 @@ def test_the_key_is_sent_and_nowhere_else(fake, tmp_path, capfd):
     assert not [text for text in texts if KEY in text]
 
 
-def test_keys(fake, monkeypatch):
+def test_missing_and_malformed_keys(fake, monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", "sk-a sk-b")
     with pytest.raises(UserError, match="^OPENAI_API_KEY: expected plain ASCII"):
-        ask(make(fake), "red")
+        ask(connect(fake), "red")
     monkeypatch.delenv("OPENAI_API_KEY")
     with pytest.raises(UserError, match="^OPENAI_API_KEY: expected a key in the environment"):
-        ask(client.Server(model="painter"), "red")
-    # A server of one's own may need none.
-    assert ask(make(fake), "red").name == "red" and fake.keys == {"none"}
+        ask(client.Server(ChatOptions(chat_model="painter")), "red")
+    # A local server may need no key.
+    assert ask(connect(fake), "red").name == "red" and fake.keys == {"none"}
     monkeypatch.setenv("OPENAI_BASE_URL", fake.url)
-    assert ask(client.Server(model="painter"), "red").name == "red"
+    assert ask(client.Server(ChatOptions(chat_model="painter")), "red").name == "red"
 
 
-def test_a_dropped_request_is_no_absent_server(fake):
-    # Asked alone, so no other request's answer says that the server is there.
+def test_a_server_that_drops_a_request_is_there(fake):
+    # It is asked alone, so that no other answer shows that the server is there.
     fake.fail("green", *["drop"] * 9)
-    (green,) = ask_all(make(fake, attempts=2), "green")
+    (green,) = ask_all(connect(fake, attempts=2), "green")
     assert (
         isinstance(green, client.Failed) and green.reason == "the connection broke; tried 2 times"
     )
 
 
-def test_a_server_that_isnt_there():
+def test_an_absent_server_is_the_users_mistake():
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{free.getsockname()[1]}/v1"
-    server = client.Server(model="painter", base_url=url, backoff=0.001, attempts=2)
+    server = client.Server(
+        ChatOptions(chat_model="painter", base_url=url, backoff=0.001, attempts=2)
+    )
     with pytest.raises(UserError, match="^--base_url: expected an OpenAI-compatible server at 127"):
         ask_all(server, "red", "green")
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"model": ""}, "--chat_model: "),
-        ({"base_url": "localhost:8000"}, "--base_url: "),
-        ({"base_url": f"http://me:{KEY}@localhost/v1"}, "--base_url: "),
-        ({"base_url": "http://[::1/v1"}, "--base_url: "),
-        ({"base_url": "http://localhost:80a/v1"}, "--base_url: "),
-        ({"base_url": "http://localhost:99999/v1"}, "--base_url: "),
-        ({"base_url": "http://\u00e9..x/v1"}, "--base_url: "),
-        ({"base_url": "http://local host/v1"}, "--base_url: "),
-        ({"base_url": "http://localhost\n:1/v1"}, "--base_url: "),
-        ({"base_url": "http:///v1"}, "--base_url: "),
-        ({"sampling": {"model": "another"}}, "--sampling: "),
-        ({"max_concurrent": 0}, "--max_concurrent: "),
-        ({"attempts": 0}, "--attempts: "),
-        ({"timeout": 0}, "--timeout: "),
-    ],
-)
-def test_wrong_values_are_named(options, message):
-    with pytest.raises(UserError, match=f"^{message}") as caught:
-        client.Server(**({"model": "painter"} | options))
-    assert KEY not in str(caught.value)
-    for text in ("[1]", "{", '{"stream": true}'):
-        with pytest.raises(UserError, match="^--sampling: "):
-            client.parse_sampling(text)
-    assert client.parse_sampling('{"top_p": 0.9}') == {"top_p": 0.9}
-
-
-def test_sound_addresses_are_taken(monkeypatch):
+def test_valid_addresses_are_accepted(monkeypatch):
     for url in ("http://[::1]:8000/v1", "https://m\u00fcller.example/a@b/v1", "http://h"):
-        client.Server(model="painter", base_url=url).client()
+        client.Server(ChatOptions(chat_model="painter", base_url=url)).client()
     monkeypatch.setenv("OPENAI_BASE_URL", "http://[::1/v1")
     with pytest.raises(UserError, match="^OPENAI_BASE_URL: expected http"):
-        client.Server(model="painter")
+        client.Server(ChatOptions(chat_model="painter"))
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "told"),
+    ("name", "value", "reason"),
     [
         ("all_proxy", "socks5://localhost:1", "SOCKS"),
         ("all_proxy", f"ftp://me:{KEY}@localhost", "ValueError"),
@@ -419,10 +261,10 @@ def test_sound_addresses_are_taken(monkeypatch):
         ("SSL_CERT_FILE", "/nowhere", "FileNotFoundError"),
     ],
 )
-def test_proxies_that_cant_be_used_are_one_line(fake, monkeypatch, name, value, told):
+def test_invalid_proxies_are_one_line(fake, monkeypatch, name, value, reason):
     monkeypatch.setitem(sys.modules, "socksio", None)  # not installed
     monkeypatch.setenv("no_proxy", "")
     monkeypatch.setenv(name, value)
-    with pytest.raises(UserError, match=f"^--base_url, ALL_PROXY, .*{told}") as caught:
-        ask_all(make(fake), "red")
+    with pytest.raises(UserError, match=f"^--base_url, ALL_PROXY, .*{reason}") as caught:
+        ask_all(connect(fake), "red")
     assert KEY not in str(caught.value) and "\n" not in str(caught.value)

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from generation.chat import client
+from generation.chat.options import ChatOptions
 from generation.encode import decode_ahead, encoding
 from generation.encode.recipe import EncodeOptions
 from generation.encoders import banks, captions
@@ -215,15 +216,22 @@ class ByServer:
     id, whole_video, vocabulary = "by-server", False, "plain"
 
     def __init__(self, url):
-        self._server = client.Server(model="m", base_url=url, attempts=1)
+        self._server = client.Server(ChatOptions(chat_model="m", base_url=url, attempts=1))
 
     def frames_of(self, start, end):
         return [start, end - 1]
 
     def caption_snippets(self, snippets):
         told = [str(snippet.mean(axis=(0, 1, 2)).round(2).tolist()) for snippet in snippets]
-        messages = [[{"role": "user", "content": text}] for text in told]
-        return [self._server.ask(m, _Seen, name="a snippet").caption for m in messages]
+        requests = [
+            client.Request("a snippet", [{"role": "user", "content": text}], _Seen)
+            for text in told
+        ]
+        answers = self._server.ask_all(requests, progress=False)
+        for answer in answers:
+            if isinstance(answer, client.Failed):
+                raise answer
+        return [answer.value.caption for answer in answers]
 
 
 def test_a_video_whose_caption_fails_is_done_later(clips, weights, tmp_path, capsys):

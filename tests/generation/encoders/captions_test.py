@@ -1,6 +1,7 @@
 """Captioners of real model classes (tiny, random) and of a real HTTP server."""
 
 import base64
+import dataclasses
 import io
 import json
 import pathlib
@@ -14,6 +15,7 @@ import torch
 import transformers
 from PIL import Image
 
+from generation.chat.options import ChatOptions
 from generation.encoders import captions, pretrained
 from gvvad_jax.command import UserError
 from tests.support import chat_server
@@ -288,7 +290,7 @@ def test_a_vision_model_is_shown_frames_and_asked_once(tmp_path, monkeypatch):
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     snippets = [_grey([10, 60, 110, 160]), _grey([200, 150, 100, 50], (600, 1024))]
     with chat_server.ChatServer(_Eye()) as server:
-        options = {"model": "org/eye", "base_url": server.url, "cache_dir": tmp_path}
+        options = ChatOptions(chat_model="org/eye", base_url=server.url, cache=str(tmp_path))
         captioner = captions.make_captioner("chat", chat=options)
         assert captioner.id == "chat:eye:frames=4:v1" and captioner.vocabulary == "plain"
         assert captioner.frames_of(0, 16) == [1, 5, 9, 13]
@@ -308,10 +310,10 @@ def test_a_vision_model_is_shown_frames_and_asked_once(tmp_path, monkeypatch):
 
 def test_a_snippet_without_an_answer_is_named(tmp_path):
     with chat_server.ChatServer(_Eye()) as server:
-        options = {
-            "model": "eye", "base_url": server.url, "cache_dir": tmp_path, "attempts": 2,
-            "backoff": 0.0, "max_concurrent": 1, "sampling": {"temperature": 0},
-        }  # fmt: skip
+        options = ChatOptions(
+            chat_model="eye", base_url=server.url, cache=str(tmp_path), attempts=2, backoff=0.0,
+            max_concurrent=1, sampling='{"temperature": 0}',
+        )  # fmt: skip
         captioner = captions.make_captioner("chat", chat=options)
         assert captioner.id == "chat:eye:frames=4:temperature=0:v1"
         server.fail("", "schema", lambda answer: {"caption": "  "}, "refusal", "refusal")
@@ -327,13 +329,15 @@ def test_a_snippet_without_an_answer_is_named(tmp_path):
 def test_many_snippets_are_asked_in_parts(monkeypatch):
     monkeypatch.setattr(captions.ChatCaptioner, "asked_at_once", 2)
     with chat_server.ChatServer(_Eye()) as server:
-        chat = {"model": "eye", "base_url": server.url, "attempts": 1}
+        chat = ChatOptions(chat_model="eye", base_url=server.url, attempts=1)
         captioner = captions.make_captioner("chat", chat=chat)
         found = captioner.caption_snippets([_grey([level] * 4) for level in range(10, 60, 10)])
         assert [json.loads(text.split("light ")[1])[0] for text in found] == [10, 20, 30, 40, 50]
         server.fail("", *[lambda answer: {"caption": ""}])
-        captioner = captions.make_captioner("chat", chat=chat | {"max_concurrent": 1})
-        with pytest.raises(UserError, match="of 2 snippets, found 1 without, first snippet 0: not"):
+        captioner = captions.make_captioner(
+            "chat", chat=dataclasses.replace(chat, max_concurrent=1)
+        )
+        with pytest.raises(UserError, match="of 2 snippets, found 1 without, first snippet 0: does"):
             captioner.caption_snippets([_grey([level] * 4) for level in range(10, 60, 10)])
     with pytest.raises(UserError, match="--chat_model"):
         captions.make_captioner("chat")

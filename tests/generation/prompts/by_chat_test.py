@@ -1,4 +1,3 @@
-import collections
 import json
 import os
 import random
@@ -10,15 +9,15 @@ import time
 import pytest
 
 from generation.chat import client
+from generation.chat.options import ChatOptions
 from generation.prompts import by_chat, checks
 from generation.prompts.descriptions import CLASSES, load_descriptions
 from generation.prompts.grammar import write_grammar
-from generation.prompts.slots import plan_slot
 from gvvad_jax.command import UserError
 from tests.support.chat_server import ChatServer, text_of, write_pair
+from tests.support.pairs import FIGHT, answer, change, swap
 
 KEY = "sk-secret-0123456789"
-FIRST = plan_slot(6, 0, by_chat.CHAT_VIEWPOINTS)  # Fighting
 
 
 @pytest.fixture(autouse=True)
@@ -28,14 +27,15 @@ def key(monkeypatch):
 
 
 def write(fake, num_pairs, seed=0, *, attempts=4, clip_tokenizer="", **changes):
-    server = client.Server(**({"model": "m", "base_url": fake.url, "backoff": 0.001} | changes))
-    options = {"attempts": attempts, "clip_tokenizer": clip_tokenizer, "progress": False}
-    return by_chat.write_chat(num_pairs, seed, server, **options), server
+    options = {"chat_model": "m", "base_url": fake.url, "backoff": 0.001}
+    server = client.Server(ChatOptions(**(options | changes)))
+    given = {"attempts": attempts, "clip_tokenizer": clip_tokenizer, "progress": False}
+    return by_chat.write_pairs(num_pairs, seed, server, **given), server
 
 
 @pytest.fixture(scope="module")
 def written():
-    """27 pairs, with what was asked for them."""
+    """27 pairs, with the requests for them."""
     with pytest.MonkeyPatch.context() as patch, ChatServer() as fake:
         patch.setenv("OPENAI_API_KEY", KEY)
         return write(fake, 27, 1)[0], fake.asked
@@ -59,108 +59,15 @@ def test_twins_share_everything_but_the_event_and_the_plan_is_kept(written):
         assert d.template_version == by_chat.CHAT_TEMPLATE_VERSION
 
 
-def test_what_is_asked(written):
-    told = {text_of(body) for body in written[1]}
-    assert len(told) == 27
+def test_requests_name_class_viewpoint_and_location(written):
+    texts = {text_of(body) for body in written[1]}
+    assert len(texts) == 27
     for d in written[0].descriptions:
         wanted = (f"Class: {d.cls} (", f"Viewpoint: {d.viewpoint}\n", f"Location: {d.location}\n")
-        assert any(all(part in text for part in wanted) for text in told)
+        assert any(all(part in text for part in wanted) for text in texts)
     schema = written[1][0]["response_format"]["json_schema"]["schema"]
     assert set(schema["properties"]["anomaly_class"]["enum"]) == set(CLASSES)
     assert set(by_chat._MEANINGS) == set(CLASSES)
-
-
-def test_the_plan_is_balanced_and_later_visits_ask_for_something_else():
-    slots = [plan_slot(i, 0, by_chat.CHAT_VIEWPOINTS) for i in range(2 * 13 * 30)]
-    cells = collections.Counter((s.cls, s.viewpoint, s.location) for s in slots)
-    assert len(cells) == 13 * 5 * 6 and set(cells.values()) == {2}
-    asked = [text_of({"messages": by_chat.opening(slot)}) for slot in slots]
-    assert len(set(asked)) == len(slots)
-    assert "Take: 1" in asked[0] and "find others" not in asked[0]
-    assert "Take: 2" in asked[-1] and "find others" in asked[-1]
-
-
-def answer(change=lambda pair: pair, slot=FIRST):
-    pair = write_pair({"messages": by_chat.opening(slot)})
-    return by_chat.Pair.model_validate(change(pair))
-
-
-def test_a_good_pair_has_no_fault():
-    for index in range(60):
-        slot = plan_slot(index, 3, by_chat.CHAT_VIEWPOINTS)
-        assert checks.faults(answer(slot=slot), slot) == []
-
-
-def change(twin, **fields):
-    return lambda pair: pair | {twin: pair[twin] | fields}
-
-
-def swap(pair):
-    """The texts of either twin under the other's label."""
-    named = {name: pair[name] | {"label": name} for name in ("abnormal", "normal")}
-    return pair | {
-        "abnormal": named["normal"] | {"label": "abnormal"},
-        "normal": named["abnormal"] | {"label": "normal"},
-    }
-
-
-def armed(pair):
-    """Both twins' subject has a gun."""
-    before = pair["normal"]["subject"]
-    return json.loads(json.dumps(pair).replace(before, "two men with a gun"))
-
-
-@pytest.mark.parametrize(
-    ("spoil", "message"),
-    [
-        (lambda p: p | {"anomaly_class": "Arson"}, "anomaly_class is Arson, but Fighting was"),
-        (change("normal", label="abnormal"), "The normal twin says it is abnormal"),
-        (change("normal", viewpoint="a drone"), "The normal twin's viewpoint isn't the given one"),
-        (change("abnormal", location="a beach"), "The abnormal twin's location isn't the given"),
-        (change("normal", subject="two dogs"), "The twins' subjects differ"),
-        (swap, "The twins look swapped: the normal one speaks of"),
-        (armed, "The normal twin and the subject must not speak of 'gun', nor"),
-        (change("normal", event="not fighting"), "must not speak of 'fighting', nor"),
-        (change("abnormal", description="Two men brawl."), "description leaves out"),
-        (change("abnormal", description="Two men brawl."), "has 3 words; write 25 to 110"),
-        (change("normal", phrase="men " * 80), "The normal phrase is too long"),
-        (change("normal", phrase="normal men"), "The normal texts say 'normal'"),
-        (lambda p: p | {"normal": p["abnormal"] | {"label": "normal"}}, "have the same event"),
-    ],
-)
-def test_each_fault_is_told(spoil, message):
-    found = checks.faults(answer(spoil), FIRST)
-    assert any(message in fault for fault in found), found
-
-
-def test_case_articles_and_punctuation_are_no_fault():
-    twin = answer().normal
-    loud = change("normal", subject=twin.subject.upper(), location="the " + FIRST.location[2:])
-    assert checks.faults(answer(loud), FIRST) == []
-    curly = answer(change("normal", phrase="  men’s  “talk” – calmly\n"))
-    assert curly.normal.phrase == 'men\'s "talk" - calmly'
-
-
-def test_repetitions_are_found():
-    seen, other = checks.Seen(), plan_slot(19, 0, by_chat.CHAT_VIEWPOINTS)
-    assert other.cls == "Fighting" and other.location != FIRST.location
-    first, second = answer(), answer(slot=other)
-    assert seen.fault(first, FIRST) == ""
-    seen.add(first, FIRST)
-    assert seen.fault(second, other) == ""
-    assert "the same event" in seen.fault(first, FIRST)
-    # The same phrase, or the same description but for a few words and the place.
-    phrase = change("normal", phrase=first.normal.phrase.upper())
-    assert "the same phrase" in seen.fault(answer(phrase, other), other)
-    moved = first.normal.description.replace(FIRST.location, other.location)
-    moved = moved.replace(FIRST.viewpoint, other.viewpoint).replace("They", "All of them")
-    copied = answer(change("normal", description=moved), other)
-    assert "repeats an earlier scene" in seen.fault(copied, other)
-
-
-def test_the_bound_of_tokens():
-    assert checks.token_bound("two men, 12 cars") == 1 + 1 + 1 + 2 + 2
-    assert checks.token_bound("umbrella") == 3 and checks.token_bound("ü") == 3
 
 
 def test_a_clip_tokenizer_measures_exactly(tmp_path):
@@ -171,13 +78,13 @@ def test_a_clip_tokenizer_measures_exactly(tmp_path):
     symbols = [*letters, *(f"{letter}</w>" for letter in letters), "th"]
     vocab = {s: i for i, s in enumerate([*symbols, "<|startoftext|>", "<|endoftext|>"])}
     transformers.CLIPTokenizer(vocab=vocab, merges=[("t", "h")]).save_pretrained(tmp_path)
-    count = by_chat._tokenizer(tmp_path)
+    count = by_chat.load_token_counter(tmp_path)
     assert count("that") == 3 and checks.token_bound("that") == 2
     long = change("normal", phrase="two men walk slowly past shop windows and " * 2 + "away")
-    assert checks.faults(answer(long), FIRST) == []
-    assert "phrase is too long" in checks.faults(answer(long), FIRST, count)[-1]
+    assert checks.pair_faults(answer(long), FIGHT) == []
+    assert "phrase is too long" in checks.pair_faults(answer(long), FIGHT, count)[-1]
     with pytest.raises(UserError, match="^--clip_tokenizer: "):
-        by_chat._tokenizer(tmp_path / "nothing")
+        by_chat.load_token_counter(tmp_path / "nothing")
 
 
 def test_faults_are_named_and_the_pair_asked_for_again():
@@ -195,7 +102,7 @@ def test_faults_are_named_and_the_pair_asked_for_again():
     assert (usage["requests"], usage["retries"], usage["input_tokens"]) == (10, 0, 1000)
 
 
-def test_what_never_comes_right_is_missing_by_name():
+def test_pairs_that_stay_faulty_are_missing_by_name():
     with ChatServer() as fake:
         fake.fail("Class: Arson", *[swap] * 9)
         fake.fail("Class: Shooting", *["refusal"] * 9)
@@ -216,7 +123,7 @@ def test_what_never_comes_right_is_missing_by_name():
 
 
 def repeating(body):
-    """Writes one scene for all until it is told to write another."""
+    """Writes the same scene for all pairs until it is asked again."""
     pair = write_pair(body)
     if sum(message["role"] == "assistant" for message in body["messages"]) < 2:
         for twin in (pair["abnormal"], pair["normal"]):
@@ -228,7 +135,7 @@ def repeating(body):
     return pair
 
 
-def test_repetitions_are_settled_in_order_whatever_comes_first():
+def test_repetitions_do_not_depend_on_the_order_of_answers():
     def hasty(body):
         time.sleep(random.random() * 0.01)
         return repeating(body)
@@ -239,7 +146,7 @@ def test_repetitions_are_settled_in_order_whatever_comes_first():
         crowd, _ = write(fake, 12, max_concurrent=12)
         assert len(fake.asked) == 2 * count and count > 24
         assert crowd == alone and not alone.missing
-        # The first pair stands; and few are as they are whatever follows.
+        # The first pair is kept, and the first pairs do not depend on those that follow.
         few, _ = write(fake, 5)
     assert "grey rain" in alone.descriptions[0].description
     assert sum("grey rain" in d.description for d in alone.descriptions) == 2
@@ -248,9 +155,9 @@ def test_repetitions_are_settled_in_order_whatever_comes_first():
 
 def test_a_second_run_asks_nothing(tmp_path):
     with ChatServer(repeating) as fake:
-        first, _ = write(fake, 10, cache_dir=tmp_path)
+        first, _ = write(fake, 10, cache=str(tmp_path))
         count = len(fake.asked)
-        second, server = write(fake, 10, cache_dir=tmp_path)
+        second, server = write(fake, 10, cache=str(tmp_path))
         assert second == first and len(fake.asked) == count
         assert server.usage.to_json()["cache_hits"] == count
 
@@ -258,7 +165,7 @@ def test_a_second_run_asks_nothing(tmp_path):
 @pytest.mark.parametrize(("num_pairs", "seed"), [(0, 0), (1, -1)])
 def test_wrong_numbers(num_pairs, seed):
     with pytest.raises(UserError, match="^--num_pairs, --seed"):
-        by_chat.write_chat(num_pairs, seed, None)
+        by_chat.write_pairs(num_pairs, seed, None)
 
 
 # The command.
@@ -293,16 +200,16 @@ def kill(fake, out, enough):
 
 @pytest.fixture(scope="module")
 def whole(written):
-    """What an uninterrupted run of the command writes."""
+    """The descriptions of an uninterrupted run."""
     with ChatServer(repeating) as fake:
         return write(fake, 14)[0].descriptions
 
 
-def test_killed_and_started_again_it_ends_the_same(tmp_path, whole):
+def test_a_killed_command_continues_and_ends_the_same(tmp_path, whole):
     out = tmp_path / "prompts.jsonl"
     with ChatServer(repeating, delay=0.03) as fake:
 
-        def enough():  # in the second round, which goes on slowly
+        def enough():  # True in the second round, which then goes on slowly.
             fake.delay = 1.0 if len(fake.asked) > 18 else 0.03
             return fake.delay == 1.0
 
@@ -314,9 +221,9 @@ def test_killed_and_started_again_it_ends_the_same(tmp_path, whole):
         again = len(fake.asked) - count
     assert done.returncode == 0, done.stderr
     assert load_descriptions(out) == whole
-    told = json.loads(done.stdout)
-    assert (told["descriptions"], told["complete"], told["missing"]) == (28, True, {})
-    usage = told["usage"]
+    summary = json.loads(done.stdout)
+    assert (summary["descriptions"], summary["complete"], summary["missing"]) == (28, True, {})
+    usage = summary["usage"]
     # The server may hear late of what was under way.
     assert again - 2 <= usage["requests"] <= again and usage["cache_hits"] == kept >= 17
     assert usage["cost"] == pytest.approx(usage["requests"] * 200 / 1e6)
@@ -329,21 +236,23 @@ def test_an_incomplete_file_has_another_name_and_another_exit_status(tmp_path):
     with ChatServer() as fake:
         fake.fail("Class: Shooting", *["refusal"] * 4)
         done = run(fake, out, "--attempts=2")
-        told = json.loads(done.stdout)
-        assert done.returncode == 1 and not told["complete"] and "Traceback" not in done.stderr
+        summary = json.loads(done.stdout)
+        assert done.returncode == 1 and not summary["complete"] and "Traceback" not in done.stderr
         reason = "refused: I can't help with that.; tried 2 times"
-        assert told["missing"] == {"Shooting-0000": reason} and not out.exists()
-        assert told["out"] == str(incomplete) and len(load_descriptions(incomplete)) == 26
+        assert summary["missing"] == {"Shooting-0000": reason} and not out.exists()
+        assert summary["out"] == str(incomplete) and len(load_descriptions(incomplete)) == 26
         assert f"missing Shooting-0000: {reason}" in done.stderr
-        assert told["remedy"].startswith("the same command asks again for 1 without an answer, --a")
-        # The same command asks for what is missing alone; here it does without it, on purpose.
+        assert summary["remedy"].startswith(
+            "the same command asks again for 1 without an answer, --a"
+        )
+        # The same command asks for the missing pair alone; this one allows it to be missing.
         count = len(fake.asked)
         done = run(fake, out, "--attempts=2", "--allow_missing=1")
         assert done.returncode == 0 and len(fake.asked) == count + 2
         assert len(load_descriptions(out)) == 26 and not incomplete.exists()
 
 
-def test_the_advice_for_a_wrong_answer_brings_another(tmp_path):
+def test_the_remedy_for_a_wrong_answer_works(tmp_path):
     out = tmp_path / "prompts.jsonl"
     with ChatServer() as fake:
         fake.fail("Class: Shooting", swap)
@@ -363,7 +272,7 @@ def test_a_mistake_is_one_line(tmp_path):
     with ChatServer() as fake:
         fake.fail("", *["401"] * 20)
         done = run(fake, out)
-    # Beside the bar.
+    # The progress bar is not counted.
     lines = [line for line in done.stderr.splitlines() if "descriptions:" not in line]
     assert done.returncode == 2 and lines[-1].startswith("error: OPENAI_API_KEY: ")
     assert len(lines) <= 2 and not done.stdout and not out.exists()
