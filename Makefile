@@ -12,7 +12,7 @@ TORCH_INDEX ?=
 TORCH := $(shell grep '^torch==' constraints.txt)
 VIDEOS ?=
 
-.PHONY: env test core-test demo ped2 detectors world bench devices lint clean
+.PHONY: env test test-fast core-test demo ped2 detectors world bench devices lint package docs clean
 
 env: $(VENV)/.installed
 
@@ -62,6 +62,15 @@ bench: env
 lint: env
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+# The API reference, into site/.
+docs: env
+	$(BIN)/mkdocs build --strict --quiet
+
+# The wheel and the source distribution, each installed in a fresh environment and tried.
+package: env
+	.ci/package $(BIN)/python
 
 clean:
-	rm -rf demo runs build *.egg-info
+	rm -rf demo runs build site *.egg-info
