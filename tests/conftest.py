@@ -107,7 +107,7 @@ def trained(settings, tmp_path_factory):
     def run(detector):
         workdir = str(tmp_path_factory.mktemp("runs") / detector)
         config = dataclasses.replace(settings, detector=detector, workdir=workdir)
-        return config, training.train(config)
+        return config, training.fit(config)
 
     return run
 
@@ -147,13 +147,13 @@ def weights(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def _clips(tmp_path_factory):
+def _videos_folder(tmp_path_factory):
     from tests.support import tiny_videos
 
-    return tiny_videos.write_clips(tmp_path_factory.mktemp("clips"))
+    return tiny_videos.write_videos(tmp_path_factory.mktemp("videos"))
 
 
 @pytest.fixture
-def clips(_clips, tmp_path):
-    """A folder of small videos, to be done with as one likes."""
-    return shutil.copytree(_clips, tmp_path / "clips")
+def videos_folder(_videos_folder, tmp_path):
+    """A folder of small videos, that a test may change."""
+    return shutil.copytree(_videos_folder, tmp_path / "videos")

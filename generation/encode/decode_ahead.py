@@ -23,6 +23,7 @@ import numpy as np
 
 from generation.encode.recipe import Recipe
 from generation.media import pixels, reading
+from generation.media.containers import UnreadableError, nothing_decoded
 from gvvad_jax.command import UserError
 from gvvad_jax.store import alignment, annotations
 
@@ -129,7 +130,7 @@ class Source:
             try:
                 read = self._read_whole if self._recipe.whole_video else self._stream
                 yield from read(video, path)
-            except reading.UnreadableError as error:
+            except UnreadableError as error:
                 # As the list names it: a store doesn't depend on where its videos lay.
                 yield Unreadable(video, str(error).replace(str(path), video.file))
 
@@ -164,7 +165,7 @@ class Source:
                 yield self._ending(plan, meter, chunks, reader)
                 return
             count = reader.decoded_frames
-        raise reading.nothing_decoded(path, reader.declared_frames)
+        raise nothing_decoded(path, reader.declared_frames)
 
     def _plan(self, video, fps: float | None, num_frames: int) -> DecodePlan:
         fps = fps or video.fps

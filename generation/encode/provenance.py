@@ -120,11 +120,11 @@ def _read_digest(path: pathlib.Path, video: Any, record: Any, source: str) -> st
     ]
     digest = hashlib.sha256()
     if path.is_dir():
-        from generation.media import reading
+        from generation.media import image_folders
 
         with os.scandir(path) as entries:
             frames = [(e.name, e.stat().st_size) for e in entries if e.is_file()]
-        frames.sort(key=lambda frame: reading.in_order(frame[0]))
+        frames.sort(key=lambda frame: image_folders.frame_order(frame[0]))
         facts += [video.fps, frames]
         sampled = range(0, len(frames), -(-len(frames) // _SAMPLE_FRAMES) or 1)
         samples = [path / frames[i][0] for i in sampled]

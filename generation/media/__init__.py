@@ -1,1 +1,1 @@
-"""Video files in and out, and measures of pixels."""
+"""Video files and folders of images: reading, writing, and measures of pixels."""

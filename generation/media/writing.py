@@ -1,4 +1,9 @@
-"""Writes H.264 video."""
+"""H.264 video files, written reproducibly.
+
+The same frames give the same bytes: x264 runs with one thread, because its threaded rate control
+is not deterministic, and without its macroblock tree, which reads uninitialised memory, so that
+short videos would differ from run to run even in decoded pixels.
+"""
 
 import fractions
 import os
@@ -13,24 +18,18 @@ from gvvad_jax.command import UserError
 
 
 def write_video(
-    path: str | os.PathLike,
-    frames: Iterable[np.ndarray],
-    *,
-    fps: float,
-    crf: int = 23,
-    keyframe_interval: int = 48,
+    path: str | os.PathLike, frames: Iterable[np.ndarray], *, fps: float, crf: int = 23
 ) -> None:
-    """Writes H.264 in an .mp4, whole or not at all, the same bytes for the same frames.
+    """Writes an H.264 .mp4 file, completely or not at all.
 
     Args:
       path: the file; it appears under this name only when it is complete.
-      frames: RGB uint8 [H, W, 3], all of one even size.
+      frames: RGB uint8 [H, W, 3], all of the same even height and width.
       fps: frames per second.
       crf: x264's quality, 0 (lossless) to 51.
-      keyframe_interval: frames between key frames at most.
 
     Raises:
-      UserError: no frames, or odd sizes (yuv420p can't hold them).
+      UserError: there are no frames, or their height or width is odd, which yuv420p cannot hold.
     """
     path = pathlib.Path(path)
     partial = path.with_name(f".{path.stem}.{secrets.token_hex(4)}.partial.mp4")
@@ -47,7 +46,7 @@ def write_video(
                         )
                     stream = container.add_stream("libx264", rate=rate)
                     stream.height, stream.width, stream.pix_fmt = height, width, "yuv420p"
-                    stream.gop_size = keyframe_interval
+                    stream.gop_size = 48
                     stream.options = {
                         "crf": str(crf),
                         "preset": "veryfast",

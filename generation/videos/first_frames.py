@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import av
 
-from generation.media import reading
+from generation.media import containers, image_folders, reading
 from generation.prompts.descriptions import Description
 from generation.world.scenes import stream
 from gvvad_jax.command import UserError
@@ -76,7 +76,9 @@ def _contents(path: pathlib.Path) -> list[str]:
     """What tells a video from another without decoding it; of a folder of images, their sizes."""
     try:
         if path.is_dir():
-            return [f"{image.name} {image.stat().st_size}" for image in reading.images(path)]
+            return [
+                f"{image.name} {image.stat().st_size}" for image in image_folders.list_images(path)
+            ]
         return [digests.of_ends(path, _ENDS)]
     except OSError as error:
         raise UserError(
@@ -87,9 +89,9 @@ def _contents(path: pathlib.Path) -> list[str]:
 
 def _frame_at(path: pathlib.Path, place: float) -> "PIL.Image.Image":
     if path.is_dir():
-        images = reading.images(path)
+        images = image_folders.list_images(path)
         path, place = images[int(place * len(images))], 0.0
-    with reading.opened(path) as (container, video):
+    with containers.opened(path) as (container, video):
         try:
             frame = _decode_at(container, video, place)
         except (OSError, av.FFmpegError):
@@ -108,7 +110,7 @@ def _counted_to(path: pathlib.Path, place: float) -> "PIL.Image.Image":
     # The first one too, for a damaged file that doesn't get as far.
     found = dict(reader.frames(sorted({0, int(place * reader.num_frames)})))
     if not found:
-        raise reading.nothing_decoded(path, reader.declared_frames)
+        raise containers.nothing_decoded(path, reader.declared_frames)
     return PIL.Image.fromarray(found[max(found)])
 
 

@@ -55,14 +55,14 @@ def _files(path):
 
 
 @pytest.mark.parametrize("fps_policy", ["native", "6"])
-def test_rows_are_those_of_whole_videos(clips, weights, tmp_path, monkeypatch, fps_policy):
+def test_rows_are_those_of_whole_videos(videos_folder, weights, tmp_path, monkeypatch, fps_policy):
     monkeypatch.setattr(decode_ahead, "CHUNK_FRAMES", 20)
     made = _options(weights, crops="ten", pooling="mean", fps_policy=fps_policy, dtype="float16")
-    opened = _encode(clips / "videos.json", tmp_path / "s", made)
+    opened = _encode(videos_folder / "videos.json", tmp_path / "s", made)
     assert opened.manifest.crops["count"] == 10 and opened.manifest.crops["resize"] == 18
     encoder = ClipEncoder(weights, crops="ten", pooling="mean")
     for name in "abcd":
-        row, frames = opened.rows[name], reading.read(clips / f"{name}.mp4").frames_TxHxWx3
+        row, frames = opened.rows[name], reading.read(videos_folder / f"{name}.mp4").frames_TxHxWx3
         assert row.num_frames == row.decoded_frames == row.declared_frames == len(frames)
         assert row.pixel_statistics == pixels.pixel_statistics(frames, 10.0, len(frames))
         looked = [encoder.prepare_whole(frames[i]) for i in pixels.wanted_frames(len(frames), 10.0)]
@@ -75,54 +75,54 @@ def test_rows_are_those_of_whole_videos(clips, weights, tmp_path, monkeypatch, f
         np.testing.assert_allclose(opened.visual(name), expected_TxNxD, atol=2e-3)
 
 
-def test_stores_computed_in_other_numbers_agree(clips, weights, tmp_path):
-    full = _encode(clips / "videos.json", tmp_path / "full", _options(weights))
+def test_stores_computed_in_other_numbers_agree(videos_folder, weights, tmp_path):
+    full = _encode(videos_folder / "videos.json", tmp_path / "full", _options(weights))
     half = _options(weights, compute_dtype="bfloat16", source="synthetic")
-    half = _encode(clips / "videos.json", tmp_path / "half", half)
+    half = _encode(videos_folder / "videos.json", tmp_path / "half", half)
     require_agreement([full, half])
     for name, dtype in (("full", "float32"), ("half", "bfloat16")):
         noted = json.loads((tmp_path / name / "encoding.json").read_text())
         assert noted["computed_in"] == [dtype]
     assert not np.array_equal(full.visual("a"), half.visual("a"))
     # Going on in other numbers makes no other store; what was done is noted.
-    _encode(write_list(clips, "abc"), tmp_path / "mixed", _options(weights))
+    _encode(write_list(videos_folder, "abc"), tmp_path / "mixed", _options(weights))
     mixed = _options(weights, compute_dtype="bfloat16")
-    mixed = _encode(write_list(clips, "abcd"), tmp_path / "mixed", mixed)
+    mixed = _encode(write_list(videos_folder, "abcd"), tmp_path / "mixed", mixed)
     noted = json.loads((tmp_path / "mixed" / "encoding.json").read_text())
     assert noted["computed_in"] == ["bfloat16", "float32"]
     np.testing.assert_array_equal(mixed.visual("a"), full.visual("a"))
     np.testing.assert_array_equal(mixed.visual("d"), half.visual("d"))
 
 
-def test_a_finished_store_is_recognised_without_its_models(clips, weights, tmp_path):
+def test_a_finished_store_is_recognised_without_its_models(videos_folder, weights, tmp_path):
     folder = tmp_path / "tiny-clip"
     shutil.copytree(weights, folder)
     made = _options(str(folder), pooling="middle")
-    _encode(clips / "videos.json", tmp_path / "s", made)
+    _encode(videos_folder / "videos.json", tmp_path / "s", made)
     before = _files(tmp_path / "s")
     # Others under the same name are others.
     other = dataclasses.replace(made, weights=tiny_clip.save(tmp_path / "b/tiny-clip", scale=2))
-    with pytest.raises(UserError, match="of the same making, found encoder .*'digest'"):
-        encoding.encode(clips / "videos.json", tmp_path / "s", other, progress=False)
+    with pytest.raises(UserError, match="the same settings, found encoder .*'digest'"):
+        encoding.encode(videos_folder / "videos.json", tmp_path / "s", other, progress=False)
     shutil.rmtree(folder)
     # By the options alone, wherever the weights lay, whatever they were computed with.
     moved = dataclasses.replace(made, weights="elsewhere/tiny-clip", device="cuda")
-    assert encoding.encode(clips / "videos.json", tmp_path / "s", moved, progress=False)
+    assert encoding.encode(videos_folder / "videos.json", tmp_path / "s", moved, progress=False)
     assert _files(tmp_path / "s") == before
     for other in ({"pooling": "mean"}, {"snippet_stride": 4}, {"captioner": "description"}):
         with pytest.raises(UserError, match="expected a CLIP checkpoint"):
             encoding.encode(
-                clips / "videos.json", tmp_path / "s", dataclasses.replace(made, **other)
+                videos_folder / "videos.json", tmp_path / "s", dataclasses.replace(made, **other)
             )
 
 
 def test_damaged_videos_are_encoded_as_far_as_they_go(
-    clips, weights, tmp_path, capsys, monkeypatch
+    videos_folder, weights, tmp_path, capsys, monkeypatch
 ):
     monkeypatch.setattr(decode_ahead, "CHUNK_FRAMES", 2)
     for name in "ab":
-        shutil.copy(clips / f"{name}.mp4", tmp_path / f"{name}.mp4")
-    write_damaged(clips / "d.mp4", tmp_path / "bad.mp4")
+        shutil.copy(videos_folder / f"{name}.mp4", tmp_path / f"{name}.mp4")
+    write_damaged(videos_folder / "d.mp4", tmp_path / "bad.mp4")
     (tmp_path / "rubbish.mp4").write_bytes(b"no video at all" * 100)
     (tmp_path / "folder.mp4").mkdir()
     videos = write_list(tmp_path, ["a", "bad", "rubbish", "b", "folder"])
@@ -142,10 +142,10 @@ def test_damaged_videos_are_encoded_as_far_as_they_go(
     np.testing.assert_array_equal(again.visual("bad"), opened.visual("bad"))
 
 
-def test_descriptions_stand_in_for_captions(clips, weights, tmp_path):
+def test_descriptions_stand_in_for_captions(videos_folder, weights, tmp_path):
     records = write_grammar(1, 0)
     for record in records:
-        shutil.copy(clips / "a.mp4", tmp_path / f"{record.id}.mp4")
+        shutil.copy(videos_folder / "a.mp4", tmp_path / f"{record.id}.mp4")
     videos = write_list(tmp_path, [record.id for record in records])
     save_descriptions(tmp_path / "prompts.jsonl", records)
     made = _options(weights, captioner="description", source="synthetic", bank="xd_violence")
@@ -168,11 +168,13 @@ def test_descriptions_stand_in_for_captions(clips, weights, tmp_path):
         with pytest.raises(UserError, match="--prompts: expected a description of each video"):
             encoding.encode(videos, tmp_path / "t", made, **wrong)
     other = dataclasses.replace(made, captioner="rules")
-    with pytest.raises(UserError, match="of the same making, found text"):
+    with pytest.raises(UserError, match="the same settings, found text"):
         encoding.encode(videos, tmp_path / "s", other, **given)
 
 
-def test_captions_and_their_embeddings_by_pretrained_models(clips, weights, tmp_path, monkeypatch):
+def test_captions_and_their_embeddings_by_pretrained_models(
+    videos_folder, weights, tmp_path, monkeypatch
+):
     monkeypatch.setattr(captions._PretrainedCaptioner, "max_new_tokens", 5)
     monkeypatch.setattr(decode_ahead, "CHUNK_BYTES", 20 * 64 * 96 * 3)
     git, bert = save_git(tmp_path / "tiny-git"), save_bert(tmp_path / "tiny-bert")
@@ -180,7 +182,7 @@ def test_captions_and_their_embeddings_by_pretrained_models(clips, weights, tmp_
         weights, captioner="git", caption_weights=str(git), text_encoder="simcse",
         text_weights=str(bert),
     )  # fmt: skip
-    videos = write_list(clips, "ab")
+    videos = write_list(videos_folder, "ab")
     opened = _encode(videos, tmp_path / "s", made)
     captioner = captions.make_captioner("git", weights=str(git))
     embed = encoders_text.make_text_encoder("simcse", weights=str(bert))
@@ -188,7 +190,7 @@ def test_captions_and_their_embeddings_by_pretrained_models(clips, weights, tmp_
         "encoder": embed.id, "dim": 16, "normalised": False, "captioner": captioner.id
     }  # fmt: skip
     for name in "ab":
-        frames = reading.read(clips / f"{name}.mp4").frames_TxHxWx3
+        frames = reading.read(videos_folder / f"{name}.mp4").frames_TxHxWx3
         spans = alignment.snippet_spans(len(frames), 8, 8).tolist()
         asked = [frames[captioner.frames_of(start, end)] for start, end in spans]
         said = captioner.caption_snippets(asked)
@@ -202,7 +204,7 @@ def test_captions_and_their_embeddings_by_pretrained_models(clips, weights, tmp_
     assert half.text_embedder._model.dtype == torch.float32
     # Rows of another text encoder would mean nothing to this bank.
     other = dataclasses.replace(made, text_encoder="transformer")
-    with pytest.raises(UserError, match="of the same making, found text"):
+    with pytest.raises(UserError, match="the same settings, found text"):
         encoding.encode(videos, tmp_path / "s", other)
 
 
@@ -224,8 +226,7 @@ class ByServer:
     def caption_snippets(self, snippets):
         told = [str(snippet.mean(axis=(0, 1, 2)).round(2).tolist()) for snippet in snippets]
         requests = [
-            client.Request("a snippet", [{"role": "user", "content": text}], _Seen)
-            for text in told
+            client.Request("a snippet", [{"role": "user", "content": text}], _Seen) for text in told
         ]
         answers = self._server.ask_all(requests, progress=False)
         for answer in answers:
@@ -234,12 +235,12 @@ class ByServer:
         return [answer.value.caption for answer in answers]
 
 
-def test_a_video_whose_caption_fails_is_done_later(clips, weights, tmp_path, capsys):
-    videos = write_list(clips, "abcd")
+def test_a_video_whose_caption_fails_is_done_later(videos_folder, weights, tmp_path, capsys):
+    videos = write_list(videos_folder, "abcd")
     with ChatServer(lambda body: {"caption": body["messages"][0]["content"]}) as server:
         made = _options(weights).recipe()
         made = dataclasses.replace(made, captioner=ByServer(server.url), text_embedder=EMBEDDER)
-        frames = reading.read(clips / "b.mp4").frames_TxHxWx3
+        frames = reading.read(videos_folder / "b.mp4").frames_TxHxWx3
         colour = str(frames[[8, 15]].mean(axis=(0, 1, 2)).round(2).tolist())
         server.fail(colour, "500")
         with pytest.raises(UserError, match=r"found 1 that couldn't be captioned: b; run the same"):

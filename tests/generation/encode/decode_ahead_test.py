@@ -59,11 +59,11 @@ def _messages(videos, made, **settings):
     [("native", "mean", 3), ("native", "middle", 8), (4.0, "mean", 3), (15.0, "middle", 8)],
 )
 def test_chunks_give_what_the_whole_video_gives(
-    weights, clips, monkeypatch, fps_policy, pooling, stride
+    weights, videos_folder, monkeypatch, fps_policy, pooling, stride
 ):
     monkeypatch.setattr(decode_ahead, "CHUNK_FRAMES", 10)
     monkeypatch.setattr(decode_ahead, "CHUNK_BYTES", 5 * 64 * 96 * 3)
-    videos = _videos(clips, "a", "b", "c")
+    videos = _videos(videos_folder, "a", "b", "c")
     encoder, captioner = ClipEncoder(weights, pooling=pooling, crops="ten"), FewFrames()
     made = _recipe(encoder, captioner=captioner, fps_policy=fps_policy, snippet_stride=stride)
     rows, captions, chunks = [], [], 0
@@ -73,7 +73,7 @@ def test_chunks_give_what_the_whole_video_gives(
             captions += captioner.caption_snippets(message.pictures)
             chunks += 1
             continue
-        frames = reading.read(clips / message.plan.video.file).frames_TxHxWx3
+        frames = reading.read(videos_folder / message.plan.video.file).frames_TxHxWx3
         statistics = pixels.pixel_statistics(frames, 10.0, len(frames))
         assert message.pixel_statistics == statistics and message.faults == []
         assert message.plan.num_frames == message.declared_frames == len(frames)
@@ -92,8 +92,8 @@ def test_chunks_give_what_the_whole_video_gives(
     assert chunks > 3, "more than a chunk a video"
 
 
-def test_who_wants_whole_videos_gets_them(weights, clips):
-    videos = _videos(clips, "a", "b")
+def test_who_wants_whole_videos_gets_them(weights, videos_folder):
+    videos = _videos(videos_folder, "a", "b")
     encoder = ClipEncoder(weights)
     made = _recipe(encoder, captioner=WholeVideo(), fps_policy=5.0)
     messages = _messages(videos, made)
@@ -103,7 +103,7 @@ def test_who_wants_whole_videos_gets_them(weights, clips):
         if isinstance(message, decode_ahead.Chunk):
             assert str(message.prepared) == str(other.prepared)
             continue
-        frames = reading.read(clips / message.plan.video.file).frames_TxHxWx3
+        frames = reading.read(videos_folder / message.plan.video.file).frames_TxHxWx3
         chosen = alignment.resampled_frames(len(frames), 10.0, 5.0)
         np.testing.assert_array_equal(message.frames_FxHxWx3, frames[chosen])
         assert message.pixel_statistics == other.pixel_statistics
@@ -152,9 +152,15 @@ def test_frames_that_are_not_evenly_spaced_are_told(weights, tmp_path):
     assert "up to 1.5 s off from 4 a second" in ending.faults[0]
 
 
-def test_a_frame_rate_is_required(weights, clips, monkeypatch):
-    videos = _videos(clips, "a")
-    monkeypatch.setattr(reading, "_stream_info", lambda stream: reading.VideoInfo(None, 50, 64, 96))
+def test_a_frame_rate_is_required(weights, videos_folder, monkeypatch):
+    videos = _videos(videos_folder, "a")
+    read_packets = reading.Packets.__init__
+
+    def without_rate(packets, container, stream):
+        read_packets(packets, container, stream)
+        packets.fps = None
+
+    monkeypatch.setattr(reading.Packets, "__init__", without_rate)
     with pytest.raises(UserError, match="video 'a': expected fps"):
         _messages(videos, _recipe(ClipEncoder(weights)))
 
@@ -275,7 +281,7 @@ def test_ahead_passes_errors_on_and_leaves_no_thread_behind():
     assert closed.is_set() and not _alive()
 
 
-def test_a_rate_that_cannot_be_is_told_with_its_video(weights, clips):
+def test_a_rate_that_cannot_be_is_told_with_its_video(weights, videos_folder):
     made = _recipe(ClipEncoder(weights=weights), fps_policy=1e12)
     with pytest.raises(UserError, match="videos.json: video 'a': expected at most 16777216 frames"):
-        _messages(_videos(clips, "a"), made)
+        _messages(_videos(videos_folder, "a"), made)

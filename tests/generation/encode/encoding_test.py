@@ -71,29 +71,29 @@ def _entry(name, **fields):
 
 
 @pytest.fixture(scope="module")
-def clips(tmp_path_factory):
+def videos_folder(tmp_path_factory):
     """Five small videos, a to e, and their videos.json."""
-    folder = tmp_path_factory.mktemp("clips")
+    folder = tmp_path_factory.mktemp("videos")
     for n, name in enumerate("abcde"):
         write_video(folder / f"{name}.mp4", _frames(n, 40 + 4 * n), fps=10)
     _list(folder, {name: _entry(name, label=n % 2) for n, name in enumerate("abcde")})
     return folder
 
 
-def _encode(clips, out, recipe, **options):
-    assert encoding.encode(clips / "videos.json", out, recipe, progress=False, **options)
+def _encode(videos_folder, out, recipe, **options):
+    assert encoding.encode(videos_folder / "videos.json", out, recipe, progress=False, **options)
     opened = Store(out)
     assert opened.faults() == []
     return opened
 
 
-def test_rows_hold_features_text_and_what_the_file_was(clips, tmp_path):
-    opened = _encode(clips, tmp_path / "s", _with_text())
+def test_rows_hold_features_text_and_what_the_file_was(videos_folder, tmp_path):
+    opened = _encode(videos_folder, tmp_path / "s", _with_text())
     row = opened.rows["b"]
     # 44 frames in snippets of 16 every 8: starts 0, 8, 16, 24 and 32.
     assert (row.num_frames, row.num_snippets, row.fps, row.source) == (44, 5, 10.0, "real")
     assert (row.declared_frames, row.decoded_frames) == (44, 44)
-    frames = reading.read(clips / "b.mp4").frames_TxHxWx3
+    frames = reading.read(videos_folder / "b.mp4").frames_TxHxWx3
     expected = frames[8:24].mean(axis=(0, 1, 2))
     np.testing.assert_allclose(opened.visual("b")[1, 0], expected, rtol=1e-5)
     captions = CAPTIONER.captions(frames, np.array([[0, 16], [8, 24]]), 10.0)
@@ -109,14 +109,14 @@ def test_rows_hold_features_text_and_what_the_file_was(clips, tmp_path):
     assert json.loads((tmp_path / "s" / "bank.json").read_text())["bank"] == "ucf_crime"
 
 
-def test_without_a_captioner_there_is_no_text(clips, tmp_path):
-    opened = _encode(clips, tmp_path / "s", _recipe(dtype="float16"))
+def test_without_a_captioner_there_is_no_text(videos_folder, tmp_path):
+    opened = _encode(videos_folder, tmp_path / "s", _recipe(dtype="float16"))
     assert opened.manifest.text is None and not (tmp_path / "s" / "bank.npy").exists()
     assert opened.visual("a").dtype == np.float16
 
 
-def test_fps_policy_resamples(clips, tmp_path):
-    opened = _encode(clips, tmp_path / "s", _recipe(fps_policy=5.0))
+def test_fps_policy_resamples(videos_folder, tmp_path):
+    opened = _encode(videos_folder, tmp_path / "s", _recipe(fps_policy=5.0))
     # 44 frames at 10 fps are 22 at 5: snippets of 16 start at 0 and 8.
     assert opened.rows["b"].num_snippets == 2 and opened.rows["b"].num_frames == 44
     np.testing.assert_allclose(opened.times("b"), [[0, 3.2], [1.6, 4.4]])
@@ -126,21 +126,21 @@ def test_fps_policy_resamples(clips, tmp_path):
             parse_fps_policy(wrong)
 
 
-def test_the_truth_does_not_reach_captions_or_features(clips, tmp_path):
+def test_the_truth_does_not_reach_captions_or_features(videos_folder, tmp_path):
     """The same pixels under other names, with labels flipped and all else said of them removed."""
     folder = tmp_path / "renamed"
     folder.mkdir()
     names = dict(zip("abcde", ("x4", "x1", "x0", "x3", "x2"), strict=True))
     truth = {}
     for n, (old, new) in enumerate(names.items()):
-        shutil.copy(clips / f"{old}.mp4", folder / f"{new}.mp4")
+        shutil.copy(videos_folder / f"{old}.mp4", folder / f"{new}.mp4")
         truth[old] = _entry(old, label=1, split="test", abnormal_frames=[[5, 20]])
         truth[old]["class"] = "Fighting"
         truth[old]["label"] = n % 2
         if n % 2 == 0:
             del truth[old]["abnormal_frames"]
     told = tmp_path / "told"
-    shutil.copytree(clips, told)
+    shutil.copytree(videos_folder, told)
     _list(told, truth)
     _list(folder, {names[n]: _entry(names[n], label=1 - e["label"]) for n, e in truth.items()})
     with_truth = _encode(told, tmp_path / "s1", _with_text())
@@ -151,10 +151,10 @@ def test_the_truth_does_not_reach_captions_or_features(clips, tmp_path):
     assert not np.array_equal(with_truth.text("a")[0], with_truth.text("b")[0])
 
 
-def test_generated_videos_carry_what_they_were_made_from(clips, tmp_path):
+def test_generated_videos_carry_what_they_were_made_from(videos_folder, tmp_path):
     records = write_grammar(2, 0)
     for record in records:
-        shutil.copy(clips / "a.mp4", tmp_path / f"{record.id}.mp4")
+        shutil.copy(videos_folder / "a.mp4", tmp_path / f"{record.id}.mp4")
     _list(tmp_path, {r.id: _entry(r.id, label=r.label) for r in records})
     save_descriptions(tmp_path / "prompts.jsonl", records)
     opened = _encode(
@@ -183,14 +183,14 @@ def _write_faststart(path, frames):
         container.mux(stream.encode())
 
 
-def test_damage_is_told_by_name_and_never_silent(clips, tmp_path, capsys):
+def test_damage_is_told_by_name_and_never_silent(videos_folder, tmp_path, capsys):
     noisy = np.random.default_rng(0).integers(0, 255, (40, 64, 80, 3), dtype=np.uint8)
     _write_faststart(tmp_path / "half.mp4", noisy)
     whole = (tmp_path / "half.mp4").read_bytes()
     (tmp_path / "half.mp4").write_bytes(whole[: len(whole) // 2])
     (tmp_path / "rubbish.mp4").write_bytes(b"no video at all" * 100)
-    shutil.copy(clips / "a.mp4", tmp_path / "longer.mp4")
-    shutil.copy(clips / "a.mp4", tmp_path / "sound.mp4")
+    shutil.copy(videos_folder / "a.mp4", tmp_path / "longer.mp4")
+    shutil.copy(videos_folder / "a.mp4", tmp_path / "sound.mp4")
     names = ("half", "rubbish", "longer", "sound")
     entries = {name: _entry(name) for name in names}
     entries["longer"] |= {"num_frames": 90, "fps": 25}
@@ -226,28 +226,28 @@ def test_frame_rate_comes_from_videos_json_for_folders_and_is_required(tmp_path)
     assert _encode(tmp_path, tmp_path / "s", _recipe()).rows["f"].fps == 12
 
 
-def test_users_mistakes(clips, tmp_path):
+def test_users_mistakes(videos_folder, tmp_path):
     _list(tmp_path, {"gone": _entry("gone")})
     with pytest.raises(UserError, match="1 of them missing, 'gone.mp4' first"):
         encoding.encode(tmp_path / "videos.json", tmp_path / "s", _recipe(), progress=False)
     (tmp_path / "gone.mp4").write_bytes(b"rubbish")
     with pytest.raises(UserError, match="expected at least one readable video"):
         encoding.encode(tmp_path / "videos.json", tmp_path / "s", _recipe(), progress=False)
-    _encode(clips, tmp_path / "s2", _recipe())
+    _encode(videos_folder, tmp_path / "s2", _recipe())
     with pytest.raises(UserError, match="snippet"):
-        encoding.encode(clips / "videos.json", tmp_path / "s2", _recipe(snippet_frames=8))
+        encoding.encode(videos_folder / "videos.json", tmp_path / "s2", _recipe(snippet_frames=8))
     with pytest.raises(UserError, match="--captioner"):
         make_captioner("oracle", "hashed")
 
 
 @pytest.fixture
-def generated(clips, tmp_path):
+def generated(videos_folder, tmp_path):
     """Two generated videos: the folder of their list, and their prompts."""
     folder = tmp_path / "generated"
     folder.mkdir()
     records = write_grammar(1, 0)
     for record in records:
-        shutil.copy(clips / "a.mp4", folder / f"{record.id}.mp4")
+        shutil.copy(videos_folder / "a.mp4", folder / f"{record.id}.mp4")
     _list(folder, {r.id: _entry(r.id, label=r.label) for r in records})
     save_descriptions(folder / "prompts.jsonl", records)
     return folder, records
@@ -280,13 +280,13 @@ def test_rows_of_another_record_source_or_bank_are_not_kept(generated, tmp_path,
     assert json.loads((tmp_path / "t" / "bank.json").read_text())["bank"] == "tad"
 
 
-def test_rows_of_other_files_are_not_kept(clips, tmp_path, capsys):
-    folder = tmp_path / "clips"
-    shutil.copytree(clips, folder)
+def test_rows_of_other_files_are_not_kept(videos_folder, tmp_path, capsys):
+    folder = tmp_path / "videos"
+    shutil.copytree(videos_folder, folder)
     (folder / "e.mp4").write_bytes(b"rubbish" * 100)
     assert list(_encode(folder, tmp_path / "s", _recipe()).quarantined) == ["e"]
-    shutil.copy(clips / "d.mp4", folder / "b.mp4")
-    shutil.copy(clips / "e.mp4", folder / "e.mp4")
+    shutil.copy(videos_folder / "d.mp4", folder / "b.mp4")
+    shutil.copy(videos_folder / "e.mp4", folder / "e.mp4")
     os.utime(folder / "a.mp4", (0, 0))
     capsys.readouterr()
     opened = _encode(folder, tmp_path / "s", _recipe())
@@ -319,9 +319,9 @@ def test_folders_of_frames_are_told_apart_by_their_contents(tmp_path):
     assert len(set(found)) == 4 and made_of() == found[-1]
 
 
-def test_what_a_chat_server_cost_is_told(clips, tmp_path):
+def test_what_a_chat_server_cost_is_told(videos_folder, tmp_path):
     _list(tmp_path, {"a": _entry("a")})
-    shutil.copy(clips / "a.mp4", tmp_path / "a.mp4")
+    shutil.copy(videos_folder / "a.mp4", tmp_path / "a.mp4")
     with ChatServer(lambda body: {"caption": "a man walks"}) as server:
         command = [*_command(tmp_path, tmp_path / "s"), "--captioner=chat", "--chat_model=eye"]
         command += [f"--base_url={server.url}", "--price_input=1", "--price_output=2"]
@@ -337,37 +337,39 @@ def _files(path):
     return {p.name: p.read_bytes() for p in pathlib.Path(path).iterdir() if p.name != ".lock"}
 
 
-def _command(clips, out):
+def _command(videos_folder, out):
     return [
-        *(sys.executable, "-m", "generation.encode", f"--videos={clips / 'videos.json'}"),
+        *(sys.executable, "-m", "generation.encode", f"--videos={videos_folder / 'videos.json'}"),
         *(f"--out={out}", "--encoder=motion", "--snippet_stride=8"),
     ]
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(clips, tmp_path_factory):
+def uninterrupted(videos_folder, tmp_path_factory):
     out = tmp_path_factory.mktemp("whole") / "s"
-    outcome = subprocess.run(_command(clips, out), check=True, capture_output=True, text=True)
+    outcome = subprocess.run(
+        _command(videos_folder, out), check=True, capture_output=True, text=True
+    )
     summary = json.loads(outcome.stdout)
     assert summary["finished"] and summary["videos"] == 5 and summary["encoder"] == "motion-v1"
     return _files(out)
 
 
-def test_killed_and_run_again_gives_the_same_bytes(clips, uninterrupted, tmp_path):
+def test_killed_and_run_again_gives_the_same_bytes(videos_folder, uninterrupted, tmp_path):
     out = tmp_path / "s"
-    killing.run(_command(clips, out), "parts/*.json", 2)
+    killing.run(_command(videos_folder, out), "parts/*.json", 2)
     assert len(list(out.glob("parts/*.json"))) == 2
     with pytest.raises(UserError, match="run the same encode command again"):
         Store(out)
-    subprocess.run(_command(clips, out), check=True, capture_output=True)
+    subprocess.run(_command(videos_folder, out), check=True, capture_output=True)
     assert _files(out) == uninterrupted
 
 
-def test_two_ranks_give_the_same_bytes_as_one(clips, uninterrupted, tmp_path):
+def test_two_ranks_give_the_same_bytes_as_one(videos_folder, uninterrupted, tmp_path):
     out = tmp_path / "s"
     processes = [
         subprocess.Popen(
-            _command(clips, out),
+            _command(videos_folder, out),
             env=os.environ | {"RANK": str(rank), "WORLD_SIZE": "2"},
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,

@@ -22,6 +22,7 @@ from gvvad_jax.store import annotations
 from tests.support import killing
 from tests.support.tiny_pipelines import SIZES
 from tests.support.tiny_pipelines import make_backend as make
+from tests.support.tiny_videos import write_with_keyframes
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -203,7 +204,7 @@ def real_videos(tmp_path_factory):
         *(("abnormal", "train", 1), ("test", "test", 0)),
     ):
         frames = rng.integers(0, 256, (12, 48, 96, 3)).astype(np.uint8)
-        write_video(folder / f"{name}.mp4", frames, fps=10, keyframe_interval=4)
+        write_with_keyframes(folder / f"{name}.mp4", frames, 4)
         entries[name] = {"file": f"{name}.mp4", "label": label, "split": split}
     (folder / "videos.json").write_text(json.dumps({"videos": entries}))
     return folder / "videos.json"

@@ -9,6 +9,7 @@ from generation.media.writing import write_video
 from generation.prompts.grammar import write_grammar
 from generation.videos.first_frames import FirstFrames
 from gvvad_jax.command import UserError
+from tests.support.tiny_videos import write_with_keyframes
 
 PIL_Image = pytest.importorskip("PIL.Image")
 LEVELS = range(10, 250, 10)  # Frame i is grey, 10 * (i + 1) bright.
@@ -21,7 +22,7 @@ def grey(level, height=32, width=64):
 @pytest.fixture
 def folder(tmp_path):
     """A normal training video, and others that must not be looked at: they don't exist."""
-    write_video(tmp_path / "a.mp4", [grey(v) for v in LEVELS], fps=10, crf=1, keyframe_interval=8)
+    write_with_keyframes(tmp_path / "a.mp4", [grey(v) for v in LEVELS], 8)
     entries = {
         "a": {"file": "a.mp4", "label": 0, "split": "train"},
         "b": {"file": "b.mp4", "label": 1, "split": "train"},
@@ -149,7 +150,7 @@ def test_videos_that_give_no_frame(folder):
     with pytest.raises(UserError, match="a.mp4: expected a video stream"):
         FirstFrames(folder / "videos.json", seed=0).read(description, 32, 32)
     (folder / "a.mp4").write_text("ffconcat version 1.0\nfile b.mp4\n")
-    with pytest.raises(UserError, match="a.mp4: expected a video file, found a format that isn't"):
+    with pytest.raises(UserError, match="a.mp4: expected a video file, found a format that is not"):
         FirstFrames(folder / "videos.json", seed=0).read(description, 32, 32)
     (folder / "a.mp4").unlink()
     (folder / "a.mp4").mkdir()
