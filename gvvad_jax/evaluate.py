@@ -1,4 +1,4 @@
-"""Frame-level measures of a trained detector, or of any scores.
+"""Measures a trained detector, or any scores, frame by frame.
 
     python -m gvvad_jax.evaluate --workdir=W --store=STORE [--annotations=videos.json]
     python -m gvvad_jax.evaluate --scores=S.npz --ground_truth=videos.json|G.npz
@@ -8,14 +8,17 @@ Prints one JSON object {auc, ap, pr_auc, auc_abnormal, far, per_class, videos, f
 """
 
 import json
+import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 from absl import flags
 
 from gvvad_jax.command import UserError, refuse_flags, run_command
-from gvvad_jax.evaluation import measure_files, measure_members
-from gvvad_jax.store import annotations
+from gvvad_jax.store.reader import Store
+
+if TYPE_CHECKING:
+    from gvvad_jax.evaluation import Measures
 
 
 def main(_: Sequence[str]) -> None:
@@ -24,41 +27,58 @@ def main(_: Sequence[str]) -> None:
         raise UserError("expected either --workdir or --scores, found both or neither")
     if values.workdir:
         refuse_flags("--workdir", ("ground_truth",))
+        measures = _measure_run()
     else:
         refuse_flags("--scores", ("store", "annotations", "split", "checkpoint"))
-    found = _of_workdir() if values.workdir else measure_files(values.scores, values.ground_truth)
-    print(json.dumps(found))
+        from gvvad_jax.evaluation import measure_files
+
+        measures = measure_files(values.scores, values.ground_truth)
+    print(json.dumps(measures))
+    if sys.stderr.isatty():
+        print(summary(measures), file=sys.stderr)
 
 
-def _of_workdir() -> dict[str, Any]:
-    from gvvad_jax import scoring
-    from gvvad_jax.splits import members_of, report_missing
-    from gvvad_jax.store.reader import Store
-
+def _measure_run() -> "Measures":
     values = flags.FLAGS
     if not values.store:
         raise UserError("--store: expected a feature store with test videos, found none")
-    opened = Store(values.store)
-    override = annotations.load(values.annotations) if values.annotations else None
-    missing = report_missing([opened], override, values.split)
-    test = [member for member in members_of(opened, override) if member.video.split == values.split]
-    if not test:
-        raise UserError(
-            f"{values.annotations or values.store}: expected videos of split {values.split}, "
-            "found none; correct the annotations or give another --split"
-        )
+    # Before the slow imports: a wrong path is reported at once.
+    store = Store(values.store)
+    from gvvad_jax import scoring
+
     model = scoring.load(values.workdir, values.checkpoint)
-    model.require(opened.manifest, values.store)
-    path = (override or opened.videos).path
-    return measure_members(model, test, missing=len(missing), path=path)
+    return model.evaluate(store, values.split, values.annotations or None)
+
+
+def summary(measures: "Measures") -> str:
+    """The measures and the next command, for people."""
+    from gvvad_jax.evaluation import describe
+
+    values = flags.FLAGS
+    if not values.workdir:
+        return f"\n{values.scores}: {describe(measures)}"
+    return (
+        f"\n{values.workdir}, {values.checkpoint}: {describe(measures)}\n"
+        f"Next: python -m gvvad_jax.score --workdir={values.workdir} --store={values.store} "
+        "--out=scores.npz"
+    )
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string("workdir", "", "a run's folder")
-    flags.DEFINE_string("store", "", "feature store with the test videos")
-    flags.DEFINE_string("annotations", "", "videos.json that overrides the one in the store")
-    flags.DEFINE_string("split", "test", "which videos")
-    flags.DEFINE_enum("checkpoint", "last", ["last", "best_on_validation", "best_on_test"], "which")
-    flags.DEFINE_string("scores", "", "S.npz of frame scores, instead of a run")
-    flags.DEFINE_string("ground_truth", "", "videos.json or G.npz, with --scores")
+    flags.DEFINE_string("workdir", "", "Run folder with the trained detector.")
+    flags.DEFINE_string("store", "", "Feature store with the test videos.")
+    flags.DEFINE_string(
+        "annotations", "", "Path of a videos.json that overrides the one in the store."
+    )
+    flags.DEFINE_string("split", "test", "Split to measure: train, validation or test.")
+    flags.DEFINE_enum(
+        "checkpoint",
+        "last",
+        ["last", "best_on_validation", "best_on_test"],
+        "Checkpoint of the run to measure.",
+    )
+    flags.DEFINE_string("scores", "", "S.npz of frame scores to measure instead of a run.")
+    flags.DEFINE_string(
+        "ground_truth", "", "Ground truth for --scores, a videos.json or a G.npz of 0 and 1."
+    )
     run_command(main, usage=__doc__)

@@ -11,18 +11,19 @@ import json
 import pathlib
 import tempfile
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 from absl import flags
 
-from gvvad_jax import scoring
 from gvvad_jax.command import UserError, refuse_flags, run_command
+from gvvad_jax.evaluation import SNIPPET_PREFIXES
 from gvvad_jax.store import alignment
 from gvvad_jax.store.files import load_array, write_arrays
 from gvvad_jax.store.reader import Store
 
-# Before a video's id: its snippets' scores and times.
-DERIVED = ("snippets/", "times/")
+if TYPE_CHECKING:
+    from gvvad_jax.scoring import Model
 
 
 def main(_: Sequence[str]) -> None:
@@ -35,10 +36,12 @@ def main(_: Sequence[str]) -> None:
     if values.store:
         refuse_flags("--store", ("text", "fps"))
     _require_writable(pathlib.Path(values.out))
+    from gvvad_jax import scoring
+
     model = scoring.load(values.workdir, values.checkpoint)
-    arrays = _of_store(model, values.store) if values.store else _of_files(model)
+    arrays = _score_store(model, values.store) if values.store else _score_files(model)
     write_arrays(values.out, arrays)
-    ids = [name for name in arrays if not name.startswith(DERIVED)]
+    ids = [name for name in arrays if not name.startswith(SNIPPET_PREFIXES)]
     print(json.dumps({"out": values.out, "videos": len(ids)}))
 
 
@@ -48,7 +51,7 @@ def _require_writable(out: pathlib.Path) -> None:
         raise UserError(f"--out: expected a file, found the folder {out}; name one in it")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        # On some file systems only trying tells.
+        # Permissions alone don't tell on every file system.
         with tempfile.TemporaryFile(dir=out.parent):
             pass
     except OSError as error:
@@ -58,90 +61,67 @@ def _require_writable(out: pathlib.Path) -> None:
         ) from error
 
 
-def _of_store(model: scoring.Model, path: str) -> dict[str, np.ndarray]:
-    opened = Store(path)
-    model.require(opened.manifest, path)
-    for video_id in opened.rows:
-        if video_id.startswith(DERIVED):
+def _score_store(model: "Model", path: str) -> dict[str, np.ndarray]:
+    store = Store(path)
+    for video_id in store:
+        if video_id.startswith(SNIPPET_PREFIXES):
             raise UserError(
                 f"{path}: video {video_id!r}: expected an id that doesn't begin with "
-                f"{' or '.join(DERIVED)}, as other arrays of --out do; encode it with another"
+                f"{' or '.join(SNIPPET_PREFIXES)}, as other arrays of --out do; encode it with "
+                "another"
             )
-    snippets = model.scores({i: (opened.visual(i), opened.text(i)) for i in opened.rows})
-    scoring.require_finite(snippets, path)
     arrays = {}
-    for video_id, scores_T in snippets.items():
-        row, times_Tx2 = opened.rows[video_id], opened.times(video_id)
-        arrays |= {
-            video_id: alignment.frame_scores(scores_T, times_Tx2, row.num_frames, row.fps),
-            f"snippets/{video_id}": scores_T,
-            f"times/{video_id}": times_Tx2,
-        }
+    for video_id, scores_T in model.score(store).items():
+        row = store.rows[video_id]
+        arrays |= _arrays(video_id, scores_T, store.times(video_id), row.num_frames, row.fps)
     return arrays
 
 
-def _of_files(model: scoring.Model) -> dict[str, np.ndarray]:
+def _score_files(model: "Model") -> dict[str, np.ndarray]:
+    from gvvad_jax import scoring
+
     values, snippet = flags.FLAGS, model.manifest.snippet
-    visual_TxNxD = _read_features(values.visual)
-    crops = model.manifest.crops["count"]
-    if visual_TxNxD.ndim == 2:
-        visual_TxNxD = visual_TxNxD[:, None]
-    if (
-        visual_TxNxD.ndim != 3
-        or not visual_TxNxD.size
-        or visual_TxNxD.shape[-1] != model.manifest.dim
-    ):
-        raise UserError(
-            f"{values.visual}: expected an array [T, {model.manifest.dim}] or [T, crops, "
-            f"{model.manifest.dim}], found {list(visual_TxNxD.shape)}; encode with "
-            f"{model.manifest.encoder['id']}"
-        )
-    if crops not in ("unknown", visual_TxNxD.shape[1]):
-        raise UserError(
-            f"{values.visual}: expected [T, {crops}, {model.manifest.dim}], {crops} crops as in "
-            f"training, found {list(visual_TxNxD.shape)}; where crops come first, transpose to "
-            "[T, crops, dim]"
-        )
-    text_TxE = _read_features(values.text) if values.text else None
+    visual_TxNxD = scoring.require_visual(
+        load_array(values.visual, "an .npy array of features"), model.manifest, values.visual
+    )
+    text_SxE = load_array(values.text, "an .npy array of features") if values.text else None
     if model.config.uses_text:
-        _require_text(text_TxE, len(visual_TxNxD), model.manifest.text["dim"])
-    name = pathlib.Path(values.visual).stem
-    scores = model.scores({name: (visual_TxNxD, text_TxE)})
-    scoring.require_finite(scores, values.visual)
-    scores_T = scores[name]
+        text_SxE = scoring.require_text(
+            text_SxE, len(visual_TxNxD), model.manifest, values.text or "--text"
+        )
+    video_id = pathlib.Path(values.visual).stem
+    scores_T = model.score({video_id: (visual_TxNxD, text_SxE)})[video_id]
     num_frames = (len(scores_T) - 1) * snippet["stride"] + snippet["frames"]
-    fps = values.fps
-    times_Tx2 = alignment.snippet_spans(num_frames, snippet["frames"], snippet["stride"]) / fps
-    frames = alignment.frame_scores(scores_T, times_Tx2, num_frames, fps)
-    return {name: frames, f"snippets/{name}": scores_T, f"times/{name}": times_Tx2}
+    spans_Tx2 = alignment.snippet_spans(num_frames, snippet["frames"], snippet["stride"])
+    return _arrays(video_id, scores_T, spans_Tx2 / values.fps, num_frames, values.fps)
 
 
-def _require_text(text_SxE: np.ndarray | None, length: int, dim: int) -> None:
-    """Text of at least half the video's rows: what is missing is repeated from its end."""
-    fits = text_SxE is not None and text_SxE.ndim == 2 and text_SxE.shape[1] == dim
-    if not fits or 2 * len(text_SxE) < length:
-        found = "none" if text_SxE is None else list(text_SxE.shape)
-        raise UserError(
-            f"{flags.FLAGS.text or '--text'}: expected an array [{length}, {dim}], a few rows "
-            f"more or fewer, found {found}; embed the video's captions with the run's text encoder"
-        )
-
-
-def _read_features(path: str) -> np.ndarray:
-    array = load_array(path, "an .npy array of features")
-    if not np.isfinite(array).all():
-        raise UserError(
-            f"{path}: expected finite features, found NaN or infinity; encode the video again"
-        )
-    return array
+def _arrays(
+    video_id: str, scores_T: np.ndarray, times_Tx2: np.ndarray, num_frames: int, fps: float
+) -> dict[str, np.ndarray]:
+    """The arrays of S.npz for one video."""
+    return {
+        video_id: alignment.frame_scores(scores_T, times_Tx2, num_frames, fps),
+        f"snippets/{video_id}": scores_T,
+        f"times/{video_id}": times_Tx2,
+    }
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string("workdir", "", "a run's folder")
-    flags.DEFINE_string("store", "", "feature store to score")
-    flags.DEFINE_string("visual", "", "one video's features instead, .npy [T, dim] or [T, N, dim]")
-    flags.DEFINE_string("text", "", "its text rows, .npy [T, text_dim]")
-    flags.DEFINE_float("fps", 25.0, "frames per second of the video, with --visual", lower_bound=1)
-    flags.DEFINE_string("out", "", "S.npz")
-    flags.DEFINE_enum("checkpoint", "last", ["last", "best_on_validation", "best_on_test"], "which")
+    flags.DEFINE_string("workdir", "", "Run folder with the trained detector.")
+    flags.DEFINE_string("store", "", "Feature store whose videos are scored.")
+    flags.DEFINE_string(
+        "visual", "", "Visual features of one video instead, .npy [T, dim] or [T, N, dim]."
+    )
+    flags.DEFINE_string("text", "", "Text features of the same video, .npy [T, text_dim].")
+    flags.DEFINE_float(
+        "fps", 25.0, "Frames per second of the video given with --visual.", lower_bound=1
+    )
+    flags.DEFINE_string("out", "", "Path of the .npz file to write the scores to.")
+    flags.DEFINE_enum(
+        "checkpoint",
+        "last",
+        ["last", "best_on_validation", "best_on_test"],
+        "Checkpoint of the run to score with.",
+    )
     run_command(main, usage=__doc__)

@@ -1,18 +1,32 @@
 """Scores videos with a trained detector: the library behind `python -m gvvad_jax.score`."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
-from typing import Any
+import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, cast
 
+import jax
 import numpy as np
 
+from gvvad_jax import evaluation, step
 from gvvad_jax.command import UserError
+from gvvad_jax.config import TrainConfig
+from gvvad_jax.evaluation import Measures
+from gvvad_jax.run import checkpoints
+from gvvad_jax.splits import Member, Standardisation
+from gvvad_jax.store.annotations import Annotations
 from gvvad_jax.store.format import Manifest
+from gvvad_jax.store.reader import Store
 
 # Crops x snippets that go through the detector at once: bounds memory, not results.
 ROWS_AT_ONCE = 4096
 # Lengths that a set of videos is padded to: a program is compiled for each.
 MOST_BUCKETS = 20
+
+# One video: visual [T, D] or [T, N, D], alone or with text [S, E].
+VideoFeatures = np.ndarray | tuple[np.ndarray, np.ndarray | None]
+# Checked: visual [T, N, D], text [S, E].
+_Rows = tuple[np.ndarray, np.ndarray | None]
 
 
 def require_finite(snippets: Mapping[str, np.ndarray], path: str) -> None:
@@ -28,21 +42,71 @@ def require_finite(snippets: Mapping[str, np.ndarray], path: str) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Model:
-    """A trained detector and all that it needs to score videos of its encoder.
+    """A trained detector with all that it needs to score videos; `load` gives one.
 
     Attributes:
-      config: it was trained with.
-      manifest: of the stores it was trained on.
-      standard: batches.Standardisation of its visual features.
-      variables: weights and running statistics, of step.scoring_variables.
-      score_step: of step.make_score_step.
+      config: the settings of its training.
+      manifest: what holds for the features that it takes: encoder, width, crops, snippets.
+      standard: the standardisation of its visual features.
+      variables: its weights and running statistics.
+      score_step: its compiled scoring function, of step.make_score_step.
     """
 
-    config: Any
+    config: TrainConfig
     manifest: Manifest
-    standard: Any
+    standard: Standardisation
     variables: Any
-    score_step: Any
+    score_step: Callable[..., jax.Array]
+
+    def score(self, features: Mapping[str, VideoFeatures] | Store) -> dict[str, np.ndarray]:
+        """Scores each snippet of whole videos; higher is more abnormal.
+
+        Args:
+          features: by video id, visual features [T, D], or [T, N, D] of N crops, as the encoder
+            gives them; for a detector with a text stream a pair of them and text [S, E]. Or a
+            `Store`, all of whose videos are scored.
+
+        Returns:
+          float32 [T] by video id, in the order given. alignment.frame_scores turns them into
+          frame scores.
+
+        Raises:
+          UserError: features of another type, shape or width than the detector takes, text that is
+            missing, values that aren't finite; the message names the argument and the video.
+        """
+        if isinstance(features, Store):
+            path = str(features.path)
+            self.require(features.manifest, path)
+            snippets = self._score_rows(
+                {i: (features.visual(i), features.text(i)) for i in features.rows}
+            )
+        else:
+            path = "features"
+            snippets = self._score_rows(self._checked(features))
+        require_finite(snippets, path)
+        return snippets
+
+    def evaluate(
+        self,
+        store: Store | str | os.PathLike[str],
+        split: str = "test",
+        annotations: Annotations | str | os.PathLike[str] | None = None,
+    ) -> Measures:
+        """Measures this detector on a store's videos, frame by frame.
+
+        Args:
+          store: the store, or its path.
+          split: train, validation or test.
+          annotations: a videos.json, or its path, that overrides the one in the store.
+
+        Returns:
+          The frame-level measures.
+
+        Raises:
+          UserError: a store of another encoder, no video of the split, or an abnormal video
+            without frame annotations.
+        """
+        return evaluation.measure_store(self, store, split, annotations)
 
     def require(self, manifest: Manifest, path: str) -> None:
         """Raises UserError unless a store's features are of the kind this was trained on."""
@@ -55,9 +119,9 @@ class Model:
                 f"{'; '.join(differences)}; encode it with the same settings"
             )
 
-    def of_members(self, members: Sequence[Any]) -> dict[str, np.ndarray]:
-        """`scores` of batches.Member by id; raises UserError where one isn't finite."""
-        snippets = self.scores(
+    def score_members(self, members: Sequence[Member]) -> dict[str, np.ndarray]:
+        """Snippet scores by video id; raises UserError where one isn't finite."""
+        snippets = self._score_rows(
             {m.video.id: (m.store.visual(m.video.id), m.store.text(m.video.id)) for m in members}
         )
         for member in members:
@@ -65,53 +129,83 @@ class Model:
             require_finite({video_id: snippets[video_id]}, str(member.store.path))
         return snippets
 
-    def scores(
-        self, features: Mapping[str, tuple[np.ndarray, np.ndarray | None]]
-    ) -> dict[str, np.ndarray]:
-        """Snippet scores of whole-length videos.
+    def _checked(self, features: Mapping[str, VideoFeatures]) -> dict[str, _Rows]:
+        """The features of the `score` call, each as a pair of visual [T, N, D] and text."""
+        if not isinstance(features, Mapping):
+            raise UserError(
+                f"features: expected arrays by video id or a Store, found "
+                f"{type(features).__name__}; give {{id: array}}"
+            )
+        checked: dict[str, _Rows] = {}
+        crops: int | None = None
+        for video_id, value in features.items():
+            where = f"features: video {video_id!r}"
+            if isinstance(value, tuple):
+                if len(value) != 2:
+                    raise UserError(
+                        f"{where}: expected (visual, text), found {len(value)} values; give a "
+                        "pair, or visual features alone"
+                    )
+                visual, text = value
+            else:
+                visual, text = value, None
+            visual_TxNxD = require_visual(visual, self.manifest, where)
+            crops = crops or visual_TxNxD.shape[1]
+            if visual_TxNxD.shape[1] != crops:
+                raise UserError(
+                    f"{where}: expected {crops} crops as in the first video, found "
+                    f"{visual_TxNxD.shape[1]}; score videos of other crops in a call of their own"
+                )
+            if not self.config.uses_text:
+                text = None
+            else:
+                text = require_text(text, len(visual_TxNxD), self.manifest, where)
+            checked[video_id] = visual_TxNxD, text
+        return checked
+
+    def _score_rows(self, videos: Mapping[str, _Rows]) -> dict[str, np.ndarray]:
+        """Snippet scores [T] by id of whole-length videos, not standardised, in the order given.
 
         Videos of similar length are padded and masked to one length, so that few shapes are
         compiled; padding changes no score. A video whose text has another number of rows is
         scored by itself, its text stream at its own length (see tevad.align_length).
-
-        Args:
-          features: (visual_TxNxD, text_SxE or None) by video id, not standardised.
-
-        Returns:
-          float32 [T] by video id, in the order given.
         """
         lengths: dict[str, int] = {}
-        found: dict[str, np.ndarray] = {}
-        for video_id, (visual_TxNxD, text_SxE) in features.items():
-            if self.config.uses_text and len(text_SxE) != len(visual_TxNxD):
+        scores: dict[str, np.ndarray] = {}
+        for video_id, (visual_TxNxD, text_SxE) in videos.items():
+            if (
+                self.config.uses_text
+                and text_SxE is not None
+                and len(text_SxE) != len(visual_TxNxD)
+            ):
                 visual = self.standard.apply(visual_TxNxD).swapaxes(0, 1)[None]
                 text = np.asarray(text_SxE, np.float32)[None]
-                found[video_id] = np.asarray(self.score_step(self.variables, visual, text, None))[0]
+                scores[video_id] = np.asarray(self.score_step(self.variables, visual, text, None))[
+                    0
+                ]
             else:
                 lengths[video_id] = len(visual_TxNxD)
-        # Of an import the manifest doesn't know the crops.
-        crops = features[next(iter(lengths))][0].shape[1] if lengths else 1
-        ahead: list[tuple[list[str], Any]] = []
+        # The manifest of an imported checkpoint doesn't know the crops.
+        crops = videos[next(iter(lengths))][0].shape[1] if lengths else 1
+        ahead: list[tuple[list[str], jax.Array]] = []
         for length, ids in buckets(lengths, crops).items():
             size = batch_size(len(ids), length, crops)
             for start in range(0, len(ids), size):
                 batch = ids[start : start + size]
-                ahead.append((batch, self._score_batch([features[i] for i in batch], length, size)))
+                ahead.append((batch, self._score_batch([videos[i] for i in batch], length, size)))
                 if len(ahead) > 1:  # The next one is made ready while this one is computed.
-                    found |= _unpadded(*ahead.pop(0), lengths)
+                    scores |= _unpadded(*ahead.pop(0), lengths)
         for batch, scores_VxT in ahead:
-            found |= _unpadded(batch, scores_VxT, lengths)
-        return {video_id: found[video_id] for video_id in features}
+            scores |= _unpadded(batch, scores_VxT, lengths)
+        return {video_id: scores[video_id] for video_id in videos}
 
-    def _score_batch(
-        self, videos: Sequence[tuple[np.ndarray, np.ndarray | None]], length: int, size: int
-    ) -> Any:
-        """Padded scores [size, length], not yet there: JAX goes on computing them."""
+    def _score_batch(self, videos: Sequence[_Rows], length: int, size: int) -> jax.Array:
+        """Padded scores [size, length], which JAX may still be computing."""
         crops = videos[0][0].shape[1]
         visual = np.zeros((size, crops, length, self.manifest.dim), np.float32)
         text, mask = None, np.zeros((size, length), np.float32)
         if self.config.uses_text:
-            text = np.zeros((size, length, self.manifest.text["dim"]), np.float32)
+            text = np.zeros((size, length, _text_dim(self.manifest)), np.float32)
         for i, (visual_TxNxD, text_TxE) in enumerate(videos):
             count = len(visual_TxNxD)
             visual[i, :, :count] = self.standard.apply(visual_TxNxD).swapaxes(0, 1)
@@ -121,11 +215,85 @@ class Model:
         return self.score_step(self.variables, visual, text, mask)
 
 
+def _text_dim(manifest: Manifest) -> int:
+    return int(manifest.text["dim"]) if manifest.text else 0
+
+
+def _numbers(value: object, where: str, expected: str) -> np.ndarray:
+    """An array of finite real numbers."""
+    array = np.asarray(value)
+    if array.dtype.kind not in "biuf":
+        raise UserError(
+            f"{where}: expected {expected} of numbers, found {array.dtype} of shape "
+            f"{list(array.shape)}; convert it to float32"
+        )
+    if not np.isfinite(array).all():
+        raise UserError(
+            f"{where}: expected finite features, found NaN or infinity; encode the video again"
+        )
+    return array
+
+
+def require_visual(value: object, manifest: Manifest, where: str) -> np.ndarray:
+    """One video's visual features as [T, N, D].
+
+    Args:
+      value: an array [T, D] or [T, N, D].
+      manifest: of the model.
+      where: the file, or the argument and the video, for messages.
+
+    Raises:
+      UserError: another type, shape, width or number of crops, or values that aren't finite.
+    """
+    dim, crops = manifest.dim, manifest.crops["count"]
+    array = _numbers(value, where, f"an array [T, {dim}]")
+    visual_TxNxD = array[:, None] if array.ndim == 2 else array
+    if visual_TxNxD.ndim != 3 or not visual_TxNxD.size or visual_TxNxD.shape[-1] != dim:
+        raise UserError(
+            f"{where}: expected an array [T, {dim}] or [T, crops, {dim}], found "
+            f"{list(array.shape)}; encode with {manifest.encoder['id']}"
+        )
+    if crops not in ("unknown", visual_TxNxD.shape[1]):
+        raise UserError(
+            f"{where}: expected [T, {crops}, {dim}], {crops} crops as in training, found "
+            f"{list(array.shape)}; where crops come first, transpose to [T, crops, dim]"
+        )
+    return visual_TxNxD
+
+
+def require_text(value: object, length: int, manifest: Manifest, where: str) -> np.ndarray:
+    """One video's text rows [S, E]; what is missing to T rows is repeated from its end.
+
+    Args:
+      value: an array [S, E] of at least half the video's rows, or None.
+      length: T, the video's rows.
+      manifest: of the model.
+      where: the file, or the argument and the video, for messages.
+
+    Raises:
+      UserError: no text, another type, shape or width, or values that aren't finite.
+    """
+    dim = _text_dim(manifest)
+    text_SxE = None if value is None else _numbers(value, where, f"text [{length}, {dim}]")
+    if (
+        text_SxE is None
+        or text_SxE.ndim != 2
+        or text_SxE.shape[1] != dim
+        or 2 * len(text_SxE) < length
+    ):
+        found = "none" if text_SxE is None else list(text_SxE.shape)
+        raise UserError(
+            f"{where}: expected text, an array [{length}, {dim}], a few rows more or fewer, found "
+            f"{found}; embed the video's captions with the run's text encoder"
+        )
+    return text_SxE
+
+
 def _unpadded(
-    ids: Sequence[str], scores_VxT: Any, lengths: Mapping[str, int]
+    ids: Sequence[str], scores_VxT: jax.Array, lengths: Mapping[str, int]
 ) -> dict[str, np.ndarray]:
-    scores_VxT = np.asarray(scores_VxT)
-    return {i: scores_T[: lengths[i]] for i, scores_T in zip(ids, scores_VxT, strict=False)}
+    padded_VxT = np.asarray(scores_VxT)
+    return {i: scores_T[: lengths[i]] for i, scores_T in zip(ids, padded_VxT, strict=False)}
 
 
 def bucket_length(length: int) -> int:
@@ -135,7 +303,7 @@ def bucket_length(length: int) -> int:
 
 
 def batch_size(videos: int, length: int, crops: int) -> int:
-    """Videos in each of the equal batches that hold so many of one length."""
+    """Number of videos in each of the equal batches that so many of one length are split into."""
     most = max(1, ROWS_AT_ONCE // (length * crops))
     return -(-videos // -(-videos // most))
 
@@ -149,13 +317,16 @@ def padded_snippets(videos: int, length: int, crops: int) -> int:
 def buckets(
     lengths: Mapping[str, int], crops: int, most: int = MOST_BUCKETS
 ) -> dict[int, list[str]]:
-    """Ids by the length that they are padded to, so that little is padded and few are compiled.
+    """Groups videos by the length they are padded to: little padding, few compiled programs.
 
     Args:
-      lengths: of the videos, by id.
-      crops: of each video.
-      most: lengths at most. Lengths of bucket_length are merged into longer ones where that adds
-        the fewest of padded_snippets (dynamic programming over the sorted lengths).
+      lengths: snippets of each video by id.
+      crops: crops of each video.
+      most: most lengths to use. Lengths of bucket_length are merged into longer ones where that
+        adds the fewest of padded_snippets (dynamic programming over the sorted lengths).
+
+    Returns:
+      Video ids by padded length.
     """
     by_length: dict[int, list[str]] = {}
     for video_id, length in lengths.items():
@@ -163,7 +334,7 @@ def buckets(
     steps = sorted(by_length)
     counts = np.cumsum([0] + [len(by_length[step]) for step in steps])
     # best[j]: (padded snippets, borders) of the first j lengths in so many buckets.
-    best = {0: (0, ())}
+    best: dict[int, tuple[int, tuple[int, ...]]] = {0: (0, ())}
     for _ in range(most):
         longer = dict(best)
         for start, (cost, borders) in best.items():
@@ -173,40 +344,41 @@ def buckets(
                 if stop not in longer or padded < longer[stop][0]:
                     longer[stop] = padded, (*borders, stop)
         best = longer
-    found, start = {}, 0
+    grouped, start = {}, 0
     for stop in best[len(steps)][1]:
-        found[steps[stop - 1]] = [i for step in steps[start:stop] for i in by_length[step]]
+        grouped[steps[stop - 1]] = [i for step in steps[start:stop] for i in by_length[step]]
         start = stop
-    return found
+    return grouped
 
 
-def load(workdir: str, checkpoint: str = "last") -> Model:
-    """A trained detector from a run's folder.
+def load(workdir: str | os.PathLike[str], checkpoint: str = "last") -> Model:
+    """Loads a trained detector from a run's folder.
 
     Args:
-      workdir: of gvvad_jax.train or tools.import_checkpoint.
+      workdir: the folder of gvvad_jax.train or tools.import_checkpoint.
       checkpoint: last, best_on_validation or best_on_test.
 
     Raises:
       UserError: no such run or no such checkpoint.
     """
-    import jax
-
-    from gvvad_jax import step
-    from gvvad_jax.run import checkpoints
-    from gvvad_jax.splits import Standardisation
-
-    content = checkpoints.read_model(workdir)
-    config, manifest = content["config"], content["manifest"]
-    text_dim = (manifest.text or {}).get("dim", 0)
-    template = jax.eval_shape(lambda: step.init_state(config, manifest.dim, text_dim))
-    saved = checkpoints.Checkpoints(workdir)
-    state = saved.restore(checkpoint, template)
-    saved.close()
+    if checkpoint not in checkpoints.KINDS:
+        raise UserError(
+            f"checkpoint: expected one of {', '.join(checkpoints.KINDS)}, found {checkpoint!r}; "
+            "give one of them"
+        )
+    saved = checkpoints.read_model(workdir)
+    config, manifest = saved.config, saved.manifest
+    template = cast(
+        step.TrainState,
+        jax.eval_shape(lambda: step.init_state(config, manifest.dim, _text_dim(manifest))),
+    )
+    run = checkpoints.Checkpoints(workdir)
+    state = run.restore(checkpoint, template)
+    run.close()
     return Model(
         config=config,
         manifest=manifest,
-        standard=Standardisation.from_json(content["standardisation"]),
+        standard=Standardisation.from_json(saved.standardisation),
         variables=step.scoring_variables(state),
         score_step=step.make_score_step(config),
     )

@@ -3,23 +3,59 @@
     python -m gvvad_jax.train --flagfile=configs/ucf_crime.flags --store=REAL \\
         --synthetic_store=SYN --synthetic_keep=decisions.jsonl --workdir=W
 
-Killed at any moment, the same command resumes and ends with the same numbers. The run's folder
-gets begun.json, config.flags, model.json, metrics.jsonl, TensorBoard events, checkpoints/ and
-result.json.
+The same command resumes a run that was stopped at any moment, and ends with the same numbers. The
+run's folder gets begun.json, config.flags, model.json, metrics.jsonl, TensorBoard events,
+checkpoints/ and result.json. Prints result.json.
 """
 
 import json
+import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from gvvad_jax.command import define_flags, from_flags, run_command
 from gvvad_jax.config import TrainConfig
-from gvvad_jax.training import train
+
+if TYPE_CHECKING:
+    from gvvad_jax.training import Result
 
 
 def main(_: Sequence[str]) -> None:
-    result = train(from_flags(TrainConfig))
-    if result:  # The first of several processes has it.
-        print(json.dumps(result))
+    import jax
+
+    from gvvad_jax.training import fit
+
+    config = from_flags(TrainConfig)
+    result = fit(config)
+    if jax.process_index():
+        return  # The first of several processes reports.
+    print(json.dumps(result.to_json()))
+    if sys.stderr.isatty():
+        print(summary(result, config), file=sys.stderr)
+
+
+def summary(result: "Result", config: TrainConfig) -> str:
+    """Results, their place and the next commands, for people."""
+    from gvvad_jax.evaluation import describe
+
+    lines = [f"\nTrained {config.detector} for {result.steps} steps on {config.store}."]
+    if result.last:
+        lines.append(f"  last step: {describe(result.last)}")
+    for name in ("best_on_validation", "best_on_test"):
+        if measures := getattr(result, name):
+            lines.append(f"  {name}, step {measures['step']}: {describe(measures)}")
+    if not result.last:
+        lines.append("  No test videos with abnormal_frames, so there are no measures.")
+    store = config.store.split(",")[0]
+    return "\n".join(
+        [
+            *lines,
+            f"Results: {result.workdir}/result.json; curves: tensorboard --logdir={result.workdir}",
+            f"Next: python -m gvvad_jax.evaluate --workdir={result.workdir} --store={store}",
+            f"      python -m gvvad_jax.score --workdir={result.workdir} --store={store} "
+            "--out=scores.npz",
+        ]
+    )
 
 
 if __name__ == "__main__":

@@ -1,39 +1,95 @@
 """Training runs: from stores to result.json, resumable at any moment."""
 
 import contextlib
+import dataclasses
+import importlib.metadata
 import pathlib
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+import jax
+import numpy as np
+import tqdm
+
+from gvvad_jax import batches, parallel, segments
 from gvvad_jax.command import UserError
 from gvvad_jax.config import TrainConfig
+from gvvad_jax.evaluation import Measures
+from gvvad_jax.run import checkpoints
 from gvvad_jax.run import folder as run_folder
+from gvvad_jax.run.log import RunLog
+from gvvad_jax.run.selection import Selection
+from gvvad_jax.splits import Member, Splits, Standardisation, open_splits, standardisation
+from gvvad_jax.step import init_state
 from gvvad_jax.store import digests
 from gvvad_jax.store.files import load_array, read_json, write_json
-from gvvad_jax.store.format import bank_faults
+from gvvad_jax.store.format import Manifest, bank_faults
 from gvvad_jax.store.reader import Store
 
+Feed = segments.Resident | segments.Ahead
 
-def train(config: TrainConfig) -> dict[str, Any]:
-    """One training run, from stores to result.json.
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Result:
+    """What a training run reached; the content of result.json.
+
+    Attributes:
+      last: measures of the last step's checkpoint on the test videos; None without test videos
+        that have frame annotations.
+      best_on_validation: the same of the checkpoint with the highest validation AUC, with its
+        `step`; None without validation videos too.
+      best_on_test: the same of the checkpoint with the highest test AUC; None unless
+        `TrainConfig.best_on_test` asks for it.
+      steps: number of steps done, fewer than asked for after an early stop.
+      workdir: the run's folder, which `load` takes.
+      provenance: the commit, library versions and digests of the data.
+      reports_best_on_test: whether `best_on_test` was asked for.
+
+    Of several processes (`TrainConfig.processes`) the first one alone measures: in the others
+    all measures are None.
+    """
+
+    last: Measures | None
+    best_on_validation: Measures | None
+    best_on_test: Measures | None
+    steps: int
+    workdir: pathlib.Path
+    provenance: Mapping[str, Any]
+    reports_best_on_test: bool = False
+
+    def to_json(self) -> dict[str, Any]:
+        """The content of result.json, which doesn't name the folder that it lies in."""
+        best = {"best_on_validation": self.best_on_validation}
+        if self.reports_best_on_test:
+            best["best_on_test"] = self.best_on_test
+        return {
+            "last": self.last,
+            **best,
+            "steps": self.steps,
+            "provenance": dict(self.provenance),
+        }
+
+
+def fit(config: TrainConfig) -> Result:
+    """Trains a detector; the same call again resumes a run that was stopped at any moment.
 
     Args:
-      config: what to train on what.
+      config: what to train on what, and the run's folder.
 
     Returns:
-      The content of result.json: `last`, `best_on_validation`, `best_on_test` (each the test
-      set's measures, or None), `steps` done (fewer than asked for after an early stop) and
-      `provenance`.
+      What the run reached on the test videos.
 
     Raises:
-      UserError: see config.py and batches.open_splits; also a workdir of another run.
+      UserError: stores or annotations that the run can't use, or a folder of another run; see
+        config.py and splits.open_splits.
       Interrupted: the loss or the parameters became NaN.
     """
-    import jax
-
-    from gvvad_jax import parallel
-
+    if not isinstance(config, TrainConfig):
+        raise UserError(
+            f"config: expected a TrainConfig, found {type(config).__name__}; give "
+            "TrainConfig(store=..., workdir=...)"
+        )
     if config.precision == "float64":
         jax.config.update("jax_enable_x64", True)
     if config.compilation_cache:
@@ -42,34 +98,26 @@ def train(config: TrainConfig) -> dict[str, Any]:
     workdir = run_folder.require_flags(config)
     parallel.join(config)
     try:
-        return _train(config, workdir)
+        return _fit(config, workdir)
     except jax.errors.JaxRuntimeError as error:
         if jax.process_count() == 1:
             raise
         raise parallel.lost(error) from error
 
 
-def _train(config: TrainConfig, workdir: pathlib.Path) -> dict[str, Any]:
-    import jax
-
-    from gvvad_jax import parallel
-    from gvvad_jax.run import checkpoints
-    from gvvad_jax.run.log import RunLog
-    from gvvad_jax.run.selection import Selection
-    from gvvad_jax.step import init_state
-
-    # The first process alone writes, and knows of checkpoints; the others are told.
+def _fit(config: TrainConfig, workdir: pathlib.Path) -> Result:
+    # Only the first process writes and reads checkpoints; it sends the others what they need.
     is_first = jax.process_index() == 0
-    # Closed however it ends: what is being saved then is saved whole.
-    with contextlib.ExitStack() as opened:
+    # On every way out, a checkpoint that is being saved is finished first.
+    with contextlib.ExitStack() as stack:
         saved = None
         if is_first:
-            opened.enter_context(run_folder.locked(workdir))
-            saved = opened.enter_context(contextlib.closing(checkpoints.Checkpoints(workdir)))
-        ready = _prepare(config)
-        run_folder.require_data(workdir, config, ready.made_of)
-        text_dim = (ready.manifest.text or {}).get("dim", 0)
-        state = init_state(config, ready.manifest.dim, text_dim)
+            stack.enter_context(run_folder.locked(workdir))
+            saved = stack.enter_context(contextlib.closing(checkpoints.Checkpoints(workdir)))
+        inputs = _prepare(config)
+        run_folder.require_data(workdir, config, inputs.made_of)
+        text_dim = (inputs.manifest.text or {}).get("dim", 0)
+        state = init_state(config, inputs.manifest.dim, text_dim)
         start = int(parallel.from_first((saved.latest("last") or 0) if saved else 0))
         if start > config.steps:
             raise UserError(
@@ -78,41 +126,53 @@ def _train(config: TrainConfig, workdir: pathlib.Path) -> dict[str, Any]:
             )
         if start:
             state = parallel.from_first(saved.restore("last", state) if saved else state)
-        selection = Selection(config, ready.splits, ready.manifest, ready.standard, saved)
+        selection = Selection(config, inputs.splits, inputs.manifest, inputs.standard, saved)
         runner = parallel.Runner(config, state)
-        feed = opened.enter_context(contextlib.closing(_feed(config, ready, runner, workdir)))
+        feed = stack.enter_context(contextlib.closing(_feed(config, inputs, runner, workdir)))
         if is_first:
-            run_folder.claim(workdir, config, ready.made_of)
+            run_folder.claim(workdir, config, inputs.made_of)
             if not (workdir / "model.json").exists():
-                standard = ready.standard.to_json()
-                checkpoints.write_model(workdir, config, ready.manifest, standard)
-        log = opened.enter_context(contextlib.closing(RunLog(workdir if is_first else None, start)))
+                standard = inputs.standard.to_json()
+                checkpoints.write_model(workdir, config, inputs.manifest, standard)
+        log = stack.enter_context(contextlib.closing(RunLog(workdir if is_first else None, start)))
         done = _run_steps(config, start, runner, feed, selection, saved, log)
-        if not saved:
-            return {}
-        saved.wait()
-        result = selection.results(runner.state())
-        result |= {"steps": done, "provenance": _provenance(ready)}
-        write_json(workdir / "result.json", result)
+        if saved:
+            saved.wait()
+        measured = selection.results(runner.state()) if saved else {}
+        result = Result(
+            last=measured.get("last"),
+            best_on_validation=measured.get("best_on_validation"),
+            best_on_test=measured.get("best_on_test"),
+            steps=done,
+            workdir=workdir,
+            provenance=_provenance(inputs),
+            reports_best_on_test=config.best_on_test,
+        )
+        if is_first:
+            write_json(workdir / "result.json", result.to_json())
         return result
 
 
 def _run_steps(
-    config: TrainConfig, start: int, runner: Any, feed: Any, selection: Any, saved: Any, log: Any
+    config: TrainConfig,
+    start: int,
+    runner: parallel.Runner,
+    feed: Feed,
+    selection: Selection,
+    saved: checkpoints.Checkpoints | None,
+    log: RunLog,
 ) -> int:
     """The training loop; returns how many steps are done."""
-    import tqdm
-
     progress = tqdm.tqdm(range(start, config.steps), initial=start, total=config.steps,
                          desc="train", unit="step", mininterval=1.0,
                          disable=not saved)  # fmt: skip
-    waiting: tuple[int, Any] | None = None
+    waiting: tuple[int, Mapping[str, jax.Array]] | None = None
     done, stopped = start, selection.stale(start)
     for step in progress:
         if stopped:
             break
         metrics = runner.step(*feed.at(step))
-        # One transfer a step, of the step before: the device is never waited for.
+        # Reads the metrics of the step before, so that the device never waits for the host.
         if waiting:
             log.training(*waiting, config.log_every)
         done = step + 1
@@ -121,7 +181,7 @@ def _run_steps(
         validates = is_last or done % config.validate_every == 0
         saves = is_last or done % config.checkpoint_every == 0
         if validates or saves:
-            # Here it is: what isn't finite is neither chosen nor saved.
+            # Checks this step too before it is chosen or saved: a NaN ends the run here.
             log.training(*waiting, config.log_every)
             waiting = None
         if validates:
@@ -129,34 +189,41 @@ def _run_steps(
             stopped = selection.stale(done)
         if saved and (saves or stopped):
             saved.save("last", done, runner.state(), [])
+        if log.latest:
+            progress.set_postfix(log.latest, refresh=False)
     progress.close()
     return done
 
 
-class _Prepared(NamedTuple):
-    """What a run is made of: its videos and how they are drawn."""
+class _Inputs(NamedTuple):
+    """The videos of a run and how they are drawn.
 
-    splits: Any
+    Attributes:
+      splits, stores: the videos by use, and the stores that hold them.
+      standard: the standardisation of their visual features.
+      bank_KxE: embedded anomaly prompts; None where the detector uses none.
+      synthetic_V: whether each of `members` is generated.
+      drawn: which of `members` make each batch.
+      members: all videos whose features a step may ask for, by their number.
+      made_of: digests of what was read.
+    """
+
+    splits: Splits
     stores: Sequence[Store]
-    standard: Any
-    bank_KxE: Any
-    synthetic_V: Any
-    drawn: Any
-    members: Sequence[Any]  # All whose features a step may ask for, by their number.
-    made_of: dict[str, Any]  # Hashes of what was read.
+    standard: Standardisation
+    bank_KxE: np.ndarray | None
+    synthetic_V: np.ndarray
+    drawn: batches.Batches
+    members: Sequence[Member]
+    made_of: dict[str, Any]
 
     @property
-    def manifest(self) -> Any:
+    def manifest(self) -> Manifest:
         return self.stores[0].manifest
 
 
-def _prepare(config: TrainConfig) -> _Prepared:
+def _prepare(config: TrainConfig) -> _Inputs:
     """Opens the stores; features are read when they are asked for."""
-    import numpy as np
-
-    from gvvad_jax import batches
-    from gvvad_jax.splits import open_splits, standardisation
-
     splits, stores = open_splits(config)
     members = [*splits.train, *splits.held_out]
     synthetic_V = np.array([member.row.source == "synthetic" for member in members])
@@ -167,7 +234,7 @@ def _prepare(config: TrainConfig) -> _Prepared:
         held_out_V=np.arange(len(members)) >= len(splits.train),
     )
     bank_KxE = _read_bank(stores[0]) if config.uses_bank else None
-    return _Prepared(
+    return _Inputs(
         splits=splits,
         stores=stores,
         standard=standardisation(splits.train, config),
@@ -180,14 +247,14 @@ def _prepare(config: TrainConfig) -> _Prepared:
 
 
 def _made_of(
-    config: TrainConfig, splits: Any, stores: Sequence[Store], bank_KxE: Any
+    config: TrainConfig, splits: Splits, stores: Sequence[Store], bank_KxE: np.ndarray | None
 ) -> dict[str, Any]:
-    """Hashes of all that a run's steps depend on and its flags only name; None for what isn't."""
+    """Digests of the data that a run's flags only name; None for a file that it doesn't use."""
     named = [*splits.train, *splits.held_out, *splits.validation]
     labels = sorted((member.video.id, member.video.label) for member in named)
     keep = config.synthetic_keep
     return {
-        "stores": [opened.digest() for opened in stores],
+        "stores": [store.digest() for store in stores],
         "splits": digests.of_json(splits.to_json()),
         "labels": digests.of_json(labels),
         "decisions": digests.of_file(keep) if keep else None,
@@ -195,66 +262,64 @@ def _made_of(
     }
 
 
-def _feed(config: TrainConfig, ready: _Prepared, runner: Any, workdir: pathlib.Path) -> Any:
-    """Where each step's videos come from: the devices where they fit, else mapped files."""
-    import jax
-
-    from gvvad_jax import segments
-
-    fixed = segments.Fixed(synthetic_V=ready.synthetic_V, bank_KxE=ready.bank_KxE)
-    kept = segments.Segments(ready.members, ready.standard, config)
+def _feed(
+    config: TrainConfig, inputs: _Inputs, runner: parallel.Runner, workdir: pathlib.Path
+) -> Feed:
+    """The source of each step's videos: the devices where all of them fit, else mapped files."""
+    fixed = segments.Fixed(synthetic_V=inputs.synthetic_V, bank_KxE=inputs.bank_KxE)
+    kept = segments.Segments(inputs.members, inputs.standard, config)
     if kept.num_bytes / runner.num_devices <= config.device_gigabytes * 1e9:
-        return segments.Resident(kept, fixed, ready.drawn, runner)
+        return segments.Resident(kept, fixed, inputs.drawn, runner)
     folder = workdir / f"segments-{jax.process_index()}-of-{jax.process_count()}"
-    kept = segments.Segments(ready.members, ready.standard, config, folder)
-    return segments.Ahead(kept, fixed, ready.drawn, runner)
+    kept = segments.Segments(inputs.members, inputs.standard, config, folder)
+    return segments.Ahead(kept, fixed, inputs.drawn, runner)
 
 
-def _read_bank(opened: Store) -> Any:
-    """The anomaly-prompt bank that was embedded with the store's text."""
-    import numpy as np
-
-    path = opened.path / "bank.npy"
+def _read_bank(store: Store) -> np.ndarray:
+    """The anomaly-prompt bank [K, E] that was embedded with the store's text."""
+    path = store.path / "bank.npy"
     bank_KxE = load_array(
         path,
         "LAP's anomaly-prompt bank [K, text_dim] (else encode with text, or use --detector=tevad "
         "or --feature_group=visual)",
     )
-    if faults := bank_faults(bank_KxE, opened.manifest):
+    if faults := bank_faults(bank_KxE, store.manifest):
         raise UserError(f"{path}: {faults[0]}; embed the bank again, by the store's text encoder")
-    _require_encoder(path.with_suffix(".json"), opened)
+    _require_encoder(path.with_suffix(".json"), store)
     return np.float32(bank_KxE)
 
 
-def _require_encoder(path: pathlib.Path, opened: Store) -> None:
-    """Vectors of different text encoders don't mix, whatever their width. Imports have no .json."""
-    if not path.exists():
+def _require_encoder(path: pathlib.Path, store: Store) -> None:
+    """Raises UserError for a bank of another text encoder than the store's.
+
+    A bank without a .json, as imports have it, is taken as it is.
+    """
+    if not path.exists() or not store.manifest.text:
         return
-    content, expected = read_json(path), opened.manifest.text["encoder"]
-    found = content.get("encoder") if isinstance(content, dict) else content
-    if "unknown" not in (found, expected) and found != expected:
+    content, expected = read_json(path), store.manifest.text["encoder"]
+    encoder = content.get("encoder") if isinstance(content, dict) else content
+    if "unknown" not in (encoder, expected) and encoder != expected:
         raise UserError(
             f"{path}: expected a bank embedded by {expected!r} as the store's text, found "
-            f"{found!r}; encode the store again, or copy bank.npy and bank.json from one of that "
+            f"{encoder!r}; encode the store again, or copy bank.npy and bank.json from one of that "
             "encoder"
         )
 
 
-def _provenance(ready: _Prepared) -> dict[str, Any]:
-    """Where a result comes from: code, library versions, and hashes of what it was made of."""
-    import importlib.metadata
-
+def _provenance(inputs: _Inputs) -> dict[str, Any]:
+    """The commit of this code, the library versions, and digests of the data."""
     packages = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
     versions = {name: importlib.metadata.version(name) for name in packages}
-    return {"commit": _commit(), "versions": versions} | ready.made_of
+    return {"commit": _commit(), "versions": versions} | inputs.made_of
 
 
 def _commit() -> str:
-    """The commit of this code, "unknown" where it was installed without one."""
+    """The commit of this code; "unknown" where it was installed without its repository."""
     path = pathlib.Path(__file__)
     git = ["git", "-C", str(path.parent)]
     try:
-        # Else an environment inside another repository would have that one's commit.
+        # The first command fails where the code isn't tracked: an environment may lie inside
+        # another repository, whose commit says nothing about this code.
         for command in (
             ["ls-files", "--error-unmatch", path.name],
             ["describe", "--always", "--dirty", "--abbrev=40"],

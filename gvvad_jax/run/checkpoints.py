@@ -1,8 +1,9 @@
-"""A run's folder: orbax checkpoints (last, best), model.json, and reading them back."""
+"""The checkpoints of a run (last, best) and model.json: writing and reading them."""
 
 import dataclasses
 import os
 import pathlib
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -22,13 +23,13 @@ class Checkpoints:
     """The checkpoints of one run: the last one, and the best by each measure.
 
     Each kind is a folder of its own that holds one checkpoint: the new one is whole before the
-    old one goes, also under kill -9. Of several processes one alone has them.
+    old one goes, also under kill -9. Of several processes only the first one has them.
 
     Args:
       workdir: the run's folder.
     """
 
-    def __init__(self, workdir: str | os.PathLike):
+    def __init__(self, workdir: str | os.PathLike[str]):
         self._root = pathlib.Path(workdir).resolve() / "checkpoints"
         self._managers: dict[str, ocp.CheckpointManager] = {}
 
@@ -38,7 +39,7 @@ class Checkpoints:
             (self._root / kind).mkdir(parents=True, exist_ok=True)
             self._managers[kind] = ocp.CheckpointManager(
                 self._root / kind,
-                # Of several processes orbax would wait for all, and create folders only so.
+                # By default orbax waits for all processes, and creates folders with all of them.
                 options=ocp.CheckpointManagerOptions(
                     max_to_keep=1,
                     create=alone is None,
@@ -48,22 +49,23 @@ class Checkpoints:
         return self._managers[kind]
 
     def latest(self, kind: str) -> int | None:
-        """The step of the checkpoint of this kind; None where there is none."""
+        """Returns the step of the checkpoint of this kind; None where there is none."""
         if not (self._root / kind).exists():
             return None
         return self._manager(kind).latest_step()
 
-    def save(self, kind: str, step: int, state: TrainState, measure: list[float]) -> None:
-        """Saves a checkpoint in the background; `measure` is what it was chosen by."""
+    def save(self, kind: str, step: int, state: TrainState, measure: list[float | None]) -> None:
+        """Saves a checkpoint in the background; `measure` is what it was selected by."""
         manager = self._manager(kind)
         if manager.latest_step() == step:
             return
         if kind == "last":
-            # A run resumed from it won't consider again what is best so far.
+            # A run resumed from the last one doesn't consider earlier steps again, so the best
+            # ones must be on disk first.
             for other in self._managers.values():
                 other.wait_until_finished()
         if jax.process_count() > 1:
-            state = jax.device_get(state)  # Orbax takes no other array that one process has alone.
+            state = jax.device_get(state)  # Orbax takes arrays of one process from the host only.
         manager.save(
             step,
             args=ocp.args.Composite(
@@ -71,15 +73,15 @@ class Checkpoints:
             ),
         )
 
-    def measure(self, kind: str) -> list[float] | None:
-        """What the checkpoint of this kind was chosen by; None where there is none."""
+    def measure(self, kind: str) -> list[float | None] | None:
+        """Returns what the checkpoint of this kind was selected by; None where there is none."""
         step = self.latest(kind)
         if step is None:
             return None
         return self._restore(kind, step, measure=ocp.args.JsonRestore())["measure"]
 
     def restore(self, kind: str, template: TrainState) -> TrainState:
-        """The checkpoint of this kind on the first device.
+        """Restores the checkpoint of this kind onto the first device.
 
         Args:
           kind: one of KINDS.
@@ -108,10 +110,10 @@ class Checkpoints:
         try:
             return self._manager(kind).restore(step, args=ocp.args.Composite(**items))
         except jax.errors.JaxRuntimeError:
-            raise  # Of the device, not of the files.
-        except Exception as error:  # Of damaged files orbax and tensorstore raise many kinds.
+            raise  # A fault of the device, not of the files.
+        except Exception as error:  # Damaged files raise many kinds in orbax and tensorstore.
             folder = self._root / kind / str(step)
-            # A best one that is gone isn't chosen again but by a run from the start.
+            # Only a run from the start selects a best one again.
             remove = folder if kind == "last" else self._root
             raise UserError(
                 f"{folder}: expected a whole checkpoint, found it damaged ({str(error)[:160]}); "
@@ -120,12 +122,12 @@ class Checkpoints:
             ) from error
 
     def wait(self) -> None:
-        """Waits until what was saved is on disk."""
+        """Waits until all checkpoints are on disk."""
         for manager in self._managers.values():
             manager.wait_until_finished()
 
     def close(self) -> None:
-        """Waits, then lets go of the folders."""
+        """Waits until all checkpoints are on disk, then releases the folders."""
         self.wait()
         for manager in self._managers.values():
             manager.close()
@@ -142,12 +144,12 @@ def _this_process_alone() -> ocp.options.MultiprocessingOptions | None:
 
 
 def write_model(
-    workdir: str | os.PathLike,
+    workdir: str | os.PathLike[str],
     config: TrainConfig,
     manifest: Manifest,
     standardisation: dict[str, Any] | None,
 ) -> None:
-    """Writes model.json: all that scoring needs besides the weights."""
+    """Writes model.json, which holds all that scoring needs besides the weights."""
     content = {
         "config": dataclasses.asdict(config),
         "manifest": manifest.to_json(),
@@ -157,8 +159,23 @@ def write_model(
     write_json(path, content)
 
 
-def read_model(workdir: str | os.PathLike) -> dict[str, Any]:
-    """model.json with `config` and `manifest` as objects; raises UserError when there is none."""
+@dataclasses.dataclass(frozen=True)
+class SavedModel:
+    """The content of model.json.
+
+    Attributes:
+      config: the settings of the training.
+      manifest: what holds for the features that it was trained on.
+      standardisation: content for splits.Standardisation.from_json.
+    """
+
+    config: TrainConfig
+    manifest: Manifest
+    standardisation: Mapping[str, Any] | None
+
+
+def read_model(workdir: str | os.PathLike[str]) -> SavedModel:
+    """Reads model.json; raises UserError where there is none, or one of another version."""
     path = pathlib.Path(workdir) / "model.json"
     if not path.exists():
         raise UserError(
@@ -167,12 +184,11 @@ def read_model(workdir: str | os.PathLike) -> dict[str, Any]:
         )
     content = read_json(path)
     try:
-        content["config"]["head_widths"] = tuple(content["config"]["head_widths"])
-        content["config"] = TrainConfig(**content["config"])
-        content["manifest"].pop("format_version")
-        content["manifest"] = Manifest(**content["manifest"])
-    except (KeyError, TypeError) as error:
+        config = dict(content["config"])
+        config["head_widths"] = tuple(config["head_widths"])
+        manifest = {k: v for k, v in content["manifest"].items() if k != "format_version"}
+        return SavedModel(TrainConfig(**config), Manifest(**manifest), content["standardisation"])
+    except (AttributeError, KeyError, TypeError) as error:
         raise UserError(
             f"{path}: expected a model of this version, found another ({error}); train again"
         ) from error
-    return content

@@ -1,4 +1,4 @@
-"""A run's folder: which run it is of, what that was begun with, and one process at a time in it."""
+"""The folder of a run: its flags, digests of its data, and a lock for one process at a time."""
 
 import contextlib
 import errno
@@ -12,8 +12,7 @@ from gvvad_jax.command import UserError, to_flagfile
 from gvvad_jax.config import TrainConfig
 from gvvad_jax.store.files import read_json, write_atomically
 
-# A resumed run may log at another pace, and go on for longer where no schedule depends on its
-# length; all else must be as it was.
+# Flags that may change when a run is resumed; so may `steps` unless a schedule depends on it.
 MAY_CHANGE = (
     "log_every",
     "validate_every",
@@ -28,25 +27,25 @@ _NO_LOCKS = (errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK, errno.ENOSYS)
 
 
 def require_flags(config: TrainConfig) -> pathlib.Path:
-    """The run's folder, made where it isn't there.
+    """Returns the run's folder, which is created if need be.
 
     Raises:
-      UserError: it was begun with other flags, or is an import's.
+      UserError: the folder has a run with other flags, or an imported checkpoint.
     """
     if not config.workdir:
         raise UserError("--workdir: expected a folder for the run, found none")
     workdir = pathlib.Path(config.workdir)
     path = workdir / "config.flags"
-    ours = _flags(to_flagfile(config))
+    flags = _flags(to_flagfile(config))
     may_change = set(MAY_CHANGE) | (set() if config.depends_on_steps else {"steps"})
     if config.early_stop:
         may_change.remove("validate_every")
     if path.exists():
-        theirs = _flags(path.read_text(encoding="utf-8"))
+        existing = _flags(path.read_text(encoding="utf-8"))
         changed = [
-            f"{key}={theirs.get(key)} there, {ours.get(key)} now"
-            for key in sorted(ours.keys() | theirs.keys())
-            if ours.get(key) != theirs.get(key) and key.lstrip("-") not in may_change
+            f"{key}={existing.get(key)} there, {flags.get(key)} now"
+            for key in sorted(flags.keys() | existing.keys())
+            if flags.get(key) != existing.get(key) and key.lstrip("-") not in may_change
         ]
         if changed:
             raise UserError(
@@ -63,26 +62,26 @@ def require_flags(config: TrainConfig) -> pathlib.Path:
 
 
 def _flags(text: str) -> dict[str, str]:
-    """A flagfile's values by flag; it may have been edited."""
+    """The values of a flagfile by flag, without comments that a user may have added."""
     lines = [line.strip() for line in text.splitlines()]
     kept = [line for line in lines if line and not line.startswith(("#", "//"))]
     return {key: value for key, _, value in (line.partition("=") for line in kept)}
 
 
 def require_data(workdir: pathlib.Path, config: TrainConfig, made_of: Mapping[str, Any]) -> None:
-    """Raises UserError where what is at the run's paths isn't what the run was begun with.
+    """Raises UserError if the data has changed since the run was begun.
 
     Args:
       workdir: the run's folder.
-      config: has the paths.
-      made_of: hashes of what is there now, see train.py.
+      config: the run's settings, with the paths.
+      made_of: digests of the data as it is now; see training._made_of.
     """
     path = workdir / "begun.json"
-    # A run of an earlier version has no such note: `claim` writes it.
+    # Runs of earlier versions have no begun.json; `claim` writes it.
     if not (workdir / "config.flags").exists() or not path.exists():
         return
-    ours, theirs = _by_name(config, made_of), _by_name(config, read_json(path))
-    changed = [name for name, digest in ours.items() if digest != theirs.get(name)]
+    digests, existing = _by_name(config, made_of), _by_name(config, read_json(path))
+    changed = [name for name, digest in digests.items() if digest != existing.get(name)]
     if changed:
         raise UserError(
             f"{workdir}: expected the data that the run here was begun with, found other content "
@@ -92,7 +91,7 @@ def require_data(workdir: pathlib.Path, config: TrainConfig, made_of: Mapping[st
 
 def _by_name(config: TrainConfig, made_of: Mapping[str, Any]) -> dict[str, Any]:
     paths = [*config.store.split(","), config.synthetic_store]
-    digests = zip(paths, made_of["stores"], strict=False)  # Without a synthetic store one less.
+    digests = zip(paths, made_of["stores"], strict=False)  # The synthetic store is optional.
     return {f"store {path}": digest for path, digest in digests} | {
         f"decisions {config.synthetic_keep}": made_of["decisions"],
         "the prompt bank": made_of["bank"],
@@ -102,19 +101,22 @@ def _by_name(config: TrainConfig, made_of: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def claim(workdir: pathlib.Path, config: TrainConfig, made_of: Mapping[str, Any]) -> None:
-    """Notes whose folder it is. Not before a run can start: a refused one leaves it free."""
+    """Writes which run the folder is of; call it when the run can start.
+
+    A run that is refused before leaves the folder free for a corrected command.
+    """
     note = json.dumps(made_of, indent=1) + "\n"
     write_atomically(workdir / "begun.json", note.encode())
-    # Last: the folder is begun from here on.
+    # Written last, because `require_flags` takes it for the sign of a run.
     write_atomically(workdir / "config.flags", to_flagfile(config).encode())
 
 
 @contextlib.contextmanager
 def locked(workdir: pathlib.Path) -> Iterator[None]:
-    """One run at a time; the lock dies with its process.
+    """Locks the folder for one run; the lock ends with its process.
 
     Raises:
-      UserError: another process trains here.
+      UserError: another process trains in this folder.
     """
     with open(workdir / ".lock", "w") as file:
         try:
@@ -125,7 +127,7 @@ def locked(workdir: pathlib.Path) -> Iterator[None]:
                 "for it or stop it, or give another --workdir"
             ) from error
         except OSError as error:
-            # Some network disks have no locks.
+            # Some network file systems have no locks; training works without.
             if error.errno not in _NO_LOCKS:
                 raise
         yield

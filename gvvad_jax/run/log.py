@@ -1,9 +1,10 @@
-"""What a run writes while it trains: metrics.jsonl and TensorBoard events."""
+"""The log of a run: metrics.jsonl and TensorBoard events, written while it trains."""
 
+import io
 import json
 import pathlib
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING
 
 import jax
 import numpy as np
@@ -11,15 +12,28 @@ import numpy as np
 from gvvad_jax.command import Interrupted
 from gvvad_jax.store.files import write_atomically
 
+if TYPE_CHECKING:
+    import tensorboardX
+
 
 class RunLog:
-    """metrics.jsonl and TensorBoard. A resumed run's log reads like an uninterrupted one's.
+    """Writes metrics.jsonl and TensorBoard events, and ends a run whose loss is NaN.
 
-    Without a folder it only looks out for NaN.
+    The log of a resumed run reads like that of an uninterrupted one.
+
+    Args:
+      workdir: the run's folder; None in all but the first of several processes, which write
+        nothing.
+      start: the step that the run starts at; what was logged after it is removed.
+
+    Attributes:
+      latest: the last loss and validation AUC, for the progress bar.
     """
 
     def __init__(self, workdir: pathlib.Path | None, start: int):
-        self._file = self._board = None
+        self.latest: dict[str, float] = {}
+        self._file: io.TextIOWrapper | None = None
+        self._board: tensorboardX.SummaryWriter | None = None
         if workdir is None:
             return
         path = workdir / "metrics.jsonl"
@@ -28,31 +42,35 @@ class RunLog:
         self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115
         self._folder, self._start = workdir / "tensorboard", start
 
-    def training(self, step: int, metrics: Any, every: int) -> None:
-        """Fetches a step's metrics and writes them at the log's pace.
+    def training(self, step: int, metrics: Mapping[str, jax.Array], every: int) -> None:
+        """Fetches a step's metrics and writes those of every so many steps.
 
         Raises:
           Interrupted: the loss, or the parameters after the step, aren't finite.
         """
         values = {name: float(value) for name, value in jax.device_get(metrics).items()}
-        told = {name: values[name] for name in ("loss", "update_norm", "param_norm")}
-        if not np.isfinite(list(told.values())).all():
-            found = ", ".join(f"{name} {value:g}" for name, value in told.items())
+        checked = {name: values[name] for name in ("loss", "update_norm", "param_norm")}
+        if not np.isfinite(list(checked.values())).all():
+            found = ", ".join(f"{name} {value:g}" for name, value in checked.items())
             raise Interrupted(
                 f"step {step}: expected a finite loss, update and parameters, found {found}; in "
                 "another --workdir lower --learning_rate or set --clip_norm (python -m "
                 "gvvad_jax.store checks the features)"
             )
+        self.latest["loss"] = values["loss"]
         if step % every == 0:
             self.write(step, values)
 
-    def write(self, step: int, values: dict[str, float]) -> None:
+    def write(self, step: int, values: Mapping[str, float | None]) -> None:
+        """Writes a line of values; None where a measure isn't defined."""
+        if (auc := values.get("validation_auc")) is not None:
+            self.latest["validation_auc"] = auc
         if not values or not self._file:
             return
         self._file.write(json.dumps({"step": step, **values}) + "\n")
         self._file.flush()
         if not self._board:
-            import tensorboardX  # A second, which the first step needn't wait for.
+            import tensorboardX  # Takes a second; the first step starts without it.
 
             self._board = tensorboardX.SummaryWriter(
                 str(self._folder), purge_step=self._start, write_to_disk=True
@@ -68,7 +86,7 @@ class RunLog:
 
 
 def _whole_lines(path: pathlib.Path) -> Iterator[str]:
-    """Lines of a log, less the one that a kill cut short."""
+    """The lines of a log without a last one that was cut short when the run was killed."""
     if not path.exists():
         return
     for line in path.read_text(encoding="utf-8").splitlines():

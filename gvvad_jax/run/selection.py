@@ -1,14 +1,14 @@
-"""Which checkpoints of a run are best, and what they reach."""
+"""Selection of a run's best checkpoints, and their measures on the test videos."""
 
 import dataclasses
 import sys
-from typing import Any
 
 import numpy as np
 
 from gvvad_jax import evaluation, metrics, parallel, scoring, step
 from gvvad_jax.command import UserError
 from gvvad_jax.config import TrainConfig
+from gvvad_jax.evaluation import Measures
 from gvvad_jax.run.checkpoints import Checkpoints
 from gvvad_jax.splits import Splits, Standardisation
 from gvvad_jax.step import TrainState
@@ -16,7 +16,7 @@ from gvvad_jax.store.format import Manifest
 
 
 class Selection:
-    """Which checkpoints are best, and what they reach on the test set.
+    """Keeps the best checkpoints and measures them on the test videos.
 
     Validation videos have video labels only: best_on_validation has the highest video-level AUC
     of top-k mean scores, ties by validation loss. The test set selects nothing unless
@@ -25,10 +25,10 @@ class Selection:
     Args:
       config: the run's settings.
       splits: the videos; validation and test may be empty.
-      manifest: of the stores.
-      standard: of the visual features.
-      saved: the run's checkpoints; None in any but the first of several processes, which measures
-        and saves nothing.
+      manifest: the manifest of the stores.
+      standard: the standardisation of the visual features.
+      saved: the run's checkpoints; None in all but the first of several processes, which measure
+        and save nothing.
 
     Raises:
       UserError: early stopping without validation videos.
@@ -56,28 +56,34 @@ class Selection:
             variables=None,
             score_step=step.make_score_step(config),
         )
-        has_frames = [m for m in splits.test if m.video.abnormal_frames is not None
-                      or not m.video.label]  # fmt: skip
+        has_frames = [
+            m for m in splits.test if m.video.abnormal_frames is not None or not m.video.label
+        ]
         self._test = splits.test if len(has_frames) == len(splits.test) else []
         if splits.test and not self._test:
-            print("test videos without abnormal_frames: no frame-level result", file=sys.stderr)
+            print(
+                "test videos without abnormal_frames: no frame-level result; add them to "
+                "videos.json for one",
+                file=sys.stderr,
+            )
 
-    def _at(self, state: TrainState) -> scoring.Model:
+    def _model_at(self, state: TrainState) -> scoring.Model:
         return dataclasses.replace(self._model, variables=step.scoring_variables(state))
 
     def stale(self, done: int) -> bool:
-        """Whether the last --early_stop validations brought nothing better."""
+        """Returns whether the last --early_stop validations were no better than before."""
         if not self._config.early_stop:
             return False
-        best = self._saved and self._saved.latest("best_on_validation")
+        best = self._saved.latest("best_on_validation") if self._saved else None
         patience = self._config.early_stop * self._config.validate_every
         return bool(parallel.from_first(best is not None and done - best >= patience))
 
-    def consider(self, done: int, state: TrainState) -> dict[str, float]:
-        """Saves the state where it is the best so far; returns the measures to log."""
+    def consider(self, done: int, state: TrainState) -> dict[str, float | None]:
+        """Saves the state if it is the best so far; returns the measures to log."""
         if not self._saved:
             return {}
-        model, measures = self._at(state), {}
+        model = self._model_at(state)
+        measures: dict[str, float | None] = {}
         if self._splits.validation:
             auc, loss = self._validate(model)
             measures |= {"validation_auc": auc, "validation_loss": loss}
@@ -88,34 +94,36 @@ class Selection:
             self._keep("best_on_test", done, state, [auc])
         return measures
 
-    def _keep(self, kind: str, done: int, state: TrainState, measure: list[float]) -> None:
+    def _keep(self, kind: str, done: int, state: TrainState, measure: list[float | None]) -> None:
+        assert self._saved
         best = self._saved.measure(kind)
-        # Seen before the kill that this run resumes from.
-        seen = done <= (self._saved.latest(kind) or 0)
-        if not seen and (best is None or measure > best):
+        # A resumed run comes again to steps that were considered before it was stopped.
+        considered = done <= (self._saved.latest(kind) or 0)
+        if not considered and (best is None or measure > best):
             self._saved.save(kind, done, state, measure)
 
-    def _validate(self, model: scoring.Model) -> tuple[float, float]:
+    def _validate(self, model: scoring.Model) -> tuple[float | None, float]:
         members = self._splits.validation
-        scores = model.of_members(members)
-        of_video = np.array(
+        scores = model.score_members(members)
+        scores_V = np.array(
             [metrics.video_score(scores[m.video.id], self._config.top_k) for m in members]
         )
-        labels = np.array([m.video.label for m in members])
-        chance = np.clip(np.where(labels, of_video, 1 - of_video), 1e-7, 1)
-        return metrics.roc_auc(of_video, labels), float(-np.log(chance).mean())
+        labels_V = np.array([m.video.label for m in members])
+        chance_V = np.clip(np.where(labels_V, scores_V, 1 - scores_V), 1e-7, 1)
+        return metrics.roc_auc(scores_V, labels_V), float(-np.log(chance_V).mean())
 
-    def results(self, state: TrainState) -> dict[str, Any]:
-        """Test measures of the last and the best checkpoints, None where there is none."""
+    def results(self, state: TrainState) -> dict[str, Measures | None]:
+        """Test measures of the last and the best checkpoints; None where there is none."""
+        assert self._saved
         kinds = ["best_on_validation"] + ["best_on_test"] * self._config.best_on_test
-        found = {"last": self._measured(self._at(state)) if self._test else None}
+        results = {"last": self._measured(self._model_at(state)) if self._test else None}
         for kind in kinds:
             chosen = self._saved.latest(kind)
-            found[kind] = None
+            results[kind] = None
             if chosen is not None and self._test:
-                best = self._at(self._saved.restore(kind, state))
-                found[kind] = self._measured(best) | {"step": chosen}
-        return found
+                best = self._measured(self._model_at(self._saved.restore(kind, state)))
+                results[kind] = {**best, "step": chosen}
+        return results
 
-    def _measured(self, model: scoring.Model) -> dict[str, Any]:
+    def _measured(self, model: scoring.Model) -> Measures:
         return evaluation.measure_members(model, self._test, missing=len(self._splits.missing))

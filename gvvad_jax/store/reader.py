@@ -1,13 +1,14 @@
 """Reading a feature store, memory-mapped. numpy only.
 
-A store with a parts/ folder is unfinished and no reader takes it.
+A store with a parts/ folder is unfinished; readers refuse it.
 """
 
+import dataclasses
 import functools
 import json
 import os
 import pathlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -27,7 +28,7 @@ from gvvad_jax.store.format import (
     shard_paths,
 )
 
-# At most so many files of a store are mapped at a time, besides those whose rows are in use.
+# Most files of a store that are mapped at a time, besides those whose rows are in use.
 MAPPED_FILES = 32
 
 
@@ -53,14 +54,14 @@ def _row(content: Any) -> Row:
 
 
 def read_rows(shard: pathlib.Path) -> list[Row]:
-    """A shard's lines; raises UserError for one that is no video's row."""
+    """Reads a shard's rows; raises UserError for a line that isn't the row of a video."""
     return read_lines(shard, _row, "one video's row", "encode again")
 
 
 def read_shard(
     shard: pathlib.Path,
 ) -> Iterator[tuple[Row, np.ndarray, np.ndarray | None]]:
-    """A shard's videos: row, visual [T, crops, dim], text [T, text_dim] or None; mapped."""
+    """Yields a shard's videos: row, visual [T, N, D], text [T, E] or None; memory-mapped."""
     visual = _load_rows(array_path(shard, "visual"))
     text_path = array_path(shard, "text")
     text = _load_rows(text_path) if text_path.exists() else None
@@ -70,7 +71,7 @@ def read_shard(
 
 
 def read_quarantine(path: pathlib.Path) -> list[dict[str, str]]:
-    """{id, reason} of each video that couldn't be encoded; made_of too where it was told."""
+    """Reads {id, reason} of each video that couldn't be encoded, with made_of where it is known."""
     path = path / "quarantine.jsonl"
     if not path.exists():
         return []
@@ -83,8 +84,8 @@ def read_quarantine(path: pathlib.Path) -> list[dict[str, str]]:
     return read_lines(path, parse, 'a video\'s {"id", "reason"}', "encode again")
 
 
-def read_manifest(path: str | os.PathLike) -> Manifest:
-    """The manifest of the store at `path`; raises UserError when there is none, or of no use."""
+def read_manifest(path: str | os.PathLike[str]) -> Manifest:
+    """Reads the manifest of the store at `path`; raises UserError if it is missing or invalid."""
     manifest_path = pathlib.Path(path) / "manifest.json"
     content = read_json(manifest_path)
     version = content.pop("format_version", None) if isinstance(content, dict) else None
@@ -104,8 +105,35 @@ def read_manifest(path: str | os.PathLike) -> Manifest:
     return manifest
 
 
-class Store:
-    """A finished store, memory-mapped.
+@dataclasses.dataclass(frozen=True, eq=False)
+class Video:
+    """One video of a store.
+
+    Attributes:
+      id: its name.
+      row: its line in the store: frames, frame rate, source, digest.
+      annotation: its label, split and abnormal frames; None where videos.json doesn't list it.
+      visual_TxNxD: its visual features, T snippets of N crops; memory-mapped.
+      text_TxE: its text features; None in a store without text.
+      times_Tx2: start and end of each snippet in seconds.
+    """
+
+    id: str
+    row: Row
+    annotation: annotations.VideoAnnotation | None
+    visual_TxNxD: np.ndarray
+    text_TxE: np.ndarray | None
+    times_Tx2: np.ndarray
+
+
+class Store(Mapping[str, Video]):
+    """A finished store, memory-mapped: a mapping from video ids to videos.
+
+        store = Store("STORE")
+        len(store), list(store), store["a"].visual_TxNxD
+
+    Args:
+      path: the store's folder.
 
     Attributes:
       path: its folder.
@@ -118,12 +146,16 @@ class Store:
       UserError: no store at `path`, an unfinished one, or one whose files don't fit each other.
     """
 
-    def __init__(self, path: str | os.PathLike):
+    def __init__(self, path: str | os.PathLike[str]):
+        if not isinstance(path, str | os.PathLike):
+            raise UserError(
+                f"path: expected the folder of a store, found {type(path).__name__}; give its path"
+            )
         self.path = pathlib.Path(path)
         if not (self.path / "manifest.json").exists():
             raise UserError(
                 f"{path}: expected a feature store (manifest.json), found none; "
-                "make one with python -m generation.encode"
+                "make one with python -m generation.encode, or with StoreWriter.for_features"
             )
         if (self.path / "parts").exists():
             raise UserError(
@@ -134,11 +166,35 @@ class Store:
         self.videos = annotations.load(self.path / "videos.json")
         self.rows: dict[str, Row] = {}
         self._shards: dict[str, pathlib.Path] = {}
-        # A mapped file holds a descriptor, and a large store has more files than a process may.
+        # Each mapped file holds a file descriptor; a large store has more files than a process
+        # may have descriptors.
         self._mapped = functools.lru_cache(MAPPED_FILES)(_load_rows)
         for shard in shard_paths(self.path):
             self._open(shard)
         self.quarantined = {e["id"]: e["reason"] for e in read_quarantine(self.path)}
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.rows)
+
+    def __contains__(self, video_id: object) -> bool:
+        return video_id in self.rows
+
+    def __getitem__(self, video_id: str) -> Video:
+        return Video(
+            id=video_id,
+            row=self.rows[video_id],
+            annotation=self.videos.videos.get(video_id),
+            visual_TxNxD=self.visual(video_id),
+            text_TxE=self.text(video_id),
+            times_Tx2=self.times(video_id),
+        )
+
+    # A mapping would compare the arrays of all videos. Two stores are equal if they are the same.
+    __eq__ = object.__eq__
+    __hash__ = object.__hash__
 
     def _open(self, shard: pathlib.Path) -> None:
         arrays = [_load_rows(array_path(shard, "visual"))]
@@ -161,40 +217,40 @@ class Store:
         return self._mapped(path)[row.offset : row.offset + row.num_snippets]
 
     def visual(self, video_id: str) -> np.ndarray:
-        """A video's visual rows, a view [T, crops, dim] of the mapped shard."""
+        """Returns a video's visual features, a view [T, N, D] of the mapped shard."""
         return self._rows("visual", video_id)
 
     def text(self, video_id: str) -> np.ndarray | None:
-        """A video's text rows, a view [T, text_dim], or None."""
+        """Returns a video's text features, a view [T, E], or None in a store without text."""
         return self._rows("text", video_id) if self.manifest.text else None
 
     def release(self) -> None:
-        """Lets go of the files; what is read next maps them again."""
+        """Closes the mapped files; the next read maps them again."""
         self._mapped.cache_clear()
 
     def times(self, video_id: str) -> np.ndarray:
-        """Start and end of a video's snippets in seconds, float64 [T, 2]."""
+        """Returns the start and end of a video's snippets in seconds, float64 [T, 2]."""
         return self.manifest.times(self.rows[video_id])
 
     def digest(self) -> str:
-        """A hash of the store's manifest and of every row's hash; for provenance."""
+        """Returns a digest of the store's manifest and of every row's digest."""
         parts = [json.dumps(self.manifest.to_json(), sort_keys=True)]
         parts += [f"{row.id} {row.sha256}" for row in self.rows.values()]
         return digests.of_text("\n".join(parts))
 
     def faults(self) -> list[str]:
-        """Every fault of the store, one line each naming shard, video, expected and found."""
+        """Returns every fault of the store, one line each that names the shard and the video."""
         faults = []
         for shard in shard_paths(self.path):
             expected_offset = 0
             for row, visual_TxNxD, text_TxE in read_shard(shard):
-                found = row_faults(row, visual_TxNxD, text_TxE, self.manifest)
+                faults_of_row = row_faults(row, visual_TxNxD, text_TxE, self.manifest)
                 if row.offset != expected_offset:
-                    found.append(f"expected offset {expected_offset}, found {row.offset}")
+                    faults_of_row.append(f"expected offset {expected_offset}, found {row.offset}")
                 if rows_hash(visual_TxNxD, text_TxE) != row.sha256:
-                    found.append(f"expected rows of sha256 {row.sha256[:12]}, found others")
+                    faults_of_row.append(f"expected rows of sha256 {row.sha256[:12]}, found others")
                 expected_offset = row.offset + row.num_snippets
-                faults += [f"{shard.name}: video {row.id!r}: {fault}" for fault in found]
+                faults += [f"{shard.name}: video {row.id!r}: {fault}" for fault in faults_of_row]
             if expected_offset != len(_load_rows(array_path(shard, "visual"))):
                 faults.append(f"{shard.name}: expected {expected_offset} rows, found others")
         known = set(self.rows) | set(self.quarantined)
@@ -213,7 +269,7 @@ class Store:
         return [f"bank.npy: {fault}" for fault in bank_faults(bank_KxE, self.manifest)]
 
     def summary(self) -> dict[str, Any]:
-        """Counts for people: videos, snippets and hours by source and label."""
+        """Returns the encoder and the number of videos, snippets and hours, for people."""
         rows = self.rows.values()
         labels = [self.videos.videos[row.id].label for row in rows if row.id in self.videos.videos]
         return {
@@ -232,7 +288,7 @@ class Store:
 
 
 def require_agreement(stores: Sequence[Store]) -> None:
-    """Raises UserError unless all stores of one run are of the same making."""
+    """Raises UserError unless all stores of a run were encoded with the same settings."""
     for other in stores[1:]:
         differences = stores[0].manifest.differences(other.manifest)
         if differences:

@@ -41,7 +41,7 @@ def _command(name, *arguments):
 def test_scores_in_padded_batches_equal_one_by_one(run, real_store):
     model, opened = scoring.load(run[0]), Store(real_store)
     features = {i: (opened.visual(i), opened.text(i)) for i in opened.rows}
-    together = model.scores(features)
+    together = model.score(features)
     assert list(together) == list(features)
     for video_id, (visual_TxNxD, text_TxE) in features.items():
         visual = visual_TxNxD.swapaxes(0, 1)[None]
@@ -55,7 +55,7 @@ def test_a_set_of_videos_is_compiled_once(run, real_store):
     lengths = {i: row.num_snippets for i, row in opened.rows.items()}
     crops = opened.manifest.crops["count"]
     for _ in range(2):
-        model.scores(features)
+        model.score(features)
         # No set is so large here that one length takes two batches.
         assert model.score_step._cache_size() == len(scoring.buckets(lengths, crops))
 
@@ -98,7 +98,7 @@ def test_a_short_video_takes_a_longer_ones_empty_place(monkeypatch):
 def test_score_and_evaluate_agree_with_training(run, real_store, tmp_path):
     workdir, result = run
     found = _command("evaluate", f"--workdir={workdir}", f"--store={real_store}")
-    assert found == result["last"]
+    assert found == result.last
     out = tmp_path / "scores.npz"
     _command("score", f"--workdir={workdir}", f"--store={real_store}", f"--out={out}")
     with np.load(out, allow_pickle=False) as scores:
@@ -109,8 +109,8 @@ def test_score_and_evaluate_agree_with_training(run, real_store, tmp_path):
             assert scores[f"times/{video_id}"].shape == (row.num_snippets, 2)
     truth = real_store / "videos.json"
     of_files = evaluation.measure_files(str(out), str(truth))
-    assert of_files.pop("per_class") == pytest.approx(result["last"]["per_class"])
-    assert of_files == pytest.approx({k: v for k, v in result["last"].items() if k != "per_class"})
+    assert of_files.pop("per_class") == pytest.approx(result.last["per_class"])
+    assert of_files == pytest.approx({k: v for k, v in result.last.items() if k != "per_class"})
 
 
 def test_one_videos_features_are_scored(run, tmp_path):
@@ -135,7 +135,7 @@ def _score(monkeypatch, **values):
     """What scoring one video's features answers, in this process."""
     given = {"text": "", "fps": 25.0, "out": "s.npz", "store": ""} | values
     monkeypatch.setattr(score.flags, "FLAGS", types.SimpleNamespace(**given))
-    return score._of_files(scoring.load(given["workdir"]))
+    return score._score_files(scoring.load(given["workdir"]))
 
 
 @pytest.mark.parametrize(
@@ -173,13 +173,13 @@ def test_a_score_that_is_no_number_names_store_and_video(run, tmp_path):
     with pytest.raises(UserError, match=r"s: video 'test-0-0': expected finite scores"):
         evaluation.measure_members(model, members_of(opened, None))
     with pytest.raises(UserError, match=r"s: video 'test-0-0': expected finite scores"):
-        score._of_store(model, str(path))
+        score._score_store(model, str(path))
 
 
 def test_an_id_that_looks_like_another_array_is_refused(run, tmp_path):
     path = write_store(tmp_path / "s", {"test": (1, 1)}, prefix="snippets/")
     with pytest.raises(UserError, match="'snippets/test-0-0': expected an id"):
-        score._of_store(scoring.load(run[0]), str(path))
+        score._score_store(scoring.load(run[0]), str(path))
 
 
 @pytest.mark.parametrize(("stride", "published"), [(16, True), (4, False)])

@@ -41,25 +41,25 @@ def _log(workdir):
 def test_a_run_leaves_everything_behind(trained):
     config, result = trained("lap")
     workdir = pathlib.Path(config.workdir)
-    assert json.loads((workdir / "result.json").read_text()) == result
-    assert set(result["last"]) >= MEASURES and set(result["best_on_validation"]) >= MEASURES
-    assert "best_on_test" not in result
-    assert {"commit", "versions", "stores", "splits", "decisions"} <= set(result["provenance"])
-    assert len(result["provenance"]["stores"]) == 2
+    assert json.loads((workdir / "result.json").read_text()) == result.to_json()
+    assert set(result.last) >= MEASURES and set(result.best_on_validation) >= MEASURES
+    assert "best_on_test" not in result.to_json() and result.workdir == workdir
+    assert {"commit", "versions", "stores", "splits", "decisions"} <= set(result.provenance)
+    assert len(result.provenance["stores"]) == 2
     steps = [line["step"] for line in _log(workdir) if "loss" in line]
     assert steps == [2, 4, 6, 8, 10, 12]
     assert list((workdir / "tensorboard").glob("events*"))
     model = checkpoints.read_model(workdir)
-    assert model["config"] == config and "bank" not in model
+    assert model.config == config
 
 
 def test_stopped_and_resumed_equals_uninterrupted(trained, tmp_path):
     config, whole = trained("rtfm")
     part = dataclasses.replace(config, workdir=str(tmp_path / "part"), steps=8)
-    training.train(part)
-    resumed = training.train(dataclasses.replace(part, steps=12))
-    assert resumed["last"] == whole["last"]
-    assert resumed["best_on_validation"] == whole["best_on_validation"]
+    training.fit(part)
+    resumed = training.fit(dataclasses.replace(part, steps=12))
+    assert resumed.last == whole.last
+    assert resumed.best_on_validation == whole.best_on_validation
     assert _log(part.workdir) == _log(config.workdir)
 
 
@@ -70,7 +70,7 @@ def test_killed_and_run_again_equals_uninterrupted(config, tmp_path):
     )
     killed = dataclasses.replace(whole, workdir=str(tmp_path / "killed"))
     command = [sys.executable, "-m", "gvvad_jax.train"]
-    expected = training.train(whole)
+    expected = training.fit(whole)
     flagfile = tmp_path / "killed.flags"
     flagfile.write_text(to_flagfile(killed))
     command.append(f"--flagfile={flagfile}")
@@ -88,18 +88,18 @@ def test_killed_and_run_again_equals_uninterrupted(config, tmp_path):
         command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=True
     )
     result = json.loads(done.stdout)
-    assert result["last"] == expected["last"]
-    assert result["best_on_validation"] == expected["best_on_validation"]
+    assert result["last"] == expected.last
+    assert result["best_on_validation"] == expected.best_on_validation
     assert _log(killed.workdir) == _log(whole.workdir)
 
 
 def test_a_workdir_of_other_flags_is_refused(config):
     config = dataclasses.replace(config, detector="mil_rank")
-    training.train(dataclasses.replace(config, steps=2))
+    training.fit(dataclasses.replace(config, steps=2))
     with pytest.raises(UserError, match=r"--l2=0\.005 there, 0\.1 now"):
-        training.train(dataclasses.replace(config, steps=2, l2=0.1))
+        training.fit(dataclasses.replace(config, steps=2, l2=0.1))
     with pytest.raises(UserError, match=r"--steps: expected at least the 2 .* found 1"):
-        training.train(dataclasses.replace(config, steps=1))
+        training.fit(dataclasses.replace(config, steps=1))
     assert "--steps=2\n" in (pathlib.Path(config.workdir) / "config.flags").read_text()
 
 
@@ -108,21 +108,21 @@ def test_other_data_at_the_same_paths_is_refused(config, tmp_path):
     shutil.copytree(config.store, copies["store"])
     shutil.copy(config.synthetic_keep, copies["synthetic_keep"])
     config = dataclasses.replace(config, **copies, detector="mil_rank", steps=1)
-    training.train(config)
+    training.fit(config)
     workdir, keep = pathlib.Path(config.workdir), pathlib.Path(config.synthetic_keep)
     model, decided = (workdir / "model.json").read_bytes(), keep.read_text()
     keep.write_text(decided.replace("false", "true"))
     with pytest.raises(UserError, match=f"other content in decisions {keep}"):
-        training.train(config)
+        training.fit(config)
     keep.write_text(decided)
     shutil.rmtree(config.store)
     write_store(pathlib.Path(config.store), {"train": (8, 7), "test": (3, 3)}, seed=5)
     with pytest.raises(UserError, match=f"other content in store {config.store}; .* --workdir"):
-        training.train(config)
+        training.fit(config)
     # As an earlier version left it: what is there now is noted, and the model stays what it was.
     note = (workdir / "begun.json").read_bytes()
     (workdir / "begun.json").unlink()
-    training.train(dataclasses.replace(config, steps=2))
+    training.fit(dataclasses.replace(config, steps=2))
     assert (workdir / "begun.json").read_bytes() != note
     assert (workdir / "model.json").read_bytes() == model
 
@@ -140,14 +140,14 @@ def test_two_runs_at_once_are_refused(config):
     pathlib.Path(config.workdir).mkdir()
     told = pytest.raises(UserError, match="expected no other process to train here")
     with folder.locked(pathlib.Path(config.workdir)), told:
-        training.train(config)
+        training.fit(config)
 
 
 def test_an_update_that_is_not_finite_ends_the_run_unsaved(config):
     config = dataclasses.replace(config, detector="mil_rank", learning_rate=1e38, steps=1)
     # Its loss is: the weights were still good when it was taken.
     with pytest.raises(Interrupted, match=r"step 1: .*update_norm inf.* --learning_rate"):
-        training.train(config)
+        training.fit(config)
     assert not list(pathlib.Path(config.workdir).glob("checkpoints/*/*"))
 
 
@@ -163,7 +163,7 @@ def test_an_error_leaves_whole_checkpoints(config, monkeypatch):
     monkeypatch.setattr(RunLog, "training", fail_at_3)
     delay_commits(monkeypatch, "last")
     with pytest.raises(RuntimeError, match="a fault"):
-        training.train(config)
+        training.fit(config)
     assert [p.name for p in pathlib.Path(config.workdir).glob("checkpoints/last/*")] == ["2"]
 
 
@@ -180,13 +180,13 @@ def test_a_damaged_checkpoint_is_told(trained, tmp_path):
     with pytest.raises(UserError, match=r"best_on_validation/\d+: .* remove \S*/checkpoints and"):
         scoring.load(workdir, "best_on_validation")
     with pytest.raises(UserError, match=f"{workdir}/checkpoints/last/12: expected a whole"):
-        training.train(dataclasses.replace(config, workdir=str(workdir)))
+        training.fit(dataclasses.replace(config, workdir=str(workdir)))
 
 
 @pytest.mark.parametrize("detector", DETECTORS)
 def test_every_detector_trains_with_synthetic_videos(trained, detector):
     config, result = trained(detector)
-    assert 0 <= result["last"]["auc"] <= 1
+    assert 0 <= result.last["auc"] <= 1
     losses = [line for line in _log(config.workdir) if "loss" in line]
     assert losses and all(np.isfinite(line["loss"]) for line in losses)
     assert all(line["lambda"] == 0.5 for line in losses)
@@ -194,12 +194,12 @@ def test_every_detector_trains_with_synthetic_videos(trained, detector):
 
 @pytest.mark.parametrize("mode", [mode for mode in LAMBDA_MODES if mode != "fixed"])
 def test_every_way_of_setting_lambda_trains(config, mode):
-    result = training.train(
+    result = training.fit(
         dataclasses.replace(
             config, detector="mil_rank", lambda_mode=mode, steps=4, log_every=1, log_gradients=True
         )
     )
-    assert 0 <= result["last"]["auc"] <= 1
+    assert 0 <= result.last["auc"] <= 1
     losses = [line for line in _log(config.workdir) if "loss" in line]
     assert len(losses) == 4
     needed = {"lambda", "lambda_gradient", "cost_real", "cost_synthetic"}
@@ -217,10 +217,10 @@ def test_options_resume_too(config, tmp_path):
         warmup_steps=3, lambda_mode="meta", real_share=0.75, abnormal_weight=2.0,
         validation_share=0.15,
     )  # fmt: skip
-    whole = training.train(config)
+    whole = training.fit(config)
     part = dataclasses.replace(config, workdir=str(tmp_path / "part"), steps=8)
-    training.train(part)
-    assert training.train(dataclasses.replace(part, steps=12))["last"] == whole["last"]
+    training.fit(part)
+    assert training.fit(dataclasses.replace(part, steps=12)).last == whole.last
     assert _log(part.workdir) == _log(config.workdir)
     # What scores is the average.
     model, last = scoring.load(config.workdir), checkpoints.Checkpoints(config.workdir)
@@ -235,38 +235,38 @@ def test_early_stop_ends_where_validation_stands_still(config):
     config = dataclasses.replace(
         config, detector="mil_rank", learning_rate=0.0, early_stop=2, validate_every=2, steps=40
     )
-    result = training.train(config)
+    result = training.fit(config)
     # Nothing is better than the first validation at step 2; two more are waited for.
-    assert result["steps"] == 6 and result["best_on_validation"]["step"] == 2
-    assert training.train(config)["steps"] == 6
+    assert result.steps == 6 and result.best_on_validation["step"] == 2
+    assert training.fit(config).steps == 6
     other = dataclasses.replace(config, validation_share=0.0, workdir=config.workdir + "2")
     with pytest.raises(UserError, match="--early_stop: expected validation videos"):
-        training.train(other)
+        training.fit(other)
     # A refused run hasn't claimed its folder: the mended command takes it.
-    assert training.train(dataclasses.replace(other, early_stop=0, steps=2))["steps"] == 2
+    assert training.fit(dataclasses.replace(other, early_stop=0, steps=2)).steps == 2
 
 
 def test_a_run_on_a_schedule_cannot_be_prolonged(config):
     config = dataclasses.replace(
         config, detector="mil_rank", steps=2, learning_rate_schedule="cosine"
     )
-    training.train(config)
+    training.fit(config)
     with pytest.raises(UserError, match="--steps=2 there, 4 now"):
-        training.train(dataclasses.replace(config, steps=4))
+        training.fit(dataclasses.replace(config, steps=4))
 
 
 def test_best_on_test_is_there_when_asked_for(config):
     config = dataclasses.replace(config, detector="mil_rank", best_on_test=True)
-    result = training.train(config)
+    result = training.fit(config)
     tested = [line["test_auc"] for line in _log(config.workdir) if "test_auc" in line]
-    assert result["best_on_test"]["auc"] == max(tested)
+    assert result.best_on_test["auc"] == max(tested)
 
 
 def test_the_best_checkpoint_is_the_best_on_validation(trained):
     config, result = trained("rtfm")
     validated = [line for line in _log(config.workdir) if "validation_auc" in line]
     best = max(validated, key=lambda line: (line["validation_auc"], -line["validation_loss"]))
-    assert result["best_on_validation"]["step"] == best["step"]
+    assert result.best_on_validation["step"] == best["step"]
 
 
 def test_small_data_works(config, tmp_path):
@@ -274,16 +274,16 @@ def test_small_data_works(config, tmp_path):
     write_store(tmp_path / "s", {"train": (2, 1), "test": (1, 1)}, lengths=(1, 2))
     given = {"store": str(tmp_path / "s"), "synthetic_store": "", "synthetic_keep": ""}
     small = dataclasses.replace(config, **given, segments=2, batch_size=4, steps=3)
-    result = training.train(small)
-    assert result["best_on_validation"] is None
-    assert result["last"]["videos"] == 2
+    result = training.fit(small)
+    assert result.best_on_validation is None
+    assert result.last["videos"] == 2
 
 
 def test_a_missing_bank_is_told(config, tmp_path):
     write_store(tmp_path / "s", {"train": (3, 3)})
     (tmp_path / "s" / "bank.npy").unlink()
     with pytest.raises(UserError, match=r"bank.npy: expected LAP's .* --detector=tevad"):
-        training.train(
+        training.fit(
             dataclasses.replace(
                 config, store=str(tmp_path / "s"), synthetic_store="", synthetic_keep=""
             )
@@ -297,7 +297,7 @@ def test_a_bank_of_another_text_encoder_is_refused(config, tmp_path):
     )
     (tmp_path / "s" / "bank.json").write_text('{"encoder": "other words"}')
     with pytest.raises(UserError, match=r"bank.json: expected a bank embedded by 'words'"):
-        training.train(changed)
+        training.fit(changed)
 
 
 @pytest.mark.parametrize(

@@ -41,7 +41,7 @@ def measure(path: str, folder: pathlib.Path, seeds: int, steps: int) -> dict[str
       {variant: {"auc", "deviation", "difference", "difference_deviation", "aucs"}}, means
       and standard deviations over seeds, and of the paired difference to float32.
     """
-    from gvvad_jax.training import train
+    from gvvad_jax.training import fit
 
     half = str(as_float16(path, folder / "float16"))
     variants = {
@@ -62,7 +62,9 @@ def measure(path: str, folder: pathlib.Path, seeds: int, steps: int) -> dict[str
                 workdir=str(folder / f"{name.replace(' ', '-')}-{seed}"),
                 **changes,
             )
-            aucs[name].append(train(config)["last"]["auc"])
+            measures = fit(config).last
+            assert measures and measures["auc"] is not None, f"{path}: no measured test videos"
+            aucs[name].append(measures["auc"])
     return {name: _summary(values, aucs["float32"]) for name, values in aucs.items()}
 
 

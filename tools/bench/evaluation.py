@@ -114,7 +114,7 @@ def _by_buckets(
     model: scoring.Model, features: Features, labels: Mapping[str, np.ndarray]
 ) -> dict[str, Any]:
     """Scores videos of similar lengths together, as score and evaluate do."""
-    scores = model.scores(features)
+    scores = model.score(features)
     frames = {i: np.repeat(scores_T, SNIPPET_FRAMES) for i, scores_T in scores.items()}
     return {"scores": scores, "measures": metrics.frame_measures(frames, labels)}
 

@@ -54,12 +54,12 @@ def score_a_video(
         batch_size=16,
         steps=200,
     )
-    training.train(config)
+    training.fit(config)
     video = min((v for v in listed.in_split("test") if v.label), key=lambda v: v.id)
     store = Store(folder / "store")
     row = store.rows[video.id]
     features = {video.id: (store.visual(video.id), store.text(video.id))}
-    scores_T = scoring.load(config.workdir).scores(features)[video.id]
+    scores_T = scoring.load(config.workdir).score(features)[video.id]
     scores_F = alignment.frame_scores(scores_T, store.times(video.id), row.num_frames, row.fps)
     return video, row.fps, scores_F, reading.read(listed.resolve(video)).frames_TxHxWx3
 

@@ -193,7 +193,7 @@ def _curves(
     opened = Store(store_path)
     videos = _curve_videos(opened)
     features = {i: (opened.visual(i), opened.text(i)) for i in videos}
-    scores = {arm: scoring.load(path).scores(features) for arm, path in workdirs.items()}
+    scores = {arm: scoring.load(path).score(features) for arm, path in workdirs.items()}
     curves = []
     for video_id in videos:
         row, video = opened.rows[video_id], annotated.videos[video_id]

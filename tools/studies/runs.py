@@ -66,7 +66,7 @@ def finished_run(config: TrainConfig, measures: Sequence[str] = MEASURES) -> dic
     if result_path.exists() and flags_path.read_text() == to_flagfile(config):
         result = read_json(result_path)
     else:
-        result = training.train(config)
+        result = training.fit(config).to_json()
     missing = [name for name in measures if (result["last"] or {}).get(name) is None]
     if missing:
         raise UserError(

@@ -48,10 +48,10 @@ def _scores(model, golden):
     """Snippet scores of the golden's evaluation video, [crops or 1, T]."""
     if "eval/visual_crops" in golden:
         crops = {str(i): (x[:, None], None) for i, x in enumerate(golden["eval/visual_crops"])}
-        return np.stack(list(model.scores(crops).values()))
+        return np.stack(list(model.score(crops).values()))
     visual_TxNxD = golden["eval/visual"][0].swapaxes(0, 1)
     text_SxE = golden["eval/text"][0, 0] if "eval/text" in golden else None
-    return model.scores({"video": (visual_TxNxD, text_SxE)})["video"][None]
+    return model.score({"video": (visual_TxNxD, text_SxE)})["video"][None]
 
 
 @pytest.mark.parametrize("path", GOLDEN, ids=lambda path: path.stem)
@@ -173,7 +173,7 @@ def test_a_workdir_of_another_run_is_left_alone(tmp_path):
         _import(two, str(tmp_path / "w"))
     assert scoring.load(str(tmp_path / "w")).config.detector == "rtfm"
     with pytest.raises(UserError, match="found an imported checkpoint; training would replace it"):
-        training.train(TrainConfig(store="any", workdir=str(tmp_path / "w")))
+        training.fit(TrainConfig(store="any", workdir=str(tmp_path / "w")))
 
 
 def test_other_heads_are_another_import(tmp_path):

@@ -58,8 +58,8 @@ def test_runs_on_both_footages_and_resumes(tmp_path, monkeypatch):
 
     from gvvad_jax import training
 
-    again, real = [], training.train
-    monkeypatch.setattr(training, "train", lambda c: again.append(c.workdir) or real(c))
+    again, real = [], training.fit
+    monkeypatch.setattr(training, "fit", lambda c: again.append(c.workdir) or real(c))
     (tmp_path / "out" / "runs" / names[3] / "result.json").unlink()
     assert detectors.run(study, train) == result
     assert [pathlib.Path(workdir).name for workdir in again] == [names[3]]

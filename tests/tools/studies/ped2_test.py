@@ -73,8 +73,8 @@ def test_runs_once_and_resumes(tmp_path, monkeypatch):
     names = sorted(path.name for path in (tmp_path / "out" / "runs").iterdir())
     assert names == ["random-00", "split-00"]
 
-    again, real = [], training.train
-    monkeypatch.setattr(training, "train", lambda c: again.append(c.workdir) or real(c))
+    again, real = [], training.fit
+    monkeypatch.setattr(training, "fit", lambda c: again.append(c.workdir) or real(c))
     (tmp_path / "out" / "runs" / "split-00" / "result.json").unlink()
     assert ped2.run(study, flags) == result
     assert [pathlib.Path(workdir).name for workdir in again] == ["split-00"]

@@ -9,9 +9,15 @@ from tools.studies import runs
 
 def test_a_measure_that_test_videos_do_not_allow_is_an_error(tmp_path, monkeypatch):
     monkeypatch.setattr(runs, "_inputs_digest", lambda config: "")
-    monkeypatch.setattr(
-        training, "train", lambda config: {"last": {"auc": 0.5, "auc_abnormal": None}}
+    result = training.Result(
+        last={"auc": 0.5, "auc_abnormal": None},
+        best_on_validation=None,
+        best_on_test=None,
+        steps=1,
+        workdir=tmp_path,
+        provenance={},
     )
+    monkeypatch.setattr(training, "fit", lambda config: result)
     with pytest.raises(UserError, match="don't allow auc_abnormal; .* not abnormal throughout"):
         runs.finished_run(config.TrainConfig(store="S", workdir=str(tmp_path / "w")))
 
