@@ -15,7 +15,11 @@ SHARED = ("gvvad_jax.store", "gvvad_jax.command")
 
 def _imports(path):
     """Every module imported anywhere in a file, with the names taken from it."""
-    for node in ast.walk(ast.parse(path.read_text())):
+    return _imports_of(ast.parse(path.read_text()))
+
+
+def _imports_of(tree):
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -59,3 +63,32 @@ def test_help_is_shown_before_anything_heavy_is_imported():
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
     )
     assert done.stdout.strip() == "[]"
+
+
+def _graph():
+    """Which module of the project imports which, wherever in the file; types' imports left out."""
+    paths = [path for folder in ("gvvad_jax", "generation", "tools") for path in _files(folder)]
+    modules = {
+        ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
+        for path in paths
+    }
+    graph = {}
+    for module, path in modules.items():
+        tree = ast.parse(path.read_text())
+        for node in ast.walk(tree):
+            if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
+                node.body = []
+        names = set(_imports_of(tree))
+        names |= {name.rpartition(".")[0] for name in names}
+        graph[module] = (names & modules.keys()) - {module, "gvvad_jax"}
+    return graph
+
+
+def test_no_modules_import_each_other_in_a_circle():
+    graph = _graph()
+    assert graph["gvvad_jax.step"] >= {"gvvad_jax.config", "gvvad_jax.losses"}
+    # What imports nothing that is left goes, until a circle is all that is left.
+    while free := [module for module, names in graph.items() if not names & graph.keys()]:
+        for module in free:
+            del graph[module]
+    assert graph == {}
