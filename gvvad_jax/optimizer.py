@@ -1,4 +1,4 @@
-"""The optimiser and the learning rate by step."""
+"""The optimiser and the learning-rate schedule."""
 
 from collections.abc import Callable
 
@@ -10,7 +10,7 @@ from gvvad_jax.config import TrainConfig
 
 
 def learning_rate(config: TrainConfig, peak: float) -> Callable[[jax.Array], jax.Array]:
-    """The learning rate by step: a linear warm-up to `peak`, then the config's schedule."""
+    """Makes the schedule: step -> rate, a linear warm-up to `peak`, then the config's schedule."""
     warmup, steps = config.warmup_steps, config.steps - config.warmup_steps
     after = {
         "constant": optax.constant_schedule(peak),
@@ -24,10 +24,11 @@ def learning_rate(config: TrainConfig, peak: float) -> Callable[[jax.Array], jax
 
 
 def make_optimizer(config: TrainConfig) -> optax.GradientTransformation:
-    """Adam (or Adagrad) with L2 coupled, as PyTorch's: added to the gradient, on every parameter.
+    """Makes Adam, or Adagrad, with coupled L2.
 
-    Lambda has a rate of its own where asked for, isn't clipped, and is decayed only in the mode
-    that says so.
+    Coupled, as in PyTorch, means that L2 is added to the gradient of every parameter. Lambda has
+    its own learning rate with --lambda_learning_rate, is never clipped, and has L2 only in the
+    modes that ask for it (ssls.Lambda.decayed).
     """
     published = config.detector == "mil_rank" and config.fidelity == "reference"
     adagrad = config.optimizer == "adagrad" or (config.optimizer == "auto" and published)
@@ -40,12 +41,12 @@ def make_optimizer(config: TrainConfig) -> optax.GradientTransformation:
             optax.scale_by_learning_rate(learning_rate(config, peak)),
         )
 
+    detector = make(config.learning_rate, config.l2, config.clip_norm)
     rate = config.lambda_learning_rate
-    of_lambda = make(
+    lambda_ = make(
         config.learning_rate if rate is None else rate,
         config.l2 if ssls.mode(config).decayed else 0.0,
         clip_norm=0.0,
     )
-    detector = make(config.learning_rate, config.l2, config.clip_norm)
-    kinds = {"detector": detector, "ssls": of_lambda}
+    kinds = {"detector": detector, "ssls": lambda_}
     return optax.partition(kinds, {kind: kind for kind in kinds})

@@ -1,29 +1,30 @@
 """Synthetic sample loss scaling (SSLS, GV-VAD): how lambda is set and how it weights the loss.
 
+Lambda is the weight of generated (synthetic) videos in the loss.
+
 paper: video v has weight w_v = lambda if it is synthetic, else 1, in both halves of the batch. A
 loss of one video is weighted by w_v, a term that couples several (a pair, a triplet) by the
-smallest of its members' weights; sums are divided by the number of terms, not of weights. So,
-selections held fixed, a synthetic video's gradient through its losses is linear in lambda up to 1
-(above it a mixed pair keeps weight 1) and vanishes at 0. (Its place in BatchNorm's statistics
-remains.)
+smallest of its members' weights; sums are divided by the number of terms, not by the sum of
+weights. So with selections held fixed, a synthetic video's gradient through its losses vanishes at
+lambda 0 and is linear in lambda up to 1; above 1 a mixed pair keeps weight 1. The video still takes
+part in BatchNorm's statistics.
 
 reference: with p the share of synthetic videos in the batch's abnormal half,
 total = cost (1 - p) + lambda cost p, as published: lambda scales the whole batch's cost.
 
-How lambda is set is one function a mode: `Lambda` of the config. A new mode is its function here
-and its name in config.LAMBDA_MODES.
+Each mode of setting lambda is a function from the config to a `Lambda`. To add a mode, write its
+function here and its name in config.LAMBDA_MODES.
 """
 
 import dataclasses
 import math
 from collections.abc import Callable, Mapping
 
-import chex
 import jax
 import jax.numpy as jnp
 
 from gvvad_jax.config import TrainConfig
-from gvvad_jax.losses import Term
+from gvvad_jax.losses import Term, require_rank
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,14 +32,16 @@ class Lambda:
     """One way to set lambda.
 
     Attributes:
-      value: (raw, step) -> lambda; raw is the learned scalar behind it, step counts from 0.
-      start: where raw starts; None: nothing is learned.
-      penalty: lambda -> what is added to the loss for each synthetic video of the batch.
-      decayed: whether the optimiser's L2 pulls on raw.
-      from_held_out: whether raw follows the held-out real videos and not the loss it scales.
+      value: (raw, step) -> lambda, where raw is the learned scalar (0 if nothing is learned) and
+        step counts from 0.
+      start: raw's first value; None if nothing is learned.
+      penalty: lambda -> the amount added to the loss for each synthetic video of the batch.
+      decayed: whether the optimiser's L2 applies to raw.
+      from_held_out: whether raw's gradient comes from held-out real videos instead of the loss that
+        lambda scales.
     """
 
-    value: Callable[[jax.Array | None, jax.Array], jax.Array]
+    value: Callable[[jax.Array, jax.Array], jax.Array]
     start: float | None = None
     penalty: Callable[[jax.Array], jax.Array] | None = None
     decayed: bool = False
@@ -46,22 +49,23 @@ class Lambda:
 
 
 def fixed(config: TrainConfig) -> Lambda:
-    """The same all along; 0.5 is the paper's best."""
+    """Constant lambda; 0.5 is the paper's best."""
     return Lambda(value=lambda raw, step: jnp.asarray(config.lambda_value))
 
 
 def scheduled(config: TrainConfig) -> Lambda:
-    """lambda_value times a factor that rises in the first tenth of the run and decays after.
+    """Multiplies lambda_value by a factor that first rises and then decays.
 
     With N steps, W = N / 10 and n = step + lambda_shift, the rise from a = 0.001 for n < W is
     linear a + (1-a) n/W, exponential a (1/a)^(n/W), or cosine a + (1-a)/2 (1 - cos(pi n/W)); the
     decay after it is none 1, cosine (1 + cos(pi (n-W)/(N-W)))/2, or step 0.1^floor((n-W)/200).
-    Being ahead, n passes N: there the cosine stays at 0, as published (`reference`) it rises again.
+    With a shift, n exceeds N at the end of the run. There the cosine stays at 0; as published
+    (`reference`) it rises again.
     """
     floor, num_steps = 0.001, config.steps
     warmup = 0.1 * num_steps
 
-    def value(_, step):
+    def value(_: jax.Array, step: jax.Array) -> jax.Array:
         n = jnp.asarray(step, jnp.float32) + config.lambda_shift
         up, down = n / warmup, n - warmup
         progress = down / (num_steps - warmup)
@@ -85,16 +89,16 @@ def scheduled(config: TrainConfig) -> Lambda:
 
 
 def learnable(config: TrainConfig) -> Lambda:
-    """A free scalar, as published (`VLR`), decayed by L2.
+    """Learned without bounds and decayed by L2, as published (`VLR`).
 
-    Its gradient is the synthetic loss, never negative: it only falls, and crosses zero into
-    negative weights, which maximise the synthetic videos' loss. Kept to reproduce that.
+    Its gradient is the synthetic loss, which is never negative. So lambda only falls and becomes
+    negative, which maximises the synthetic videos' loss. This mode exists to reproduce that.
     """
     return Lambda(start=config.lambda_value, value=lambda raw, step: raw, decayed=True)
 
 
 def sigmoid(config: TrainConfig) -> Lambda:
-    """Learned between 0 and 1. It falls as `learnable` does, ever slower, and stays positive."""
+    """Learned between 0 and 1: lambda = sigmoid(raw). It falls ever more slowly, above 0."""
     value = config.lambda_value
     return Lambda(
         start=math.log(value / (1.0 - value)), value=lambda raw, step: jax.nn.sigmoid(raw)
@@ -102,20 +106,22 @@ def sigmoid(config: TrainConfig) -> Lambda:
 
 
 def softplus(config: TrainConfig) -> Lambda:
-    """Learned above 0, without an upper bound."""
-    value = config.lambda_value  # Its logarithm of exp(value) - 1, without the overflow.
+    """Learned above 0, without an upper bound: lambda = log(1 + exp(raw))."""
+    value = config.lambda_value
     return Lambda(
+        # log(exp(value) - 1), without overflow.
         start=value + math.log(-math.expm1(-value)),
         value=lambda raw, step: jax.nn.softplus(raw),
     )
 
 
 def uncertainty(config: TrainConfig) -> Lambda:
-    """exp(-s) L + s for each synthetic video: settles where lambda = 1 / their mean loss.
+    """Uncertainty weighting: lambda = exp(-s), with s added to each synthetic video's loss.
 
-    Exactly so for losses of one video, about so with terms that couple several. It may exceed 1.
-    The only mode whose training loss alone keeps lambda from vanishing. Source: Kendall et al.,
-    CVPR 2018, eq. 9, for the synthetic videos; the real ones keep weight 1.
+    The loss exp(-s) L + s is smallest where lambda = 1 / the synthetic videos' mean loss (about
+    there with terms that couple several videos). Lambda may exceed 1. In no other mode does the
+    training loss by itself keep lambda from vanishing. Source: Kendall et al., CVPR 2018, eq. 9,
+    applied to synthetic videos; real ones keep weight 1.
     """
     return Lambda(
         start=-math.log(config.lambda_value),
@@ -125,46 +131,60 @@ def uncertainty(config: TrainConfig) -> Lambda:
 
 
 def meta(config: TrainConfig) -> Lambda:
-    """Between 0 and 1, up while the synthetic gradient helps held-out real videos, down otherwise.
+    """Learned between 0 and 1 from held-out real videos: rises while synthetic ones help them.
 
-    A step of rate r along g + lambda g_scaled, g_scaled the gradient of what lambda multiplies (the
-    synthetic cost), changes the loss of the held-out videos by -r <g_held_out, g_scaled> per unit
-    of lambda (to first order), so that inner product, with its sign turned, is lambda's gradient.
-    Source: Ren et al., ICML 2018, eq. 11, for one weight.
+    Let g_scaled be the gradient of the cost that lambda multiplies. To first order, an update at
+    rate r along g + lambda g_scaled changes the held-out videos' loss by -r <g_held_out, g_scaled>
+    per unit of lambda. So lambda's gradient is -<g_held_out, g_scaled>. Source: Ren et al., ICML
+    2018, eq. 11, for one weight.
     """
     return dataclasses.replace(sigmoid(config), from_held_out=True)
 
 
 def mode(config: TrainConfig) -> Lambda:
-    """The way that the config names."""
-    return globals()[config.lambda_mode](config)
+    """Returns the config's way to set lambda."""
+    make: Callable[[TrainConfig], Lambda] = globals()[config.lambda_mode]
+    return make(config)
 
 
 def init_lambda(config: TrainConfig) -> dict[str, jax.Array]:
-    """The learned scalar behind lambda; nothing where nothing is learned."""
+    """Returns the learned scalar behind lambda; empty where nothing is learned."""
     start = mode(config).start
     return {} if start is None else {"lambda": jnp.asarray(start, jnp.float32)}
 
 
 def lambda_of(params: Mapping[str, jax.Array], step: jax.Array, config: TrainConfig) -> jax.Array:
-    """The value of lambda at this step, a float32 scalar."""
-    return mode(config).value(params.get("lambda"), step).astype(jnp.float32)
+    """Returns the value of lambda at this step, a float32 scalar."""
+    raw = params.get("lambda", jnp.zeros(()))
+    return mode(config).value(raw, step).astype(jnp.float32)
 
 
 def video_weights(synthetic_V: jax.Array, lambda_: jax.Array) -> jax.Array:
-    """Weight of each video of the batch [V]: lambda where it is synthetic, 1 where it is real.
+    """Returns each video's weight [V]: 1 - s + s lambda, where s is its synthetic share.
 
-    A mixture counts by its parts: synthetic_V may be any share between 0 and 1.
+    Args:
+      synthetic_V: 1 for a synthetic video, 0 for a real one, between for a mixture of both.
+      lambda_: scalar.
     """
+    require_rank(1, synthetic_V=synthetic_V)
     synthetic_V = jnp.asarray(synthetic_V, jnp.float32)
     return (1.0 - synthetic_V) + synthetic_V * lambda_
 
 
 def term_value(term: Term, weights_V: jax.Array) -> jax.Array:
-    """One term's share of the total, each of its members weighted by its smallest video weight."""
-    chex.assert_rank([term.values_M, term.videos_MxJ], [1, 2])
+    """Computes a term's part of the total, each member weighted by its smallest video weight.
 
-    def member(value, videos_J):
+    Args:
+      term: the term.
+      weights_V: the videos' weights, see video_weights.
+
+    Returns:
+      Scalar: term.weight x mean over members of value x min(weights of its videos).
+    """
+    require_rank(1, values_M=term.values_M, weights_V=weights_V)
+    require_rank(2, videos_MxJ=term.videos_MxJ)
+
+    def member(value: jax.Array, videos_J: jax.Array) -> jax.Array:
         return value * jnp.min(weights_V[videos_J])
 
     return term.weight * jnp.mean(jax.vmap(member)(term.values_M, term.videos_MxJ))
@@ -173,29 +193,30 @@ def term_value(term: Term, weights_V: jax.Array) -> jax.Array:
 def scaled_loss(
     terms: Mapping[str, Term], synthetic_Bx2: jax.Array, lambda_: jax.Array, config: TrainConfig
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """The total loss of a batch after SSLS.
+    """Computes the total loss of a batch after SSLS.
 
     Args:
       terms: the detector's loss, by name.
-      synthetic_Bx2: how far each pair's normal and abnormal video is synthetic, 0 or 1, or
-        between where videos are mixed.
+      synthetic_Bx2: synthetic share of each pair's normal and abnormal video: 0 or 1, or between
+        where videos are mixed.
       lambda_: scalar.
       config: fidelity and lambda's mode.
 
     Returns:
-      (total, parts): the scalar to minimise; each term's share before SSLS, their sum `cost`;
-      `cost_real` and `cost_synthetic`, the parts of the cost whose members are all real, and the
-      rest; `cost_scaled`, what lambda multiplies (up to 1).
+      (total, parts): the scalar to minimise, and by name each term's value before SSLS; `cost`,
+      their sum; `cost_real`, the part of the cost whose members are all real; `cost_synthetic`, the
+      rest; `cost_scaled`, the cost that lambda multiplies (for lambda up to 1).
     """
+    require_rank(2, synthetic_Bx2=synthetic_Bx2)
     synthetic_V = synthetic_Bx2.reshape(-1)
     ones_V = jnp.ones_like(synthetic_V, jnp.float32)
 
-    def summed(weights_V):
-        return sum(term_value(term, weights_V) for term in terms.values())
+    def weighted_sum(weights_V: jax.Array) -> jax.Array:
+        return jnp.asarray(sum(term_value(term, weights_V) for term in terms.values()))
 
     parts = {name: term_value(term, ones_V) for name, term in terms.items()}
-    cost = sum(parts.values())
-    cost_real = summed(video_weights(synthetic_V, jnp.zeros(())))
+    cost = jnp.asarray(sum(parts.values()))
+    cost_real = weighted_sum(video_weights(synthetic_V, jnp.zeros(())))
     parts |= {"cost": cost, "cost_real": cost_real, "cost_synthetic": cost - cost_real}
     if config.fidelity == "reference":
         share = jnp.mean(synthetic_Bx2[:, 1].astype(jnp.float32))
@@ -203,7 +224,7 @@ def scaled_loss(
         parts["cost_scaled"] = cost * share
     else:
         share = jnp.mean(synthetic_V.astype(jnp.float32))
-        total = summed(video_weights(synthetic_V, lambda_))
+        total = weighted_sum(video_weights(synthetic_V, lambda_))
         parts["cost_scaled"] = parts["cost_synthetic"]
     if penalty := mode(config).penalty:
         total += share * penalty(lambda_)

@@ -1,9 +1,9 @@
-"""Base models, one file each, found by name. A detector's file has
+"""Detectors (base models), one file each. A detector's file defines
 
     Detector(config, axis_name): a flax module, (visual, text, mask, noise=, train=) -> Outputs
     loss_terms(outputs, text, bank, config) -> {name: losses.Term}
 
-Adding one is a new file here and a line in config.DETECTORS that says what it takes.
+To add one, write its file here and a line in config.DETECTORS that lists its inputs.
 """
 
 import importlib
@@ -11,5 +11,5 @@ from types import ModuleType
 
 
 def by_name(name: str) -> ModuleType:
-    """The file of the detector of this name, one of config.DETECTORS."""
+    """Returns the module of a detector by its name in config.DETECTORS."""
     return importlib.import_module(f"gvvad_jax.detectors.{name}")

@@ -1,6 +1,6 @@
 """LAP: TEVAD with a bank of anomaly prompts (the base model of GV-VAD).
 
-The bank marks suspected snippets by their text; two more losses use the marks.
+Snippets whose text resembles an anomaly prompt are suspected; two more losses use that.
 """
 
 import chex
@@ -16,21 +16,21 @@ Detector = tevad.Detector
 
 
 def suspected_snippets(text_BxTxE: jax.Array, bank_KxE: jax.Array) -> jax.Array:
-    """Which snippets of the abnormal videos read like an anomaly.
+    """Marks the snippets of abnormal videos whose text resembles an anomaly prompt.
 
     A snippet's similarity is its largest cosine to a row of the bank; it is suspected when that
     exceeds mean + one standard deviation (unbiased) over all B*T snippets of the batch.
 
     Args:
-      text_BxTxE: text of the abnormal half.
+      text_BxTxE: text of the abnormal videos.
       bank_KxE: embedded anomaly prompts, from the same text encoder.
 
     Returns:
-      0/1 [B, T].
+      0 or 1 for each snippet [B, T].
     """
     chex.assert_rank([text_BxTxE, bank_KxE], [3, 2])
 
-    def unit(x):
+    def unit(x: jax.Array) -> jax.Array:
         return x / jnp.maximum(losses.norm(x)[..., None], 1e-8)
 
     similarity_BxT = jnp.max(unit(text_BxTxE) @ unit(bank_KxE).T, axis=-1)
@@ -41,14 +41,23 @@ def suspected_snippets(text_BxTxE: jax.Array, bank_KxE: jax.Array) -> jax.Array:
 def mine_triplets(
     normal_BxT: jax.Array, abnormal_BxT: jax.Array, suspected_BxT: jax.Array, num_triplets: int
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Flat indices into B*T of K anchors, positives and negatives, paired rank by rank.
+    """Mines K triplets of snippets from a batch, paired rank by rank.
 
     Anchors are the K lowest-scoring normal snippets, positives the K lowest-scoring abnormal ones
-    (both ascending), negatives the K highest of score x suspected (descending); of equal ones the
-    lowest index. K is at most B*T.
+    (both ascending), negatives the K highest of score x suspected (descending). Ties go to the
+    lowest index.
+
+    Args:
+      normal_BxT: scores of the normal videos.
+      abnormal_BxT: scores of the abnormal videos.
+      suspected_BxT: 0 or 1, see suspected_snippets.
+      num_triplets: K; at most B*T triplets are mined.
+
+    Returns:
+      (anchors_K, positives_K, negatives_K), flat indices into B*T.
     """
 
-    def highest(values_BxT):
+    def highest(values_BxT: jax.Array) -> jax.Array:
         flat = jax.lax.stop_gradient(values_BxT).reshape(-1)
         return jax.lax.top_k(flat, min(num_triplets, flat.size))[1]
 
@@ -61,10 +70,11 @@ def loss_terms(
     bank_KxE: jax.Array | None,
     config: TrainConfig,
 ) -> dict[str, losses.Term]:
-    """RTFM's terms, and with text `pseudo` and `triplet`. See rtfm.loss_terms."""
+    """LAP's loss: RTFM's terms, and with text `pseudo` and `triplet`. See rtfm.loss_terms."""
     terms = rtfm.loss_terms(outputs, text_VxTxE, bank_KxE, config)
     if not config.uses_text:
         return terms
+    assert text_VxTxE is not None and bank_KxE is not None
     suspected_BxT = suspected_snippets(text_VxTxE[1::2], bank_KxE)
     terms["pseudo"] = _pseudo(outputs.scores_VxT[1::2], suspected_BxT, config)
     terms["triplet"] = _triplet(outputs, suspected_BxT, len(bank_KxE), config)
@@ -73,7 +83,7 @@ def loss_terms(
 
 def _pseudo(scores_BxT: jax.Array, suspected_BxT: jax.Array, config: TrainConfig) -> losses.Term:
     if config.fidelity == "reference":
-        scores_BxT = 1.0 - scores_BxT  # As coded: suspected snippets are pushed down.
+        scores_BxT = 1.0 - scores_BxT  # The published code pushes suspected snippets down.
     return losses.Term(
         values_M=jax.vmap(losses.pseudo_anomaly_loss)(scores_BxT, suspected_BxT),
         videos_MxJ=2 * jnp.arange(len(scores_BxT))[:, None] + 1,
@@ -86,16 +96,18 @@ def _triplet(
 ) -> losses.Term:
     scores_Bx2xT = outputs.scores_VxT.reshape(-1, 2, outputs.scores_VxT.shape[1])
     indices = mine_triplets(scores_Bx2xT[:, 0], scores_Bx2xT[:, 1], suspected_BxT, num_triplets)
-    snippets, videos = [], []
+    snippets: list[jax.Array] = []
+    videos: list[jax.Array] = []
     for half, index_K in zip((0, 1, 1), indices, strict=True):
         video_K = 2 * (index_K // suspected_BxT.shape[1]) + half
         snippet_KxNxD = outputs.features_VxNxTxD[video_K, :, index_K % suspected_BxT.shape[1]]
         snippets.append(snippet_KxNxD.reshape(len(index_K), -1))
         videos.append(video_K)
-    # As coded, gamma is applied twice.
+    anchors_KxD, positives_KxD, negatives_KxD = snippets
+    # The published code applies gamma twice.
     gammas = 2 if config.fidelity == "reference" else 1
     return losses.Term(
-        values_M=jax.vmap(losses.triplet_loss)(*snippets),
+        values_M=jax.vmap(losses.triplet_loss)(anchors_KxD, positives_KxD, negatives_KxD),
         videos_MxJ=jnp.stack(videos, axis=1),
         weight=config.triplet_weight**gammas,
     )

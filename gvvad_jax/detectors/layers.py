@@ -1,25 +1,25 @@
-"""What detectors are made of: outputs, noise, dense layers, normalisation.
+"""The parts that detectors share: outputs, noise, dropout, dense layers, normalisation.
 
 Letters: V videos of the batch, N crops, T snippets, D features.
 """
 
 import dataclasses
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import chex
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from flax import struct
+
+from gvvad_jax.detectors import kernels
 
 # PyTorch's Xavier uniform, on kernels in the layouts of flax.
 xavier = nn.initializers.xavier_uniform()
 
 
-@chex.dataclass(frozen=True)
-class Outputs:
-    """What a detector says of a batch of videos.
+class Outputs(struct.PyTreeNode, kw_only=True):
+    """A detector's outputs for a batch of videos.
 
     Attributes:
       scores_VxT: snippet scores in [0, 1], mean over crops.
@@ -33,17 +33,16 @@ class Outputs:
     extra: Mapping[str, jax.Array] = dataclasses.field(default_factory=dict)
 
 
-@chex.dataclass(frozen=True)
-class Noise:
-    """Where the randomness of a step comes from.
+class Noise(struct.PyTreeNode, kw_only=True):
+    """The source of a training step's randomness.
 
     Keys fold in the place of the video in the GLOBAL batch, so that a batch split over devices
-    drops out the same entries as on one.
+    drops out the same entries as a batch on one device.
 
     Attributes:
-      key: of this step.
+      key: the key of this step.
       videos_V: places of these videos in the global batch.
-      gaussian: set to be used instead of what is drawn, to repeat a measurement.
+      gaussian: values to use instead of random ones, which repeats a measurement; None draws them.
     """
 
     key: jax.Array
@@ -51,8 +50,8 @@ class Noise:
     gaussian: jax.Array | None = None
 
 
-def per_video(noise: Noise, layer: int) -> jax.Array:
-    """A key for each video [V]; `layer` is a number of the caller's own."""
+def video_keys(noise: Noise, layer: int) -> jax.Array:
+    """A key for each video [V]; `layer` is the caller's own number."""
     key = jax.random.fold_in(noise.key, layer)
     return jax.vmap(lambda video: jax.random.fold_in(key, video))(noise.videos_V)
 
@@ -62,64 +61,38 @@ def dropout(x_Vx: jax.Array, noise: Noise | None, rate: float, layer: int) -> ja
 
     Args:
       x_Vx: videos on the leading axis.
-      noise: None when not training.
+      noise: the step's noise; None when not training.
       rate: share of entries dropped.
       layer: a number of this call's own, so that layers drop independently.
     """
-    return dropped(x_Vx, kept(x_Vx.shape, noise, rate, layer), rate)
+    return apply_mask(x_Vx, dropout_mask(x_Vx.shape, noise, rate, layer), rate)
 
 
-def dropped(x_Vx: jax.Array, kept_Vx: jax.Array | None, rate: float) -> jax.Array:
-    """The entries that are kept, scaled; all of them as they are where nothing is to be dropped."""
-    return x_Vx if kept_Vx is None else jnp.where(kept_Vx, x_Vx / (1.0 - rate), 0.0)
-
-
-def kept(shape_Vx: Sequence[int], noise: Noise | None, rate: float, layer: int) -> jax.Array | None:
-    """Which entries dropout keeps; None where nothing is to be dropped. See dropout."""
+def dropout_mask(
+    shape_Vx: Sequence[int], noise: Noise | None, rate: float, layer: int
+) -> jax.Array | None:
+    """The entries that dropout keeps; None where it drops none. See dropout."""
     if noise is None or rate == 0.0:
         return None
-    keys_V = per_video(noise, layer)
-    return jax.vmap(lambda key: _kept(key, 1.0 - rate, shape_Vx[1:]))(keys_V)
+    keys_V = video_keys(noise, layer)
+    return jax.vmap(lambda key: kernels.bernoulli(key, 1.0 - rate, shape_Vx[1:]))(keys_V)
 
 
-def _kept(key: jax.Array, share: float, shape: Sequence[int]) -> jax.Array:
-    """True with probability `share`, rounded to 1/65536.
-
-    jax.random.bernoulli hashes once an entry, which was a tenth of a step; one hash of Threefry
-    has bits for four.
-    """
-    size = math.prod(shape)
-    words = threefry(jax.random.key_data(key), -(-size // 4))
-    halves = jax.lax.bitcast_convert_type(words, jnp.uint16).reshape(-1)
-    return (halves[:size] < round(share * 65536)).reshape(shape)
-
-
-def threefry(key_2: jax.Array, count: int) -> jax.Array:
-    """Threefry-2x32 of 0 ... 2 * count - 1, as jax.extend.random.threefry_2x32 gives it.
-
-    Written out because XLA, on CPUs, makes a loop of jax's: five passes over memory and no fusion,
-    nearly half of what dropout took. Source: Salmon et al., "Parallel random numbers", SC 2011.
-    """
-    schedule = key_2[0], key_2[1], key_2[0] ^ key_2[1] ^ jnp.uint32(0x1BD11BDA)
-    numbers = jnp.arange(2 * count, dtype=jnp.uint32)
-    x, y = numbers[:count] + schedule[0], numbers[count:] + schedule[1]
-    for group in range(5):
-        for turn in ((13, 15, 26, 6), (17, 29, 16, 24))[group % 2]:
-            x = x + y
-            y = x ^ ((y << turn) | (y >> (32 - turn)))
-        x = x + schedule[(group + 1) % 3]
-        y = y + schedule[(group + 2) % 3] + jnp.uint32(group + 1)
-    return jnp.concatenate([x, y])
+def apply_mask(x_Vx: jax.Array, mask_Vx: jax.Array | None, rate: float) -> jax.Array:
+    """Zeroes the entries outside a dropout mask and scales the rest; the identity for None."""
+    return x_Vx if mask_Vx is None else jnp.where(mask_Vx, x_Vx / (1.0 - rate), 0.0)
 
 
 def gaussian(shape: Sequence[int], noise: Noise, layer: int) -> jax.Array:
-    """Standard normal noise [V, ...] of this shape, a video each from its own key."""
+    """Standard normal noise [V, ...] of this shape, each video's from its own key."""
     if noise.gaussian is not None:
         return noise.gaussian
-    return jax.vmap(lambda key: jax.random.normal(key, shape[1:]))(per_video(noise, layer))
+    return jax.vmap(lambda key: jax.random.normal(key, shape[1:]))(video_keys(noise, layer))
 
 
-def batch_norm(train: bool, axis_name: str | None, **changes) -> Callable[[jax.Array], jax.Array]:
+def batch_norm(
+    train: bool, axis_name: str | None, name: str, **changes: Any
+) -> Callable[[jax.Array], jax.Array]:
     """BatchNorm over everything but the features, statistics over all devices of `axis_name`."""
     return nn.BatchNorm(
         use_running_average=not train,
@@ -127,6 +100,7 @@ def batch_norm(train: bool, axis_name: str | None, **changes) -> Callable[[jax.A
         epsilon=1e-5,
         axis_name=axis_name,
         use_fast_variance=False,
+        name=name,
         **changes,
     )
 
@@ -136,52 +110,18 @@ def probability(logits: jax.Array) -> jax.Array:
     return nn.sigmoid(logits.astype(jnp.promote_types(logits.dtype, jnp.float32)))
 
 
-@jax.custom_vjp
-def _product(x_xI: jax.Array, kernel_IxO: jax.Array) -> jax.Array:
-    return x_xI @ kernel_IxO
+def dense(features: int, name: str, *, bias: bool = True, shared: int = 0) -> nn.Module:
+    """A dense layer: nn.Dense with Xavier initialisation and a fast matrix product.
 
-
-def _product_forward(x_xI: jax.Array, kernel_IxO: jax.Array) -> tuple[jax.Array, Any]:
-    return x_xI @ kernel_IxO, (x_xI, kernel_IxO)
-
-
-def _product_backward(residuals: Any, gradient_xO: jax.Array) -> tuple[jax.Array, jax.Array]:
-    # JAX has the gradient of the kernel as gradient' x, for which XLA on CPUs transposes the
-    # gradient, and all that it fuses into it, column by column.
-    x_xI, kernel_IxO = residuals
-    x_RxI, gradient_RxO = (x.reshape(-1, x.shape[-1]) for x in (x_xI, gradient_xO))
-    return gradient_xO @ kernel_IxO.T, x_RxI.T @ gradient_RxO
-
-
-_product.defvjp(_product_forward, _product_backward)
-
-
-def dense(features: int, name: str, *, bias: bool = True) -> nn.Module:
-    """nn.Dense, trained at the speed of its forward pass on CPUs too; named in its caller."""
-    return nn.Dense(
-        features,
-        use_bias=bias,
-        kernel_init=xavier,
-        dot_general=lambda x, kernel, *_, **__: _product(x, kernel),
-        name=name,
-    )
-
-
-class CropDense(nn.Module):
-    """`dense`, but what is the same for every crop is multiplied once a video.
-
-    Attributes:
-      features: channels that come out.
-      shared: of the channels that come in, how many of the last are the same for every crop.
+    Args:
+      features: channels of the output.
+      name: the layer's name in the module that calls this.
+      bias: whether to add a bias.
+      shared: how many of the input's last channels are the same for every crop; where there are
+        any, the input is [V, N, T, D].
     """
 
-    features: int
-    shared: int
+    def multiply(x: jax.Array, kernel: jax.Array, *_: Any, **__: Any) -> jax.Array:
+        return kernels.matmul_shared(x, kernel, shared) if shared else kernels.matmul(x, kernel)
 
-    @nn.compact
-    def __call__(self, x_VxNxTxD: jax.Array) -> jax.Array:
-        own = x_VxNxTxD.shape[-1] - self.shared
-        kernel_DxC = self.param("kernel", xavier, (x_VxNxTxD.shape[-1], self.features))
-        bias_C = self.param("bias", nn.initializers.zeros, (self.features,))
-        of_video_Vx1xTxC = _product(x_VxNxTxD[:, :1, :, own:], kernel_DxC[own:])
-        return _product(x_VxNxTxD[..., :own], kernel_DxC[:own]) + of_video_Vx1xTxC + bias_C
+    return nn.Dense(features, use_bias=bias, kernel_init=xavier, dot_general=multiply, name=name)

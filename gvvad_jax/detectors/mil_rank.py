@@ -1,5 +1,7 @@
 """MIL-Rank: the field's first baseline (Sultani et al., CVPR 2018). An MLP on each snippet."""
 
+from collections.abc import Callable
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -9,17 +11,17 @@ from gvvad_jax import losses
 from gvvad_jax.config import TrainConfig
 from gvvad_jax.detectors.layers import Noise, Outputs, dense, dropout, probability
 
-# Of the hidden layers' dropout, and of both regularisers, as published.
+# As published: the hidden layers' dropout rate, and the weight of both regularisers.
 RATE = 0.6
 REGULARISER_WEIGHT = 8e-5
 
 
 class Detector(nn.Module):
-    """F -> 512 -> 32 -> 1; ReLU behind the first layer, sigmoid at the end. Text is ignored.
+    """MLP D -> 512 -> 32 -> 1; ReLU after the first layer, sigmoid at the end. Text is ignored.
 
     Attributes:
-      config: the run's settings; `mil_rank` has widths of its own.
-      axis_name: unused, there is no BatchNorm.
+      config: the run's settings; this detector's widths are fixed.
+      axis_name: unused, because there is no BatchNorm.
     """
 
     config: TrainConfig
@@ -35,7 +37,7 @@ class Detector(nn.Module):
         noise: Noise | None = None,
         train: bool = False,
     ) -> Outputs:
-        """Scores V videos. See `Outputs` for what comes back."""
+        """Scores V videos."""
         del text_VxTxE, mask_VxT, train  # Every snippet is scored by itself.
         rate = RATE if self.config.dropout else 0.0
         x = nn.relu(dense(512, "fc1")(visual_VxNxTxD))
@@ -52,14 +54,20 @@ def loss_terms(
     bank_KxE: jax.Array | None,
     config: TrainConfig,
 ) -> dict[str, losses.Term]:
-    """Terms `ranking`, `smoothness`, `sparsity`. See rtfm.loss_terms for the arguments."""
+    """MIL-Rank's loss on B pairs, its arguments as in rtfm.loss_terms.
+
+    Source: Sultani et al., CVPR 2018, eq. 7.
+
+    Returns:
+      Terms `ranking`, `smoothness`, `sparsity`.
+    """
     del text_VxTxE, bank_KxE, config
     scores_VxT = outputs.scores_VxT
     chex.assert_rank(scores_VxT, 2)
     abnormal_BxT = scores_VxT[1::2]
     videos_Bx2 = jnp.arange(len(scores_VxT)).reshape(-1, 2)
 
-    def of_abnormal(loss) -> losses.Term:
+    def regulariser(loss: Callable[[jax.Array], jax.Array]) -> losses.Term:
         return losses.Term(
             values_M=jax.vmap(loss)(abnormal_BxT),
             videos_MxJ=videos_Bx2[:, 1:],
@@ -69,6 +77,6 @@ def loss_terms(
     ranking_B = jax.vmap(losses.ranking_loss)(scores_VxT[0::2], abnormal_BxT)
     return {
         "ranking": losses.Term(values_M=ranking_B, videos_MxJ=videos_Bx2, weight=1.0),
-        "smoothness": of_abnormal(losses.smoothness),
-        "sparsity": of_abnormal(losses.sparsity),
+        "smoothness": regulariser(losses.smoothness),
+        "sparsity": regulariser(losses.sparsity),
     }

@@ -16,7 +16,7 @@ class Detector(nn.Module):
 
     Attributes:
       config: the run's settings.
-      axis_name: device axis of BatchNorm's statistics.
+      axis_name: the device axis that BatchNorm's statistics are taken over.
     """
 
     config: TrainConfig
@@ -32,7 +32,7 @@ class Detector(nn.Module):
         noise: Noise | None = None,
         train: bool = False,
     ) -> Outputs:
-        """Scores V videos; text is ignored. See `Outputs` for what comes back."""
+        """Scores V videos; text is ignored."""
         mtn = MTN(self.config.mtn_channels, self.axis_name, name="visual")
         features_VxNxTxD = over_crops(mtn, visual_VxNxTxD, mask_VxT, train)
         features_VxNxTxD = dropout(features_VxNxTxD, noise, self.config.dropout, layer=0)
@@ -46,14 +46,14 @@ def scored(
     train: bool,
     shared: int = 0,
 ) -> Outputs:
-    """The end of a detector, within its nn.compact: selects snippets and scores all.
+    """Selects and scores snippets: the last part of a detector's nn.compact method.
 
     Args:
-      features_VxNxTxD: of the snippets.
+      features_VxNxTxD: the snippets' features.
       config: the run's settings.
-      noise: of dropout, or None.
-      train: whether losses are to follow.
-      shared: of the last channels, how many are the same for every crop.
+      noise: the step's noise; None when not training.
+      train: whether losses will be computed from the outputs.
+      shared: how many of the last channels are the same for every crop.
     """
     selected_Vxk = select(features_VxNxTxD, config.top_k, noise, config.dropout)
     head = Head(config.head_widths, config.dropout, shared, name="head")
@@ -65,10 +65,14 @@ def scored(
 
 
 def select(features_VxNxTxD: jax.Array, top_k: int, noise: Noise | None, rate: float) -> jax.Array:
-    """The k snippets of largest feature magnitude of each video, [V, k].
+    """Selects the k snippets of largest feature magnitude of each video.
 
-    While training, magnitudes are dropped out first, so that the choice varies. A bag of fewer
-    than k snippets is selected whole.
+    The magnitude of a snippet is the L2 norm of its feature, mean over crops. While training,
+    magnitudes are dropped out first, so that the choice varies. A bag of fewer than k snippets is
+    selected whole. Source: RTFM, section 3.1.
+
+    Returns:
+      Indices of snippets [V, k], largest magnitude first.
     """
     magnitude_VxT = jnp.mean(losses.norm(features_VxNxTxD), axis=1)
     kept_VxT = dropout(jnp.ones_like(magnitude_VxT), noise, rate, layer=1)
@@ -87,10 +91,10 @@ def loss_terms(
     """RTFM's loss on B pairs; videos are in the order normal 0, abnormal 0, normal 1, ...
 
     Args:
-      outputs: of the 2B videos; `extra["selected"]` [2B, k] are the snippets that stand for them.
-      text_VxTxE: unused here, the signature is every detector's.
-      bank_KxE: likewise.
-      config: weights, margin, fidelity.
+      outputs: outputs for the 2B videos; `extra["selected"]` [2B, k] are their selected snippets.
+      text_VxTxE: text features; unused here, but in every detector's signature.
+      bank_KxE: the anomaly-prompt bank; unused here, but in every detector's signature.
+      config: weights of the terms, margin, fidelity.
 
     Returns:
       Terms `bag`, `magnitude`, `smoothness`, `sparsity`.
@@ -117,9 +121,9 @@ def _magnitude(
     features_VxNxTxD: jax.Array, selected_Vxk: jax.Array, config: TrainConfig
 ) -> losses.Term:
     selected_VxNxkxD = jnp.take_along_axis(features_VxNxTxD, selected_Vxk[:, None, :, None], axis=2)
-    of_crop = jax.vmap(losses.magnitude_loss, in_axes=(0, 0, None))
-    of_pair = jax.vmap(of_crop, in_axes=(0, 0, None))
-    values_BxN = of_pair(selected_VxNxkxD[0::2], selected_VxNxkxD[1::2], config.margin)
+    crops_loss = jax.vmap(losses.magnitude_loss, in_axes=(0, 0, None))
+    pairs_loss = jax.vmap(crops_loss, in_axes=(0, 0, None))
+    values_BxN = pairs_loss(selected_VxNxkxD[0::2], selected_VxNxkxD[1::2], config.margin)
     videos_Bx2 = jnp.arange(len(features_VxNxTxD)).reshape(-1, 2)
     return losses.Term(
         values_M=values_BxN.reshape(-1),
@@ -129,7 +133,7 @@ def _magnitude(
 
 
 def _regularisers(scores_BxT: jax.Array, config: TrainConfig) -> dict[str, losses.Term]:
-    """Smoothness and sparsity of the abnormal videos' scores."""
+    """Builds the terms smoothness and sparsity of the abnormal videos' scores."""
     videos_B = 2 * jnp.arange(len(scores_BxT)) + 1
     if config.fidelity == "reference":
         smoothness, sparsity = (

@@ -14,14 +14,14 @@ loss_terms = rtfm.loss_terms
 
 
 def align_length(text_VxSxE: jax.Array, length: int) -> jax.Array:
-    """Text of another length than the video: cut at the end, or its last rows appended once more.
+    """Fits text to the video's length: cuts its end, or appends its last rows once more.
 
     Args:
       text_VxSxE: S rows of text.
-      length: T, the video's snippets; T - S rows may be missing, up to S.
+      length: T, the video's number of snippets, at most 2 S.
 
     Returns:
-      [V, T, E].
+      Text [V, T, E].
     """
     missing = length - text_VxSxE.shape[1]
     if missing <= 0:
@@ -32,12 +32,12 @@ def align_length(text_VxSxE: jax.Array, length: int) -> jax.Array:
 class Detector(nn.Module):
     """A visual and a text stream, each through its own MTN, fused and scored.
 
-    The text stream runs once a video: text is the same for every crop. With
+    The text stream runs once for each video, because its text is the same for every crop. With
     `config.feature_group` visual or text the other stream is off.
 
     Attributes:
       config: the run's settings.
-      axis_name: device axis of BatchNorm's statistics.
+      axis_name: the device axis that BatchNorm's statistics are taken over.
     """
 
     config: TrainConfig
@@ -53,35 +53,43 @@ class Detector(nn.Module):
         noise: Noise | None = None,
         train: bool = False,
     ) -> Outputs:
-        """Scores V videos. See `Outputs` for what comes back."""
-        config, streams = self.config, []
+        """Scores V videos."""
+        config = self.config
+        streams: list[jax.Array] = []
         if config.uses_visual:
             mtn = MTN(config.mtn_channels, self.axis_name, name="visual")
             visual_VxNxTxD = over_crops(mtn, visual_VxNxTxD, mask_VxT, train)
             streams.append(dropout(visual_VxNxTxD, noise, config.dropout, layer=0))
         if config.uses_text:
+            assert text_VxTxE is not None
+            chex.assert_rank(text_VxTxE, 3)
             num_crops, length = visual_VxNxTxD.shape[1:3]
             text_VxTxE = self._text(text_VxTxE, mask_VxT, length, train)
             V, T, E = text_VxTxE.shape
             text_VxNxTxE = jnp.broadcast_to(text_VxTxE[:, None], (V, num_crops, T, E))
             streams.append(dropout(text_VxNxTxE, noise, config.dropout, layer=2))
-        fused_VxNxTxD = streams[0] if len(streams) == 1 else self._fuse(*streams, noise)
-        # Dropout would make the crops' text differ.
-        side_by_side = len(streams) == 2 and config.fusion == "concat"
-        shared = streams[1].shape[-1] if side_by_side and noise is None else 0
+        fused_VxNxTxD = streams[0]
+        if len(streams) == 2:
+            fused_VxNxTxD = self._fuse(streams[0], streams[1], noise)
+        # With dropout the crops' text differs.
+        concatenated = len(streams) == 2 and config.fusion == "concat"
+        shared = streams[1].shape[-1] if concatenated and noise is None else 0
         return rtfm.scored(fused_VxNxTxD, config, noise, train, shared)
 
-    def _text(self, text_VxSxE, mask_VxT, length: int, train: bool) -> jax.Array:
-        chex.assert_rank(text_VxSxE, 3)
-        # Rows of another count come only one video at a time, where nothing is padded.
+    def _text(
+        self, text_VxSxE: jax.Array, mask_VxT: jax.Array | None, length: int, train: bool
+    ) -> jax.Array:
+        # Text of another length is scored one video at a time, where nothing is padded.
         mask_VxS = mask_VxT if text_VxSxE.shape[1] == length else None
         mtn = MTN(self.config.mtn_channels, self.axis_name, name="text")
         return align_length(mtn(text_VxSxE, mask_VxS, train=train), length)
 
-    def _fuse(self, visual_VxNxTxD, text_VxNxTxE, noise: Noise | None) -> jax.Array:
+    def _fuse(
+        self, visual_VxNxTxD: jax.Array, text_VxNxTxE: jax.Array, noise: Noise | None
+    ) -> jax.Array:
         config = self.config
 
-        def projected(x, name: str, features: int, layer: int) -> jax.Array:
+        def projected(x: jax.Array, name: str, features: int, layer: int) -> jax.Array:
             return dropout(nn.relu(dense(features, name)(x)), noise, config.dropout, layer)
 
         widths = visual_VxNxTxD.shape[-1], text_VxNxTxE.shape[-1]

@@ -1,11 +1,12 @@
 """UR-DMU: uncertainty-regulated dual memory units (Zhou et al., AAAI 2023). Visual features only.
 
-A body of a convolution and two layers of attention; a memory of abnormal and one of normal
-patterns that every snippet is read through; latent normality as a Gaussian.
+The body is a convolution and two layers of attention. Every snippet is then read through two
+memories, of abnormal and of normal patterns, and normality is modelled as a Gaussian.
 """
 
-import dataclasses
 import math
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import chex
 import jax
@@ -16,7 +17,7 @@ from gvvad_jax import losses
 from gvvad_jax.config import TrainConfig
 from gvvad_jax.detectors.layers import Noise, Outputs, dense, dropout, gaussian, probability, xavier
 
-# As published: of the body's dropout, and of each part of the loss.
+# As published: the body's dropout rate and number of layers, and the weight of each loss term.
 RATE = 0.5
 LAYERS = 2
 ATTENTION_WEIGHT = 0.1
@@ -26,9 +27,15 @@ DISTANCE_WEIGHT = 1e-4
 
 
 def nearness(mask_MxT: jax.Array) -> jax.Array:
-    """A[i, j] = exp(-|i - j| / e) / sum_m exp(-|j - m| / e) over real snippets, [M, T, T].
+    """Attention by distance: A[i, j] = exp(-|i - j| / e) / sum_m exp(-|j - m| / e).
 
     As published the divisor belongs to the column j, so rows don't sum to one.
+
+    Args:
+      mask_MxT: 1 for real snippets, 0 for padding.
+
+    Returns:
+      A [M, T, T], over real snippets.
     """
     places_T = jnp.arange(mask_MxT.shape[1])
     near_TxT = jnp.exp(-jnp.abs(places_T[:, None] - places_T) / math.e)
@@ -37,11 +44,12 @@ def nearness(mask_MxT: jax.Array) -> jax.Array:
 
 
 class Attention(nn.Module):
-    """Self-attention beside a fixed attention to what is near, concatenated within each head.
+    """Self-attention and fixed attention by distance, concatenated within each head.
 
     Attributes:
-      heads, channels: number of heads and channels of each.
-      width: of the result.
+      heads: number of heads.
+      channels: channels of each head.
+      width: channels of the output.
     """
 
     heads: int
@@ -54,11 +62,11 @@ class Attention(nn.Module):
         parts = dense(4 * self.heads * self.channels, "to_qkvt", bias=False)(x_MxTxC)
         q, k, v, t = jnp.moveaxis(parts.reshape(M, T, 4, self.heads, self.channels), (2, 3), (0, 2))
         logits_MxHxTxT = q @ k.swapaxes(-1, -2) / math.sqrt(self.channels)
-        # Minus infinity would make a video that is all padding NaN.
+        # With minus infinity, a video of nothing but padding would become NaN.
         logits_MxHxTxT = jnp.where(mask_MxT[:, None, None] > 0, logits_MxHxTxT, -1e30)
-        seen_MxHxTxC = nn.softmax(logits_MxHxTxT) @ v
+        attended_MxHxTxC = nn.softmax(logits_MxHxTxT) @ v
         near_MxHxTxC = nearness(mask_MxT)[:, None] @ t
-        both_MxHxTxC = jnp.concatenate([seen_MxHxTxC, near_MxHxTxC], axis=-1)
+        both_MxHxTxC = jnp.concatenate([attended_MxHxTxC, near_MxHxTxC], axis=-1)
         return dense(self.width, "to_out")(both_MxHxTxC.swapaxes(1, 2).reshape(M, T, -1))
 
 
@@ -74,7 +82,7 @@ class Body(nn.Module):
         channels = config.head_channels or max(1, width // config.heads)
         mask_MxT = jnp.repeat(mask_VxT, N, axis=0)
 
-        def drop(x_MxTxC, layer: int) -> jax.Array:
+        def drop(x_MxTxC: jax.Array, layer: int) -> jax.Array:
             x_VxNxTxC = x_MxTxC.reshape(V, N, T, -1)
             return dropout(x_VxNxTxC, noise, rate, layer).reshape(x_MxTxC.shape)
 
@@ -85,8 +93,8 @@ class Body(nn.Module):
         x = nn.relu(nn.Conv(width, (3,), kernel_init=xavier, name="conv")(x))
         for i in range(LAYERS):
             attention = Attention(config.heads, channels, width, name=f"attention_{i}")
-            seen = attention(norm(f"attention_{i}_norm")(x), mask_MxT)
-            x = x + drop(seen, 10 * i)
+            attended = attention(norm(f"attention_{i}_norm")(x), mask_MxT)
+            x = x + drop(attended, 10 * i)
             y = dense(width, f"mlp_{i}_in")(norm(f"mlp_{i}_norm")(x))
             y = drop(nn.gelu(y, approximate=False), 10 * i + 1)
             x = x + drop(dense(width, f"mlp_{i}_out")(y), 10 * i + 2)
@@ -94,30 +102,40 @@ class Body(nn.Module):
 
 
 class Memory(nn.Module):
-    """Patterns that a snippet is read through: how far it is like any, and their mixture."""
+    """A memory of learned patterns: attention to them, and the mixture that it reads.
+
+    Attributes:
+      rows: number of patterns.
+    """
 
     rows: int
 
     @nn.compact
     def __call__(self, x_VxNxTxC: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Returns (attention_VxNxT, the mean of the highest sixteenth; augmented_VxNxTxC)."""
+        """Reads the memory for each snippet.
+
+        Returns:
+          (attention_VxNxT, augmented_VxNxTxC): the mean of the rows // 16 + 1 highest attentions,
+          and the patterns weighted by attention.
+        """
         width = x_VxNxTxC.shape[-1]
 
-        def init(key, shape):
+        def init(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
             return jax.random.uniform(key, shape, minval=-1.0, maxval=1.0) / math.sqrt(width)
 
         memory_RxC = self.param("rows", init, (self.rows, width))
-        like_VxNxTxR = nn.sigmoid(x_VxNxTxC @ memory_RxC.T / math.sqrt(width))
-        highest = jax.lax.top_k(like_VxNxTxR, self.rows // 16 + 1)[0]
-        return jnp.mean(highest, axis=-1), like_VxNxTxR @ memory_RxC
+        attention_VxNxTxR = nn.sigmoid(x_VxNxTxC @ memory_RxC.T / math.sqrt(width))
+        highest = jax.lax.top_k(attention_VxNxTxR, self.rows // 16 + 1)[0]
+        return jnp.mean(highest, axis=-1), attention_VxNxTxR @ memory_RxC
 
 
 class Detector(nn.Module):
-    """Body, both memories, latent normality, scoring head. Text is ignored.
+    """Body, two memories, latent normality and scoring head. Text is ignored.
 
     Attributes:
-      config: the run's settings; `body_width`, `heads`, `head_channels` and `memory_rows` size it.
-      axis_name: unused, there is no BatchNorm.
+      config: the run's settings; `body_width`, `heads`, `head_channels`, `memory_rows` and
+        `head_widths` give the sizes.
+      axis_name: unused, because there is no BatchNorm.
     """
 
     config: TrainConfig
@@ -133,7 +151,7 @@ class Detector(nn.Module):
         noise: Noise | None = None,
         train: bool = False,
     ) -> Outputs:
-        """Scores V videos; in training they are pairs, normal before abnormal."""
+        """Scores V videos; while training they are pairs, normal before abnormal."""
         del text_VxTxE
         chex.assert_rank(visual_VxNxTxD, 4)
         V, _, T, _ = visual_VxNxTxD.shape
@@ -144,9 +162,9 @@ class Detector(nn.Module):
         normal_VxNxT, augmented_N = Memory(self.config.memory_rows, name="normal_memory")(x)
         mu = dense(width, "mu")
         mu_A, mu_N = mu(augmented_A), mu(augmented_N)
-        # Only a normal video's normality is uncertain; scoring has no use for it.
+        # Only a normal video's normality is uncertain. Scoring doesn't use it.
         var_normal = dense(width, "var")(augmented_N[0::2])
-        latent_N = _spread(mu_N, var_normal, noise) if train and noise is not None else mu_N
+        latent_N = _sample_normal(mu_N, var_normal, noise) if train and noise is not None else mu_N
         features = jnp.concatenate([x, mu_A + latent_N], axis=-1)
         y = features
         for i, size in enumerate(self.config.head_widths or (128,), start=1):
@@ -167,13 +185,13 @@ class Detector(nn.Module):
         )
 
 
-def _spread(mu_VxNxTxC: jax.Array, var_BxNxTxC: jax.Array, noise: Noise) -> jax.Array:
-    """Of each pair the normal video's drawn around `mu`, the abnormal one's as they are."""
+def _sample_normal(mu_VxNxTxC: jax.Array, var_BxNxTxC: jax.Array, noise: Noise) -> jax.Array:
+    """Samples the normal video of each pair around `mu`; the abnormal one's `mu` stays."""
     mu_Bx2xNxTxC = mu_VxNxTxC.reshape(-1, 2, *mu_VxNxTxC.shape[1:])
-    of_normal = dataclasses.replace(noise, videos_V=noise.videos_V[0::2])
-    spread = gaussian(var_BxNxTxC.shape, of_normal, layer=100) * jnp.exp(var_BxNxTxC / 2)
-    drawn_BxNxTxC = mu_Bx2xNxTxC[:, 0] + spread
-    return jnp.stack([drawn_BxNxTxC, mu_Bx2xNxTxC[:, 1]], axis=1).reshape(mu_VxNxTxC.shape)
+    normal_noise = noise.replace(videos_V=noise.videos_V[0::2])
+    spread = gaussian(var_BxNxTxC.shape, normal_noise, layer=100) * jnp.exp(var_BxNxTxC / 2)
+    sample_BxNxTxC = mu_Bx2xNxTxC[:, 0] + spread
+    return jnp.stack([sample_BxNxTxC, mu_Bx2xNxTxC[:, 1]], axis=1).reshape(mu_VxNxTxC.shape)
 
 
 def loss_terms(
@@ -184,8 +202,8 @@ def loss_terms(
 ) -> dict[str, losses.Term]:
     """UR-DMU's loss on B pairs; videos are in the order normal 0, abnormal 0, normal 1, ...
 
-    Each crop of a video is a sample of its own, but for the bag, whose scores are means over
-    crops. See rtfm.loss_terms for the arguments.
+    Each crop of a video is a sample of its own, except in the term `bag`, whose scores are means
+    over crops. See rtfm.loss_terms for the arguments.
 
     Returns:
       Terms `bag`; `abnormal_seen` and `normal_seen` (each half through its own memory) and
@@ -193,64 +211,80 @@ def loss_terms(
     """
     del text_VxTxE, bank_KxE
     chex.assert_rank(outputs.scores_VxT, 2)
-    of_both = {name: value for name, value in outputs.extra.items() if name != "var_normal"}
-    normal = {name: value[0::2] for name, value in of_both.items()}
-    abnormal = {name: value[1::2] for name, value in of_both.items()}
+    both = {name: value for name, value in outputs.extra.items() if name != "var_normal"}
+    normal = {name: value[0::2] for name, value in both.items()}
+    abnormal = {name: value[1::2] for name, value in both.items()}
     videos_V = jnp.arange(len(outputs.scores_VxT))
     pairs_Bx2 = videos_V.reshape(-1, 2)
 
-    def term(loss, weight: float, videos_BxJ: jax.Array, *arguments) -> losses.Term:
-        """Of each crop of each video or pair."""
-        values_BxN = jax.vmap(jax.vmap(loss))(*arguments)
-        members = jnp.repeat(videos_BxJ, values_BxN.shape[1], axis=0)
-        return losses.Term(values_M=values_BxN.reshape(-1), videos_MxJ=members, weight=weight)
-
-    def all_are(value: float):
-        return lambda attention_T: losses.pseudo_anomaly_loss(
-            attention_T, jnp.full_like(attention_T, value)
-        )
-
-    of_normal, of_abnormal = pairs_Bx2[:, :1], pairs_Bx2[:, 1:]
-    var_normal = outputs.extra["var_normal"]
     labels_V = (videos_V % 2).astype(jnp.float32)
+
+    def term(
+        loss: Callable[..., jax.Array], weight: float, videos_BxJ: jax.Array, *arguments: Any
+    ) -> losses.Term:
+        """Builds a term with one value for each crop of each video or pair."""
+        values_BxN = jax.vmap(jax.vmap(loss))(*arguments)
+        videos_MxJ = jnp.repeat(videos_BxJ, values_BxN.shape[1], axis=0)
+        return losses.Term(values_M=values_BxN.reshape(-1), videos_MxJ=videos_MxJ, weight=weight)
+
+    def attention_term(
+        loss: Callable[[jax.Array], jax.Array], half: Mapping[str, jax.Array], memory: str
+    ) -> losses.Term:
+        videos_Bx1 = pairs_Bx2[:, :1] if half is normal else pairs_Bx2[:, 1:]
+        return term(loss, ATTENTION_WEIGHT, videos_Bx1, half[f"{memory}_attention"])
+
+    def distance(normal: Mapping[str, jax.Array], abnormal: Mapping[str, jax.Array]) -> jax.Array:
+        return _distance(normal, abnormal, config.margin)
+
     return {
         "bag": losses.Term(
             values_M=jax.vmap(losses.attention_loss)(outputs.scores_VxT, labels_V),
             videos_MxJ=videos_V[:, None],
             weight=1.0,
         ),
-        "abnormal_seen": term(
-            lambda a: losses.attention_loss(a, jnp.ones(())),
-            ATTENTION_WEIGHT, of_abnormal, abnormal["abnormal_attention"],
-        ),
-        "abnormal_unseen": term(
-            lambda a: losses.attention_loss(1.0 - a, jnp.ones(())),
-            ATTENTION_WEIGHT, of_abnormal, abnormal["normal_attention"],
-        ),
-        "normal_seen": term(all_are(1.0), ATTENTION_WEIGHT, of_normal, normal["normal_attention"]),
-        "normal_unseen": term(
-            all_are(0.0), ATTENTION_WEIGHT, of_normal, normal["abnormal_attention"]
-        ),
+        "abnormal_seen": attention_term(_highest_are_one, abnormal, "abnormal"),
+        "abnormal_unseen": attention_term(_lowest_are_zero, abnormal, "normal"),
+        "normal_seen": attention_term(_all_are_one, normal, "normal"),
+        "normal_unseen": attention_term(_all_are_zero, normal, "abnormal"),
         "triplet": term(_triplet, TRIPLET_WEIGHT, pairs_Bx2, normal, abnormal),
-        "kl": term(losses.kl_loss, KL_WEIGHT, of_normal, normal["mu_normal"], var_normal),
-        "distance": term(
-            lambda n, a: _distance(n, a, config.margin), DISTANCE_WEIGHT, pairs_Bx2, normal,
-            abnormal,
+        "kl": term(
+            losses.kl_loss, KL_WEIGHT, pairs_Bx2[:, :1], normal["mu_normal"],
+            outputs.extra["var_normal"],
         ),
+        "distance": term(distance, DISTANCE_WEIGHT, pairs_Bx2, normal, abnormal),
     }  # fmt: skip
 
 
-def _chosen(rows_TxC: jax.Array, attention_T: jax.Array) -> jax.Array:
-    """The rows at the T // 16 + 1 highest attentions, [k, C]."""
+def _highest_are_one(attention_T: jax.Array) -> jax.Array:
+    return losses.attention_loss(attention_T, jnp.ones(()))
+
+
+def _lowest_are_zero(attention_T: jax.Array) -> jax.Array:
+    return losses.attention_loss(1.0 - attention_T, jnp.ones(()))
+
+
+def _all_are_one(attention_T: jax.Array) -> jax.Array:
+    return losses.pseudo_anomaly_loss(attention_T, jnp.ones_like(attention_T))
+
+
+def _all_are_zero(attention_T: jax.Array) -> jax.Array:
+    return losses.pseudo_anomaly_loss(attention_T, jnp.zeros_like(attention_T))
+
+
+def _select(rows_TxC: jax.Array, attention_T: jax.Array) -> jax.Array:
+    """Selects the rows at the T // 16 + 1 highest attentions, [k, C]."""
     count = len(attention_T) // 16 + 1
     return rows_TxC[jax.lax.top_k(jax.lax.stop_gradient(attention_T), count)[1]]
 
 
-def _triplet(normal: dict[str, jax.Array], abnormal: dict[str, jax.Array]) -> jax.Array:
-    """Of one crop of one pair: what looks normal in both is near, what is abnormal is far."""
+def _triplet(normal: Mapping[str, jax.Array], abnormal: Mapping[str, jax.Array]) -> jax.Array:
+    """Triplet loss of one crop of one pair.
 
-    def unit(rows_TxC, attention_T):
-        mean_C = jnp.mean(_chosen(rows_TxC, attention_T), axis=0)
+    What looks normal in either video should be near each other, what looks abnormal far away.
+    """
+
+    def unit(rows_TxC: jax.Array, attention_T: jax.Array) -> jax.Array:
+        mean_C = jnp.mean(_select(rows_TxC, attention_T), axis=0)
         return mean_C / jnp.maximum(losses.norm(mean_C), 1e-12)
 
     return losses.triplet_loss(
@@ -261,11 +295,11 @@ def _triplet(normal: dict[str, jax.Array], abnormal: dict[str, jax.Array]) -> ja
 
 
 def _distance(
-    normal: dict[str, jax.Array], abnormal: dict[str, jax.Array], margin: float
+    normal: Mapping[str, jax.Array], abnormal: Mapping[str, jax.Array], margin: float
 ) -> jax.Array:
-    """Of one crop of one pair, in the latent space."""
+    """Distance loss of one crop of one pair, in the latent space."""
     return losses.distance_loss(
-        _chosen(normal["latent_normal"], normal["normal_attention"]),
-        _chosen(abnormal["mu_abnormal"], abnormal["abnormal_attention"]),
+        _select(normal["latent_normal"], normal["normal_attention"]),
+        _select(abnormal["mu_abnormal"], abnormal["abnormal_attention"]),
         margin,
     )

@@ -143,6 +143,10 @@ def test_gradients_against_finite_differences(loss, shapes):
     chex.assert_numerical_grads(loss, (x,), order=1, atol=2e-2, rtol=2e-2)
 
 
-def test_ranks_are_checked():
-    with pytest.raises(AssertionError):
+def test_wrong_shapes_name_the_argument():
+    with pytest.raises(ValueError, match=r"^scores_T: expected an array of 1 axes.* \[2, 3\]$"):
         losses.smoothness(jnp.zeros((2, 3)))
+    with pytest.raises(ValueError, match="^label: expected an array of 0 axes"):
+        losses.bag_loss(jnp.zeros(3), jnp.zeros(1))
+    with pytest.raises(ValueError, match=r"^normal_kxD, abnormal_kxD: .* \[2, 3\], \[2, 4\]$"):
+        losses.magnitude_loss(jnp.zeros((2, 3)), jnp.zeros((2, 4)), 1.0)

@@ -213,8 +213,7 @@ def test_mixtures_by_hand():
     batch = BATCH._replace(
         partners_Bx2=jnp.array([[2, 3], [2, 3]]), shares_Bx2=jnp.array([[0.5, 0.75], [1.0, 0.6]])
     )
-    noise = Noise(key=jax.random.key(0), videos_V=jnp.arange(4))
-    found = step.mixed(data, batch, noise, TrainConfig(mixup=1.0))
+    found = step.mixed_videos(data, batch)
     for name in ("visual_VxNxTxD", "text_VxTxE"):
         rows, own = getattr(data, name), getattr(found, name)
         np.testing.assert_allclose(own[0], (rows[0] + rows[2]) / 2, rtol=1e-6)
@@ -229,13 +228,14 @@ def test_random_crops_are_distinct_change_with_the_step_and_are_every_videos():
     for number in range(8):
         key = jax.random.fold_in(jax.random.key(0), number)
         noise = Noise(key=key, videos_V=jnp.arange(4))
-        found = step.mixed(data, BATCH, noise, config).visual_VxNxTxD[:, :, 0, 0]
-        crops_Vx3 = np.asarray(found) - 10 * np.arange(4)[:, None]
+        crops_k = step.choose_crops(data, noise, config)
+        visual = step.mixed_videos(data, BATCH, crops_k).visual_VxNxTxD[:, :, 0, 0]
+        crops_Vx3 = np.asarray(visual) - 10 * np.arange(4)[:, None]
         assert (crops_Vx3 == crops_Vx3[0]).all() and len(set(crops_Vx3[0])) == 3
         assert ((crops_Vx3 >= 0) & (crops_Vx3 < 10)).all()
         drawn.add(tuple(crops_Vx3[0]))
     assert len(drawn) > 5
-    assert step.crops(data, noise, TrainConfig()) is None
+    assert step.choose_crops(data, noise, TrainConfig()) is None
 
 
 def test_one_crop_is_ten_times_cheaper():

@@ -2,14 +2,11 @@
 
 import functools
 
-import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from flax import linen as nn
-from jax.extend.random import threefry_2x32
 
 from gvvad_jax import detectors, ssls
 from gvvad_jax.config import DETECTORS, TrainConfig
@@ -177,74 +174,6 @@ def test_dropout_keeps_the_mean_and_depends_on_video_and_layer_only():
     np.testing.assert_array_equal(part[0], whole[1])
     other = layers.dropout(x[1:], layers.Noise(key=key, videos_V=jnp.array([5])), 0.7, layer=1)
     assert (other != part).any() and (whole[0] != whole[1]).any()
-
-
-def test_dropout_draws_the_words_of_jaxs_threefry():
-    key = jax.random.key_data(jax.random.key(5))
-    expected = threefry_2x32(key, jnp.arange(14, dtype=jnp.uint32))
-    np.testing.assert_array_equal(layers.threefry(key, 7), expected)
-
-
-def test_dense_is_flaxs_with_the_same_gradients():
-    rng = np.random.default_rng(0)
-    x = jnp.asarray(rng.standard_normal((3, 2, 5, 7)), jnp.float32)
-    theirs = nn.Dense(4, kernel_init=layers.xavier)
-    variables = theirs.init(jax.random.key(0), x)
-
-    class Ours(nn.Module):
-        @nn.compact
-        def __call__(self, x):
-            return layers.dense(4, "only")(x)
-
-    def value(params, x, module):
-        return jnp.sum(jnp.sin(module.apply({"params": params}, x)))
-
-    expected = jax.value_and_grad(value, (0, 1))(variables["params"], x, theirs)
-    found = jax.value_and_grad(value, (0, 1))({"only": variables["params"]}, x, Ours())
-    found = found[0], (found[1][0]["only"], found[1][1])
-    chex.assert_trees_all_close(found, expected, rtol=1e-5, atol=1e-6)
-
-
-def test_what_crops_share_is_multiplied_once_with_the_same_result_and_gradients():
-    rng = np.random.default_rng(0)
-    own = jnp.asarray(rng.standard_normal((3, 2, 5, 7)), jnp.float32)
-    shared = jnp.asarray(rng.standard_normal((3, 1, 5, 3)), jnp.float32)
-    split, plain = layers.CropDense(4, shared=3), nn.Dense(4)
-    variables = plain.init(jax.random.key(0), jnp.ones((1, 1, 1, 10)))
-
-    def value(params, own, shared, module):
-        x = jnp.concatenate([own, jnp.broadcast_to(shared, (3, 2, 5, 3))], axis=-1)
-        return jnp.sum(jnp.sin(module.apply({"params": params}, x)))
-
-    of = jax.value_and_grad(value, (0, 1, 2))
-    chex.assert_trees_all_close(
-        of(variables["params"], own, shared, split),
-        of(variables["params"], own, shared, plain),
-        rtol=1e-5,
-        atol=1e-6,
-    )
-
-
-def test_the_head_gives_unselected_normal_scores_no_gradient_and_changes_nothing_else():
-    rng = np.random.default_rng(0)
-    features = jnp.asarray(rng.standard_normal((4, 2, 7, 6)), jnp.float32)
-    selected = jnp.asarray([[4, 1], [0, 2], [6, 3], [5, 1]])
-    noise = layers.Noise(key=jax.random.key(3), videos_V=jnp.arange(4))
-    head = mtn.Head((5, 4), 0.3)
-    params = head.init(jax.random.key(1), features, None)
-
-    def loss(params, features, selected_Vxk):
-        scores_VxT = head.apply(params, features, noise, selected_Vxk)
-        of_selected_Vxk = jnp.take_along_axis(scores_VxT, selected, axis=1)
-        return jnp.sum(of_selected_Vxk**2) + jnp.sum(scores_VxT[1::2] ** 3), scores_VxT
-
-    found, whole = (
-        jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)(params, features, given)
-        for given in (selected, None)
-    )
-    chex.assert_trees_all_close(found, whole, rtol=1e-5, atol=1e-6)
-    of_features = np.asarray(found[1][1])
-    assert not of_features[0, :, [0, 2, 3, 5, 6]].any() and of_features[0, :, [1, 4]].any()
 
 
 def test_suspected_snippets_by_hand():
