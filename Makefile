@@ -37,6 +37,13 @@ $(CORE_VENV)/.installed: pyproject.toml constraints.txt
 test: env
 	$(BIN)/python -m pytest
 
+# What compiles no program and starts few processes: under a minute.
+FAST := tests/imports_test.py tests/gvvad_jax/store tests/generation/prompts tests/generation/filter \
+  tests/generation/media tests/tools/studies/statistics_test.py \
+  $(addprefix tests/gvvad_jax/,batches_test.py splits_test.py losses_test.py metrics_test.py)
+test-fast: env
+	$(BIN)/python -m pytest -m "not slow and not matrix" $(FAST)
+
 # Tests that need an extra are skipped (tests/conftest.py).
 core-test: $(CORE_VENV)/.installed
 	$(CORE_VENV)/bin/python -m pytest -m "$(CORE_MARKS)"

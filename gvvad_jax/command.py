@@ -280,12 +280,10 @@ _METADATA: dict[str, Mapping[str, Any]] = {}
 def help_text(usage: str) -> str:
     """Returns a command's help: its usage, then its flags under the titles of their groups."""
     by_group: dict[str, list[flags.Flag]] = {}
-    for module, names in flags.FLAGS.flags_by_module_dict().items():
-        # flags_by_module_dict knows absl's own flags, --flagfile among them, by their modules.
-        if not module.startswith("absl"):
-            for flag in names:
-                title = _METADATA.get(flag.name, {}).get("group") or "Command"
-                by_group.setdefault(title, []).append(flag)
+    # The command's own flags: absl, chex and orbax have some of theirs.
+    for flag in flags.FLAGS.flags_by_module_dict().get(sys.argv[0], ()):
+        title = _METADATA.get(flag.name, {}).get("group") or "Command"
+        by_group.setdefault(title, []).append(flag)
     lines = [usage.strip(), ""]
     for title, members in by_group.items():
         lines += [f"{title}:", *map(_help_of, members), ""]
@@ -299,11 +297,12 @@ def _help_of(flag: flags.Flag) -> str:
     low = metadata.get("low", getattr(flag.parser, "lower_bound", None))
     high = metadata.get("high", getattr(flag.parser, "upper_bound", None))
     facts = [f"one of {', '.join(choices)}"] if choices else []
-    if low is not None or high is not None:
-        facts.append(
-            f"{low} to {high}" if None not in (low, high)
-            else f"at least {low}" if high is None else f"at most {high}"
-        )  # fmt: skip
+    if low is not None and high is not None:
+        facts.append(f"{low:g} to {high:g}")
+    elif low is not None:
+        facts.append(f"at least {low:g}")
+    elif high is not None:
+        facts.append(f"at most {high:g}")
     # What an empty default means stands in the help.
     if default := (flag.default_as_str or "").strip("'"):
         facts.append(f"default: {default}")

@@ -30,7 +30,7 @@ def defined_flags(module: str) -> dict[str, flags.Flag]:
         flag.name: flag
         for owner, members in flags.FLAGS.flags_by_module_dict().items()
         for flag in members
-        if not owner.startswith("absl") and flag.name not in before
+        if owner.endswith(".py") and flag.name not in before
     }
     for name in set(flags.FLAGS) - before:
         delattr(flags.FLAGS, name)
