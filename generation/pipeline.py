@@ -24,7 +24,7 @@ from generation.chat.options import ChatOptions
 from generation.encode.recipe import EncodeOptions
 from generation.filter import filtering
 from generation.filter.decisions import save_decisions
-from generation.videos import diffusers_backend
+from generation.videos.options import DiffusersOptions
 from gvvad_jax.command import (
     UserError,
     check,
@@ -78,9 +78,7 @@ class PipelineSettings:
 
     plan: PipelinePlan = dataclasses.field(default_factory=PipelinePlan)
     chat: ChatOptions = dataclasses.field(default_factory=ChatOptions)
-    diffusers: diffusers_backend.DiffusersOptions = dataclasses.field(
-        default_factory=diffusers_backend.DiffusersOptions
-    )
+    diffusers: DiffusersOptions = dataclasses.field(default_factory=DiffusersOptions)
     rows: EncodeOptions = dataclasses.field(default_factory=EncodeOptions)
     filter: filtering.FilterOptions = dataclasses.field(default_factory=filtering.FilterOptions)
 
@@ -174,7 +172,7 @@ def run(settings: PipelineSettings) -> dict[str, Any]:
 def _check(settings: PipelineSettings, out: pathlib.Path) -> None:
     """Finds what would only come out late: after money and days were spent on other stages."""
     from generation.encode import encoding
-    from generation.videos import generating
+    from generation.videos.world_backend import frame_size
 
     plan, rows = settings.plan, settings.rows
     if plan.synthetic_captioner and rows.captioner == "none":
@@ -192,9 +190,11 @@ def _check(settings: PipelineSettings, out: pathlib.Path) -> None:
 
         client.Server(settings.chat.with_cache(out / "prompts"))
     if plan.backend == "diffusers":
-        settings.diffusers.backend()
+        from generation.videos.diffusers_backend import DiffusersBackend
+
+        DiffusersBackend(settings.diffusers)
     else:
-        generating.frame_size(settings.diffusers.height, settings.diffusers.width)
+        frame_size(settings.diffusers.height, settings.diffusers.width)
     if plan.videos:
         listed = encoding.require_files(annotations.load(plan.videos)).videos.values()
         if settings.filter.preset == "strict" and all(v.split != "train" for v in listed):
@@ -299,21 +299,23 @@ def _gpus_a_worker(plan: PipelinePlan) -> float:
 def _generate(settings: PipelineSettings, out: pathlib.Path) -> pathlib.Path:
     from generation.prompts.descriptions import load_descriptions
     from generation.videos import generating
-    from generation.videos.world_backend import WorldBackend
+    from generation.videos.world_backend import WorldBackend, frame_size
+    from generation.world.render import WorldOptions
 
-    plan, clip = settings.plan, settings.diffusers
+    plan, model = settings.plan, settings.diffusers
     if plan.backend == "world":
-        backend = WorldBackend(
-            "generated",
+        world = WorldOptions(
             seed=plan.data_seed + 1,
             domain_gap=plan.domain_gap,
-            defect_share=plan.defect_share,
-            num_frames=clip.num_frames,
-            fps=clip.fps,
-            size=generating.frame_size(clip.height, clip.width),
+            num_frames=model.num_frames,
+            fps=model.fps,
+            size=frame_size(model.height, model.width),
         )
+        backend = WorldBackend(world, plan.defect_share)
     else:
-        backend = clip.backend(plan.data_seed + 1)
+        from generation.videos.diffusers_backend import DiffusersBackend
+
+        backend = DiffusersBackend(model, plan.data_seed + 1)
     listed = generating.generate(
         load_descriptions(out / "prompts.jsonl"),
         backend,

@@ -1,98 +1,121 @@
-"""Descriptions -> videos, with the built-in world or any diffusers text-to-video pipeline.
+"""Generate a video of each description, with the built-in world or a diffusers pipeline.
 
     python -m generation.videos --prompts=prompts.jsonl --backend=world --out=DIR
     python -m generation.videos --prompts=prompts.jsonl --backend=diffusers \\
         --generator=cogvideox-2b --out=DIR
 
-writes DIR/videos/<id>.mp4 and, when all are there, DIR/videos.json. Killed anywhere, the same
-command goes on where it stopped. Ranks (RANK, WORLD_SIZE) share the work, or Ray (--ray_workers).
-A clip whose generation fails is named in DIR/errors.json, the others go on, and the same command
-tries it again. --generator names a published model, --model any other; each of its numbers can be
-given as a flag. --first_frames starts each clip from a real video's picture, with an
+This writes DIR/videos/<id>.mp4 and, once all videos are there, DIR/videos.json. If the command is
+killed, run it again to continue. Ranks (RANK, WORLD_SIZE) or Ray (--ray_workers) share the work. A
+video that fails is named in DIR/errors.json and does not stop the others; the same command tries it
+again. --generator names a published model, --model any other one; each of its numbers can be
+overridden by a flag. --first_frames starts each video from a frame of a real video, with an
 image-to-video model.
 """
 
+import dataclasses
 import json
 
 from absl import flags
 
 from generation.prompts.descriptions import load_descriptions
 from generation.videos.backends import Backend
-from generation.videos.generating import frame_size
-from generation.videos.world_backend import WorldBackend
+from generation.videos.options import VIDEO, DiffusersOptions
+from generation.videos.world_backend import WorldBackend, frame_size
 from generation.world import render
-from gvvad_jax.command import UserError, define_flags, from_flags, run_command
+from gvvad_jax.command import UserError, check, define_flags, from_flags, group, run_command
 from gvvad_jax.store.files import read_json
 
+WORLD = group("World")
 
-def _backend() -> Backend:
-    """The backend that the flags ask for."""
-    asked = from_flags(diffusers_backend.DiffusersOptions)
-    if _BACKEND.value == "diffusers":
-        return asked.backend(_SEED.value)
 
-    return WorldBackend(
-        _DOMAIN.value,
-        seed=_SEED.value,
-        domain_gap=_DOMAIN_GAP.value,
-        defect_share=_DEFECT_SHARE.value,
-        num_frames=asked.num_frames,
-        fps=asked.fps,
-        size=frame_size(asked.height, asked.width),
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class GenerateOptions:
+    """Which backend generates, and where."""
+
+    backend: str = VIDEO(
+        "world",
+        "Backend: the built-in world, or a text-to-video model of diffusers.",
+        choices=("world", "diffusers"),
+    )
+    split: str = VIDEO(
+        "train",
+        "Split of all generated videos in videos.json.",
+        choices=("train", "validation", "test"),
+    )
+    seed: int = VIDEO(0, "Random seed of the whole set.", low=0)
+    domain: str = WORLD(
+        "generated",
+        "Look of the world: a text-to-video model's, or real footage's.",
+        choices=render.DOMAINS,
+    )
+    domain_gap: float = WORLD(1.0, "Distance of the generated look from footage; 0 is none.", low=0)
+    defect_share: float = WORLD(
+        render.DEFECT_SHARE, "Fraction of generated videos that are broken.", low=0, high=1
+    )
+    ray_workers: int = VIDEO(0, "Number of Ray processes; 0 uses this process.", low=0)
+    gpus_a_worker: float | None = VIDEO(
+        None, "GPUs per Ray process (default: 1 for diffusers if there is a GPU here).", low=0
     )
 
+    def __post_init__(self):
+        check(self)
 
-def _gpus_a_worker() -> float:
-    if _GPUS_A_WORKER.value is not None or _BACKEND.value == "world" or not _RAY_WORKERS.value:
-        return _GPUS_A_WORKER.value or 0
+
+def _make_backend(options: GenerateOptions) -> Backend:
+    model = from_flags(DiffusersOptions)
+    if options.backend == "diffusers":
+        # Imported here to keep --help fast.
+        from generation.videos.diffusers_backend import DiffusersBackend
+
+        return DiffusersBackend(model, options.seed)
+    world = render.WorldOptions(
+        domain=options.domain,
+        seed=options.seed,
+        domain_gap=options.domain_gap,
+        num_frames=model.num_frames,
+        fps=model.fps,
+        size=frame_size(model.height, model.width),
+    )
+    return WorldBackend(world, options.defect_share)
+
+
+def _gpus_a_worker(options: GenerateOptions) -> float:
+    if options.gpus_a_worker is not None:
+        return options.gpus_a_worker
+    if options.backend == "world" or not options.ray_workers:
+        return 0.0
     import torch
 
     return float(torch.cuda.is_available())
 
 
 def main(_) -> None:
-    from generation.videos import (
-        generating,  # Not __main__'s `generate`: Ray sends its work by its name.
-    )
+    from generation.videos import generating
 
     if not _PROMPTS.value or not _OUT.value:
         raise UserError(
             "--prompts, --out: expected both a prompts.jsonl and a folder; write the former "
             "with python -m generation.prompts"
         )
+    options = from_flags(GenerateOptions)
     path = generating.generate(
         load_descriptions(_PROMPTS.value),
-        _backend(),
+        _make_backend(options),
         _OUT.value,
-        split=_SPLIT.value,
-        ray_workers=_RAY_WORKERS.value,
-        gpus_a_worker=_gpus_a_worker(),
+        split=options.split,
+        ray_workers=options.ray_workers,
+        gpus_a_worker=_gpus_a_worker(options),
     )
-    errors = path.with_name("errors.json")
+    errors_path = path.with_name("errors.json")
     summary = {"videos": str(path), "complete": path.exists()}
-    if errors.exists():
-        summary["errors"] = read_json(errors)
+    if errors_path.exists():
+        summary["errors"] = read_json(errors_path)
     print(json.dumps(summary))
 
 
 if __name__ == "__main__":
-    from generation.videos import diffusers_backend
-
+    # Required, so they have no default.
     _PROMPTS = flags.DEFINE_string("prompts", None, "Descriptions, from generation.prompts.")
-    _BACKEND = flags.DEFINE_enum("backend", "world", ["world", "diffusers"], "Who makes clips.")
-    _OUT = flags.DEFINE_string("out", None, "Folder to write.")
-    _SPLIT = flags.DEFINE_enum(
-        "split", "train", ["train", "validation", "test"], "Split of all clips in videos.json."
-    )
-    _SEED = flags.DEFINE_integer("seed", 0, "Of the whole set.", lower_bound=0)
-    _DOMAIN = flags.DEFINE_enum("domain", "generated", render.DOMAINS, "world: which look.")
-    _DOMAIN_GAP = flags.DEFINE_float("domain_gap", 1.0, "world: 0 is footage.", lower_bound=0)
-    _DEFECT_SHARE = flags.DEFINE_float(
-        "defect_share", render.DEFECT_SHARE, "world: share of broken clips.", 0, 1
-    )
-    define_flags(diffusers_backend.DiffusersOptions)
-    _RAY_WORKERS = flags.DEFINE_integer("ray_workers", 0, "Ray's processes; 0: none.", 0)
-    _GPUS_A_WORKER = flags.DEFINE_float(
-        "gpus_a_worker", None, "GPUs that Ray gives each; diffusers: 1 where there is one here.", 0
-    )
+    _OUT = flags.DEFINE_string("out", None, "Folder to write; the same command resumes it.")
+    define_flags(GenerateOptions, DiffusersOptions)
     run_command(main, usage=__doc__)

@@ -1,4 +1,4 @@
-"""What makes clips of descriptions, and what comes of it."""
+"""The interface of a backend, which generates videos from descriptions."""
 
 import dataclasses
 import pathlib
@@ -12,15 +12,15 @@ from generation.prompts.descriptions import Description
 
 @dataclasses.dataclass(frozen=True)
 class GeneratedVideo:
-    """What a backend makes of a description.
+    """A generated video and what is known about it.
 
     Attributes:
       frames_TxHxWx3: RGB uint8.
       fps: frames per second.
-      crf: x264 quality to write it with.
-      abnormal_frames: [start, end) in frames where they are known exactly, else None.
-      truth: what only checks may know, e.g. planted defects; {} where there is none.
-      facts: how it was made, for its record.
+      crf: x264's constant rate factor for its file; lower is better.
+      abnormal_frames: [start, end) in frames if they are known exactly, else None.
+      truth: what only checks may use, e.g. planted defects.
+      facts: how it was generated, for its record.
     """
 
     frames_TxHxWx3: np.ndarray
@@ -32,11 +32,11 @@ class GeneratedVideo:
 
 
 class Backend(Protocol):
-    """Makes clips. It can be sent to other processes, so what is large is loaded by `prepare`.
+    """Generates videos. It is sent to other processes, so `prepare` loads what is large.
 
     Attributes:
-      settings: everything, beside the description, that a clip depends on; needs no weights.
-      batch_size: how many clips it likes to make at once.
+      settings: everything beside the description that a video depends on; it needs no weights.
+      batch_size: number of videos to generate at once.
     """
 
     settings: Mapping[str, Any]
@@ -46,21 +46,21 @@ class Backend(Protocol):
         self,
         descriptions: Sequence[Description],
         folder: pathlib.Path,
-        begun: Mapping[str, Any] | None = None,
+        recorded: Mapping[str, Any] | None = None,
     ) -> Mapping[str, Any]:
-        """Comes before the first clip.
+        """Prepares for videos; called before the first one.
 
         Args:
-          descriptions: what clips will be asked of.
-          folder: for files that are needed until all clips are there; all ranks share it.
-          begun: what this returned when the first of the clips were made.
+          descriptions: the videos that will be asked for.
+          folder: folder for files that are needed until the set is complete; ranks share it.
+          recorded: what `prepare` returned when the first video of the set was generated.
 
         Returns:
-          What tells the loaded weights from any others; empty where there are none.
+          What distinguishes the loaded weights from any others; empty if there are none.
 
         Raises:
-          UserError: the clips were begun with other weights.
+          UserError: the set was begun with other weights.
         """
 
     def __call__(self, descriptions: Sequence[Description]) -> list[GeneratedVideo | Exception]:
-        """One entry a description: its clip, or why there is none."""
+        """Returns a video, or the error in its place, for each description."""

@@ -1,8 +1,8 @@
-"""Frames of real normal training videos, for image-to-video models to start from.
+"""Take frames of real normal training videos as first frames for image-to-video models.
 
-A clip that starts from a real camera's picture shows that camera's places, light and noise: the gap
-between generated and real videos is narrower. Only training videos without anything abnormal are
-drawn from, so that nothing of the test set gets into a clip and an event isn't there already.
+A video that starts from a real camera's picture shows that camera's place, light and noise, which
+narrows the gap between generated and real videos. Only normal training videos are used, so that
+nothing of the test set enters a generated video and no event has already begun.
 """
 
 import os
@@ -21,21 +21,21 @@ if TYPE_CHECKING:
     import PIL.Image
 
 
-_ENDS = 1 << 16  # bytes of a video's file
+_END_BYTES = 1 << 16  # of a video's file
 
 
 class FirstFrames:
-    """One frame a description, the same for both twins.
+    """Gives each description a first frame, the same for both twins.
 
     Args:
       path: videos.json of the real videos.
-      seed: of the whole set, beside each description's own.
+      seed: seed of the whole set, beside each description's own.
 
     Attributes:
-      digest: hash of the ids that are drawn from, and of the size and ends of their files.
+      digest: digest of the eligible videos' ids, and of the size and ends of their files.
 
     Raises:
-      UserError: no videos.json, no normal training video in it, or a file of theirs is missing.
+      UserError: videos.json is missing or lists no normal training video, or a file is missing.
     """
 
     def __init__(self, path: str | os.PathLike, seed: int):
@@ -52,16 +52,16 @@ class FirstFrames:
         self.digest = digests.of_json(files, sort_keys=False)
 
     def draw(self, description: Description) -> tuple[str, float]:
-        """Id of the video, and the place in it, from 0 (its start) to 1 (its end)."""
+        """Returns the id of a video, and a position in it from 0 (start) to 1 (end)."""
         rng = stream(self._seed, "first frame", description.seed)
         video = self._videos[int(rng.integers(len(self._videos)))]
         return video.id, round(float(rng.random()), 6)
 
     def read(self, description: Description, height: int, width: int) -> "PIL.Image.Image":
-        """The description's frame: scaled to cover [height, width] pixels, its middle cut out.
+        """Reads the description's frame, scaled and cropped to [height, width] about its centre.
 
         Raises:
-          UserError: the video's file isn't where videos.json says, or holds no frame.
+          UserError: the video's file is missing or has no readable frame.
         """
         import PIL.Image
         import PIL.ImageOps
@@ -73,13 +73,13 @@ class FirstFrames:
 
 
 def _contents(path: pathlib.Path) -> list[str]:
-    """What tells a video from another without decoding it; of a folder of images, their sizes."""
+    """Returns what distinguishes a video's file, or folder of images, without decoding it."""
     try:
         if path.is_dir():
             return [
                 f"{image.name} {image.stat().st_size}" for image in image_folders.list_images(path)
             ]
-        return [digests.of_ends(path, _ENDS)]
+        return [digests.of_ends(path, _END_BYTES)]
     except OSError as error:
         raise UserError(
             f"{path}: expected a video to take first frames from, found none ({error.strerror}); "
@@ -97,25 +97,27 @@ def _frame_at(path: pathlib.Path, place: float) -> "PIL.Image.Image":
         except (OSError, av.FFmpegError):
             frame = None
     if frame is None:
-        return _counted_to(path, place)
+        return _decode_from_start(path, place)
     turns = round(frame.rotation / 90) % 4
     return frame.to_image().rotate(90 * turns, expand=True) if turns else frame.to_image()
 
 
-def _counted_to(path: pathlib.Path, place: float) -> "PIL.Image.Image":
-    """Decodes from the start, for files in which seeking leads nowhere."""
+def _decode_from_start(path: pathlib.Path, place: float) -> "PIL.Image.Image":
+    """Decodes from the start, for files that do not support seeking."""
     import PIL.Image
 
     reader = reading.Reader(path)
-    # The first one too, for a damaged file that doesn't get as far.
-    found = dict(reader.frames(sorted({0, int(place * reader.num_frames)})))
-    if not found:
+    # The first frame too, in case a damaged file ends before the position.
+    frames = dict(reader.frames(sorted({0, int(place * reader.num_frames)})))
+    if not frames:
         raise containers.nothing_decoded(path, reader.declared_frames)
-    return PIL.Image.fromarray(found[max(found)])
+    return PIL.Image.fromarray(frames[max(frames)])
 
 
-def _decode_at(container, video: av.VideoStream, place: float) -> av.VideoFrame | None:
-    """Decodes from the key frame before `place` on; a long video isn't read from its start."""
+def _decode_at(
+    container: av.container.InputContainer, video: av.VideoStream, place: float
+) -> av.VideoFrame | None:
+    """Decodes from the key frame before `place`, not from the start of a long video."""
     start, duration = container.start_time or 0, container.duration or 0  # microseconds
     target = start + place * duration
     if place:
@@ -125,7 +127,7 @@ def _decode_at(container, video: av.VideoStream, place: float) -> av.VideoFrame 
         try:
             frames = packet.decode()
         except av.FFmpegError:
-            continue  # Damaged; the next one will do.
+            continue  # It is damaged; take the next one.
         for frame in frames:
             if frame.time is None or frame.time * av.time_base >= target:
                 return frame

@@ -1,13 +1,11 @@
-"""Text embeddings of prompts, made before the clips and kept in files until all clips are there.
+"""Embed prompts before any video is generated, and keep the embeddings in files until the end.
 
-A text encoder weighs as much as the rest of a text-to-video model (T5-XXL: 9.5 GB in 16 bits) and
-is needed for some milliseconds a clip. So every prompt goes through it first, and then it makes
-room. In files they survive a kill, other ranks need not make them again, and a finished half of a
-run needs no text encoder at all.
+A text encoder takes as much memory as the rest of a text-to-video model (T5-XXL: 9.5 GB in 16 bits)
+but is needed for milliseconds per video. So all prompts are embedded first, and then its memory is
+freed. Files survive a kill, other ranks can use them, and a resumed run needs no text encoder.
 """
 
 import inspect
-import json
 import os
 import pathlib
 from collections.abc import Mapping
@@ -17,11 +15,12 @@ from gvvad_jax.store import digests
 from gvvad_jax.store.files import write_atomically
 
 if TYPE_CHECKING:
+    import diffusers
     import torch
 
 
-# What `encode_prompt` returns, under the names that a pipeline's call takes it by: in turn of
-# CogVideoX, Wan and Cosmos; of LTX, Mochi, Allegro and Sana; of EasyAnimate; of HunyuanVideo.
+# The results of `encode_prompt`, by their names as arguments of the pipeline's call. In turn:
+# CogVideoX, Wan and Cosmos; LTX, Mochi, Allegro and Sana; EasyAnimate; HunyuanVideo.
 _LAYOUTS = (
     ("prompt_embeds", "negative_prompt_embeds"),
     (
@@ -38,24 +37,26 @@ _NEGATIVE = "negative_"
 
 
 class EmbeddingFiles:
-    """A folder of embeddings, each under the hash of all it depends on.
+    """A folder of embeddings, each under the digest of all that it depends on.
 
     Args:
-      folder: made when something is written.
-      making: everything beside the text that an embedding depends on.
+      folder: the folder; it is created when an embedding is saved.
+      depends_on: everything beside the text that an embedding depends on.
     """
 
-    def __init__(self, folder: str | os.PathLike, making: Mapping[str, Any]):
-        self._folder, self._making = pathlib.Path(folder), dict(making)
+    def __init__(self, folder: str | os.PathLike, depends_on: Mapping[str, Any]):
+        self._folder, self._depends_on = pathlib.Path(folder), dict(depends_on)
 
     def _path(self, text: str, negative: bool) -> pathlib.Path:
-        content = json.dumps([self._making, text, negative], sort_keys=True)
-        return self._folder / f"{digests.of_text(content)}.safetensors"
+        digest = digests.of_json([self._depends_on, text, negative])
+        return self._folder / f"{digest}.safetensors"
 
     def has(self, text: str, negative: bool = False) -> bool:
+        """Returns whether a text's embedding is there."""
         return self._path(text, negative).exists()
 
     def save(self, text: str, tensors: Mapping[str, "torch.Tensor"], negative: bool = False):
+        """Writes a text's embedding."""
         import safetensors.torch
 
         self._folder.mkdir(parents=True, exist_ok=True)
@@ -63,49 +64,53 @@ class EmbeddingFiles:
         write_atomically(self._path(text, negative), safetensors.torch.save(content))
 
     def load(self, text: str, negative: bool = False) -> dict[str, "torch.Tensor"]:
-        """Tensors by the names that the pipeline's call takes them by, each [1, ...]."""
+        """Returns tensors by their names as arguments of the call, each [1, ...]."""
         import safetensors.torch
 
         return safetensors.torch.load_file(self._path(text, negative))
 
 
-def is_guided(pipeline: Any, arguments: Mapping[str, Any]) -> bool:
-    """Whether the pipeline also wants the embedding of a negative prompt."""
-    known = inspect.signature(pipeline.__call__).parameters
-    if "guidance_scale" not in known or not hasattr(pipeline, "encode_prompt"):
+def is_guided(pipeline: "diffusers.DiffusionPipeline", arguments: Mapping[str, Any]) -> bool:
+    """Returns whether the pipeline also takes the embedding of a negative prompt."""
+    parameters = inspect.signature(pipeline.__call__).parameters
+    if "guidance_scale" not in parameters or not hasattr(pipeline, "encode_prompt"):
         return False
     if "do_classifier_free_guidance" not in inspect.signature(pipeline.encode_prompt).parameters:
         return False
-    return arguments.get("guidance_scale", known["guidance_scale"].default) > 1
+    return arguments.get("guidance_scale", parameters["guidance_scale"].default) > 1
 
 
 def encode(
-    pipeline: Any, text: str, arguments: Mapping[str, Any], device: str, negative: str | None = None
+    pipeline: "diffusers.DiffusionPipeline",
+    text: str,
+    arguments: Mapping[str, Any],
+    device: str,
+    negative: str | None = None,
 ) -> dict[str, "torch.Tensor"] | None:
-    """One prompt through the pipeline's own `encode_prompt`.
+    """Embeds one prompt with the pipeline's own `encode_prompt`.
 
-    By itself, because the last bits of a matrix product depend on the size of the batch, and with
-    them every pixel of a clip would depend on what else was to be made.
+    Prompts are embedded one by one, because the last bits of a matrix product depend on the batch:
+    otherwise every pixel would depend on which other videos are generated.
 
     Args:
-      pipeline: of diffusers.
+      pipeline: the pipeline, with its text encoder on `device`.
       text: the prompt.
-      arguments: of the pipeline's call; what is left out there has its default there.
-      device: to encode on.
-      negative: the negative prompt; where given, its embedding alone comes back.
+      arguments: arguments of the pipeline's call; others have the call's defaults.
+      device: device of the text encoder.
+      negative: the negative prompt; if it is given, its embedding alone is returned.
 
     Returns:
-      Tensors by the names that the pipeline's call takes them by, each [1, ...]; None where the
-      pipeline takes no embeddings or returns them in an order that isn't known here.
+      Tensors by their names as arguments of the call, each [1, ...]; None if the pipeline takes no
+      embeddings or returns them in an unknown order.
     """
     import torch
 
     call = inspect.signature(pipeline.__call__).parameters
     if not hasattr(pipeline, "encode_prompt") or "prompt_embeds" not in call:
         return None
-    known = inspect.signature(pipeline.encode_prompt).parameters
-    # The call may hand on other defaults than encode_prompt's own: Wan's takes 512 tokens, not 226.
-    given = {name: arguments.get(name, call[name].default) for name in call if name in known}
+    parameters = inspect.signature(pipeline.encode_prompt).parameters
+    # The call's defaults may differ from encode_prompt's: Wan's call takes 512 tokens, not 226.
+    given = {name: arguments.get(name, call[name].default) for name in call if name in parameters}
     given = {
         name: value
         for name, value in given.items()
@@ -117,11 +122,11 @@ def encode(
         "num_videos_per_prompt": 1,
         "device": torch.device(device),
     }
-    needed = {name for name, known_as in known.items() if known_as.default is known_as.empty}
-    if needed - set(given):
-        return None  # It looks at more than text, e.g. at the first frame.
+    required = {name for name, p in parameters.items() if p.default is p.empty}
+    if required - set(given):
+        return None  # It needs more than text, e.g. the first frame.
     with torch.no_grad():
-        returned = pipeline.encode_prompt(**{k: v for k, v in given.items() if k in known})
+        returned = pipeline.encode_prompt(**{k: v for k, v in given.items() if k in parameters})
     names = next((names for names in _LAYOUTS if _fits(names, returned, call)), None)
     if names is None:
         return None
@@ -137,7 +142,7 @@ def _is_embedding(name: str) -> bool:
 
 
 def _fits(names: tuple[str, ...], returned: Any, call: Mapping[str, Any]) -> bool:
-    """Whether `encode_prompt` returned these; their number of axes tells masks from embeddings."""
+    """Returns whether `encode_prompt` returned a layout; masks have fewer axes than embeddings."""
     if not isinstance(returned, tuple) or len(returned) != len(names) or set(names) - set(call):
         return False
     axes = [2 if name.endswith("mask") or name.startswith("pooled") else 3 for name in names]

@@ -1,10 +1,9 @@
-"""A folder of clips: a record beside each video, by which to resume, and the list of all.
+"""A folder of generated videos: a record per video, to resume by, and the list of all.
 
-Ranks share the folder and see of each other what is in it, nothing else. errors.json exists from
-the moment all clips have their records until somebody begins to try the failed ones again.
+Ranks communicate only through the folder. errors.json exists from the moment when all videos have
+records until a run begins to retry the failed ones.
 """
 
-import json
 import pathlib
 import shutil
 import sys
@@ -19,82 +18,86 @@ from gvvad_jax.command import UserError
 from gvvad_jax.store import digests
 from gvvad_jax.store.files import read_json, write_json
 
-_ALWAYS = {"fingerprint", "error", "label", "class"}
-_OF_A_CLIP = {"num_frames", "fps", "abnormal_frames", "truth"}
+# Keys of every record, and further keys of the record of a video that did not fail.
+_COMMON_KEYS = {"fingerprint", "error", "label", "class"}
+_VIDEO_KEYS = {"num_frames", "fps", "abnormal_frames", "truth"}
 
 
-def _path(out: pathlib.Path, name: str) -> pathlib.Path:
+def _record_path(out: pathlib.Path, name: str) -> pathlib.Path:
     return out / "clips" / f"{name}.json"
 
 
 def _read(path: pathlib.Path) -> dict[str, Any] | None:
-    """A clip's record; None where there is none, UserError where it isn't one of ours."""
+    """Reads a video's record; returns None if there is none, raises UserError if it is damaged."""
     try:
         record = read_json(path)
     except UserError as error:
         if isinstance(error.__cause__, FileNotFoundError):
             return None
-        raise UserError(f"{error}; remove it, and the clip is made again") from error
-    missing = _ALWAYS - set(record) if isinstance(record, dict) else _ALWAYS
+        raise UserError(f"{error}; remove it, and the video is generated again") from error
+    missing = _COMMON_KEYS - set(record) if isinstance(record, dict) else _COMMON_KEYS
     if not missing and record["error"] is None:
-        missing = _OF_A_CLIP - set(record)
+        missing = _VIDEO_KEYS - set(record)
     if missing:
         raise UserError(
-            f"{path}: expected a clip's record, found one without {', '.join(sorted(missing))}; "
-            "remove it, and the clip is made again"
+            f"{path}: expected the record of a video, found one without "
+            f"{', '.join(sorted(missing))}; remove it, and the video is generated again"
         )
     return record
 
 
 def _fingerprint(description: Description, backend: Backend) -> str:
-    content = json.dumps([description.to_json(), dict(backend.settings)], sort_keys=True)
-    return digests.of_text(content)
+    """Returns the digest of all that a video depends on."""
+    return digests.of_json([description.to_json(), dict(backend.settings)])
 
 
 def is_done(out: pathlib.Path, description: Description, backend: Backend) -> bool:
-    """Whether the clip is there; one that failed isn't, with whatever settings.
+    """Returns whether a video has been generated; one that failed has not.
 
     Raises:
-      UserError: it was made with other settings, or its record is damaged.
+      UserError: it was generated with other settings, or its record is damaged.
     """
-    record = _read(_path(out, description.id))
+    record = _read(_record_path(out, description.id))
     if record is None or record["error"] is not None:
         return False
     if record["fingerprint"] != _fingerprint(description, backend):
         raise UserError(
-            f"{out}: expected {description.id!r} to be made with these settings, found another "
-            "making; give another --out or remove the folder"
+            f"{out}: expected {description.id!r} to be generated with these settings, found "
+            "others; give another --out or remove the folder"
         )
     return (out / "videos" / f"{description.id}.mp4").exists()
 
 
 def begin(out: pathlib.Path, descriptions: Sequence[Description]) -> None:
-    """Forgets what will be tried again, and the list of all, which is none any more.
+    """Removes the records of videos to generate again, and the list of all videos.
 
-    The first of the ranks to begin forgets the errors of all: the one that ends first would take
-    those of a rank yet to begin for its outcome. Later ones forget their own, from before a kill.
+    The first rank to begin removes the errors of all ranks; otherwise the first to end could take
+    the old errors of a rank yet to begin for new ones. Later ranks remove only their own errors,
+    from before a kill.
     """
-    listed = _listed(out)
-    mine = {description.id for description in ranks.share(descriptions)}
+    old_errors = _read_errors(out)
+    own_ids = {description.id for description in ranks.share(descriptions)}
     for description in descriptions:
-        path = _path(out, description.id)
+        path = _record_path(out, description.id)
         record = _read(path)
         if record is None:
             continue
         if record["error"] is None:
-            again = not (out / "videos" / f"{description.id}.mp4").exists()
+            is_retried = not (out / "videos" / f"{description.id}.mp4").exists()
         else:
-            again = description.id in mine or description.id in listed
-        if again:
+            is_retried = description.id in own_ids or description.id in old_errors
+        if is_retried:
             path.unlink(missing_ok=True)
     (out / "videos.json").unlink(missing_ok=True)
-    if listed and not any((out / "videos").glob("*.mp4")):  # Other weights may do better.
+    if old_errors and not any((out / "videos").glob("*.mp4")):  # So the weights may change.
         (out / "model.json").unlink(missing_ok=True)
-    (out / "errors.json").unlink(missing_ok=True)  # Last: after a kill all of this is done again.
+    (out / "errors.json").unlink(
+        missing_ok=True
+    )  # Last, so that after a kill all of this is repeated.
 
 
-def _listed(out: pathlib.Path) -> dict[str, str]:
-    """errors.json; {} where there is none, or where another rank is taking it away."""
+def _read_errors(out: pathlib.Path) -> dict[str, str]:
+    """Reads errors.json; returns {} if there is none, or if another rank just removed it."""
     try:
         return read_json(out / "errors.json")
     except UserError as error:
@@ -103,13 +106,13 @@ def _listed(out: pathlib.Path) -> dict[str, str]:
         raise
 
 
-def make(out: pathlib.Path, batch: Sequence[Description], backend: Backend) -> None:
-    """Makes a batch of clips; whatever goes wrong becomes the record of its clip."""
+def generate_batch(out: pathlib.Path, batch: Sequence[Description], backend: Backend) -> None:
+    """Generates a batch of videos and writes their records; errors are written as records too."""
     if not batch:
         return
     try:
         outcomes = backend(batch)
-    except Exception as error:  # whatever a model throws, the other clips go on
+    except Exception as error:  # Whatever a model raises affects only these videos.
         outcomes = [error] * len(batch)
     for description, outcome in zip(batch, outcomes, strict=True):
         _write(out, description, outcome, _fingerprint(description, backend))
@@ -121,7 +124,7 @@ def _write(
     outcome: GeneratedVideo | Exception,
     fingerprint: str,
 ) -> None:
-    """One clip and its record; the record comes last, so that a clip without one is made again."""
+    """Writes a video, then its record: a video without a record is generated again."""
     record = {
         "fingerprint": fingerprint,
         "error": None,
@@ -144,25 +147,29 @@ def _write(
     except Exception as error:
         record["error"] = f"{type(error).__name__}: {error}"
         print(f"{description.id}: {record['error']}", file=sys.stderr)
-    write_json(_path(out, description.id), record, sort_keys=True)
+    write_json(_record_path(out, description.id), record, sort_keys=True)
 
 
 def finish(
     out: pathlib.Path, descriptions: Sequence[Description], split: str | Mapping[str, str]
 ) -> None:
-    """Writes videos.json once all clips have their records; any rank may be the last.
+    """Writes videos.json once all videos have records; any rank may be the last.
 
     Raises:
-      UserError: all clips failed.
+      UserError: all videos failed.
     """
-    records = {description.id: _read(_path(out, description.id)) for description in descriptions}
+    records = {
+        description.id: _read(_record_path(out, description.id)) for description in descriptions
+    }
     if None in records.values():
         return
     errors = {name: record["error"] for name, record in records.items() if record["error"]}
     write_json(out / "errors.json", errors, sort_keys=True)
     if len(errors) == len(records):
         name, error = next(iter(errors.items()))
-        raise UserError(f"{out}: expected clips, all of them failed; {name!r} with {error}")
+        raise UserError(
+            f"{out}: expected videos, found that all of them failed; {name!r} with {error}"
+        )
     videos, truth = {}, {}
     for name, record in records.items():
         if name in errors:
@@ -179,7 +186,7 @@ def finish(
     if truth:
         write_json(out / "world_truth.json", truth, sort_keys=True)
     write_json(out / "videos.json", {"videos": videos}, sort_keys=True)
-    if not errors:  # Nobody is making anything any more: what kills left behind can go.
+    if not errors:  # The set is complete, so remove what is no longer needed or a kill left.
         shutil.rmtree(out / "prepared", ignore_errors=True)
         for partial in out.glob("*/.*.partial*"):
             partial.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""The built-in world as a backend of generation.videos, and as footage of real cameras."""
+"""The built-in world as a backend, and as a stand-in for footage of real cameras."""
 
 import dataclasses
 import os
@@ -11,42 +11,27 @@ from generation.prompts.grammar import write_grammar
 from generation.videos.backends import GeneratedVideo
 from generation.videos.generating import generate
 from generation.world import render
+from gvvad_jax.command import UserError
 
 
 class WorldBackend:
-    """The built-in renderer; see generation/world.py.
+    """The built-in renderer.
 
     Args:
-      domain: footage or generated.
-      seed: of the whole set.
-      domain_gap: of generated clips, 0 looks like footage.
-      defect_share: of generated clips that are broken; footage never is.
-      num_frames, fps, size: the domain's unless told.
+      options: domain, seed and size.
+      defect_share: fraction of generated videos that are broken; footage never is.
     """
 
     batch_size = 1
 
     def __init__(
         self,
-        domain: str = "generated",
-        *,
-        seed: int = 0,
-        domain_gap: float = 1.0,
+        options: render.WorldOptions | None = None,
         defect_share: float = render.DEFECT_SHARE,
-        num_frames: int | None = None,
-        fps: float | None = None,
-        size: tuple[int, int] | None = None,
     ):
-        self.defect_share = defect_share if domain == "generated" else 0.0
-        self.options = {
-            "domain": domain,
-            "seed": seed,
-            "domain_gap": domain_gap,
-            "num_frames": num_frames,
-            "fps": fps,
-            "size": size,
-        }
-        self.settings = self.options | {
+        self.options = options or render.WorldOptions()
+        self.defect_share = defect_share if self.options.domain == "generated" else 0.0
+        self.settings = dataclasses.asdict(self.options) | {
             "backend": "world",
             "world_version": render.WORLD_VERSION,
             "defect_share": self.defect_share,
@@ -56,25 +41,26 @@ class WorldBackend:
         self,
         descriptions: Sequence[Description],
         folder: pathlib.Path,
-        begun: Mapping[str, Any] | None = None,
+        recorded: Mapping[str, Any] | None = None,
     ) -> Mapping[str, Any]:
+        """Does nothing: the world has no weights."""
         return {}
 
     def __call__(self, descriptions: Sequence[Description]) -> list[GeneratedVideo | Exception]:
+        """Renders a video of each description."""
         return [self._render(description) for description in descriptions]
 
     def _render(self, description: Description) -> GeneratedVideo:
-        seed = self.options["seed"]
-        defect = render.draw_defect(description, seed, self.defect_share)
-        rendering = render.render(description, defect=defect, **self.options)
-        footage = self.options["domain"] == "footage"
+        defect = render.draw_defect(description, self.options.seed, self.defect_share)
+        rendering = render.render(description, self.options, defect)
+        is_footage = self.options.domain == "footage"
         truth = {"defect": rendering.defect, "shown_frames": rendering.abnormal_frames}
         return GeneratedVideo(
             rendering.frames_TxHxWx3,
             rendering.fps,
-            render.CRF[self.options["domain"]],
-            # A generator doesn't tell when its event happens: that is for the truth file.
-            rendering.abnormal_frames if footage else None,
+            render.CRF[self.options.domain],
+            # A real generator does not say when its event happens, so only the truth file does.
+            rendering.abnormal_frames if is_footage else None,
             truth,
         )
 
@@ -87,15 +73,15 @@ def render_footage(
     *,
     progress: bool = True,
 ) -> pathlib.Path:
-    """The world's stand-in for real data: twins of footage with splits and exact intervals.
+    """Renders a stand-in for real data: twins of footage with splits and exact intervals.
 
-    Classes take turns, so both splits hold them evenly; no place is in both.
+    Classes take turns, so they are balanced in both splits. No place is in both splits.
 
     Args:
-      out: folder, as for `generate`.
-      num_train_pairs, num_test_pairs: pairs of a normal and an abnormal video.
-      seed: of everything.
-      progress: a bar on standard error.
+      out: the folder; see `generate`.
+      num_train_pairs, num_test_pairs: number of pairs of a normal and an abnormal video.
+      seed: random seed.
+      progress: whether to show a progress bar on standard error.
 
     Returns:
       The path of videos.json.
@@ -109,5 +95,26 @@ def render_footage(
         description.id: "train" if index < 2 * num_train_pairs else "test"
         for index, description in enumerate(descriptions)
     }
-    backend = WorldBackend("footage", seed=seed)
+    backend = WorldBackend(render.WorldOptions(domain="footage", seed=seed))
     return generate(descriptions, backend, out, split=split, progress=progress)
+
+
+def frame_size(height: int | None, width: int | None) -> tuple[int, int] | None:
+    """Returns `WorldOptions.size` for --height and --width.
+
+    Raises:
+      UserError: only one of the two is given, or one is odd.
+    """
+    if (height is None) != (width is None):
+        given, other = ("height", "width") if width is None else ("width", "height")
+        raise UserError(
+            f"--{given}: expected --{other} too for the world, found none; give both or neither"
+        )
+    if height is None:
+        return None
+    if height % 2 or width % 2:
+        raise UserError(
+            f"--height, --width: expected even numbers, which H.264 needs, found {height} and "
+            f"{width}; round them"
+        )
+    return height, width

@@ -1,1 +1,1 @@
-"""The built-in world: rendered footage that stands in for real cameras."""
+"""The built-in world: a renderer that stands in for real cameras and for a video generator."""

@@ -1,8 +1,9 @@
-"""Events of the built-in world: what a class looks like when it happens, and its calm twin.
+"""Events of the built-in world: how each class looks, and its calm twin.
 
-Abnormal events differ from normal life by structure, not by amount: limbs and bodies go to and
-fro, debris and smoke spread, where walkers and traffic of the same speed keep their way. Thirteen
-classes share a handful of motions. Outside its intervals an abnormal video is as calm as its twin.
+Abnormal events differ from normal life in the kind of motion, not in its amount: limbs and bodies
+move back and forth, and debris and smoke spread, while walkers and traffic of the same speed keep
+their course. The thirteen classes share a handful of motions. Outside its intervals an abnormal
+video is as calm as its twin.
 """
 
 import dataclasses
@@ -11,7 +12,8 @@ import re
 import cv2
 import numpy as np
 
-from generation.world.scenes import Figure, Stage, gait, person, vehicle
+from generation.world.crowds import gait
+from generation.world.scenes import Figure, Stage, person, vehicle
 
 MOTIONS = {
     "Abuse": "brawl",
@@ -64,7 +66,7 @@ class Vapour:
 
 @dataclasses.dataclass(frozen=True)
 class Act:
-    """What the subjects of a description do: figures, what floats about, and flashes.
+    """What the subjects of a description do: figures, vapours and flashes.
 
     Attributes:
       figures: people and vehicles.
@@ -78,7 +80,7 @@ class Act:
 
 
 def calm(stage: Stage, rng: np.random.Generator, cls: str, subject: str) -> Act:
-    """The normal twin: the same subjects, nothing happens."""
+    """Returns the act of the normal twin: the same subjects, and no event."""
     return _act(stage, rng, cls, subject, np.zeros(len(stage.seconds_T)))
 
 
@@ -90,15 +92,15 @@ def event(
     intervals: list[tuple[int, int]],
     strength: float = 1.0,
 ) -> Act:
-    """The abnormal one.
+    """Returns the act of the abnormal twin.
 
     Args:
-      stage: where.
-      rng: of this act.
-      cls: UCF-Crime class; another one brawls.
-      subject: says how many take part.
+      stage: the place.
+      rng: random stream of this act.
+      cls: UCF-Crime class; any other name brawls.
+      subject: words that say how many people take part.
       intervals: [start, end) in frames; outside of them the subjects are calm.
-      strength: how far limbs and bodies go, 1 as on footage.
+      strength: amplitude of the motion; 1 as in footage.
 
     Returns:
       The act.
@@ -109,7 +111,9 @@ def event(
     return _act(stage, rng, cls, subject, during_T)
 
 
-def _act(stage, rng, cls, subject, during_T) -> Act:
+def _act(
+    stage: Stage, rng: np.random.Generator, cls: str, subject: str, during_T: np.ndarray
+) -> Act:
     motion = MOTIONS.get(cls, "brawl")
     spot = np.array(stage.ground(rng.uniform(0.25, 0.75), rng.uniform(0.3, 0.75)))
     words = re.findall(r"[a-z]+", subject.lower())
@@ -135,14 +139,21 @@ def _act(stage, rng, cls, subject, during_T) -> Act:
 
 
 def jerks(rng: np.random.Generator, seconds_T: np.ndarray, rate: float) -> np.ndarray:
-    """A to and fro of changing width in -1 to 1, turning `rate` times a second."""
+    """Returns a back-and-forth motion in [-1, 1] that turns `rate` times a second."""
     knots = int(np.ceil(seconds_T[-1] * rate)) + 2
     turns_K = rng.uniform(0.5, 1.0, knots) * (-1.0) ** np.arange(knots)
     return np.interp(seconds_T, np.arange(knots) / rate - rng.uniform(0, 1 / rate), turns_K)
 
 
-def _troupe(stage, rng, spot, count, reach, during_T) -> list[Figure]:
-    """People around a spot: talking while calm, and with flailing limbs during the event."""
+def _troupe(
+    stage: Stage,
+    rng: np.random.Generator,
+    spot: np.ndarray,
+    count: int,
+    reach: float,
+    during_T: np.ndarray,
+) -> list[Figure]:
+    """Returns people around a spot, who talk when calm and flail during the event."""
     seconds_T = stage.seconds_T
     people = []
     for index in range(count):
@@ -168,8 +179,10 @@ def _troupe(stage, rng, spot, count, reach, during_T) -> list[Figure]:
     return people
 
 
-def _crash(stage, rng, spot, during_T) -> list[Figure]:
-    """Two vehicles that meet at the spot when the event starts; when calm they just pass."""
+def _crash(
+    stage: Stage, rng: np.random.Generator, spot: np.ndarray, during_T: np.ndarray
+) -> list[Figure]:
+    """Returns two vehicles that meet at the spot when the event starts, or else pass."""
     seconds_T = stage.seconds_T
     scale = float(stage.scale(spot[1]))
     happens = during_T > 0
@@ -186,7 +199,7 @@ def _crash(stage, rng, spot, during_T) -> list[Figure]:
         start = seconds_T[np.argmax(happens)]
         x_T = spot[0] + side * (16 * scale + speed * np.maximum(start - seconds_T, 0))
         since_T = np.maximum(seconds_T - start, 0)
-        # Rocking fades but doesn't end before the event: what is abnormal must be seen to be so.
+        # Rocking fades but lasts as long as the event, so that all abnormal frames show it.
         rocking_T = during_T * (0.45 + np.exp(-since_T))
         x_T += 7 * scale * rocking_T * jerks(rng, seconds_T, 3.2)
         y_T = row + 2.5 * scale * rocking_T * jerks(rng, seconds_T, 3.6)
@@ -195,8 +208,10 @@ def _crash(stage, rng, spot, during_T) -> list[Figure]:
     return figures
 
 
-def _debris(stage, rng, spot, during_T, count=14) -> Vapour:
-    """Pieces thrown up and falling again, in bursts that go on as long as the event."""
+def _debris(
+    stage: Stage, rng: np.random.Generator, spot: np.ndarray, during_T: np.ndarray, count: int = 14
+) -> Vapour:
+    """Returns pieces that fly up and fall again, in bursts that last as long as the event."""
     seconds_T = stage.seconds_T[:, None]
     scale = float(stage.scale(spot[1]))
     period_N = rng.uniform(0.5, 0.9, count)
@@ -211,8 +226,10 @@ def _debris(stage, rng, spot, during_T, count=14) -> Vapour:
     return Vapour(np.stack([x_TxN, y_TxN], 2), radius_TxN, np.clip(colours, 0, 255), 1.0)
 
 
-def _smoke(stage, rng, spot, during_T, count=22) -> Vapour:
-    """Puffs that rise, widen and tumble."""
+def _smoke(
+    stage: Stage, rng: np.random.Generator, spot: np.ndarray, during_T: np.ndarray, count: int = 22
+) -> Vapour:
+    """Returns puffs that rise, widen and tumble."""
     seconds_T = stage.seconds_T
     scale = float(stage.scale(spot[1]))
     period_N = rng.uniform(1.2, 2.2, count)
@@ -227,8 +244,10 @@ def _smoke(stage, rng, spot, during_T, count=22) -> Vapour:
     return Vapour(np.stack([x_TxN, y_TxN], 2), radius_TxN, colours, 0.75)
 
 
-def _flames(stage, rng, spot, during_T, count=24) -> Vapour:
-    """Tongues that flicker in place and climb."""
+def _flames(
+    stage: Stage, rng: np.random.Generator, spot: np.ndarray, during_T: np.ndarray, count: int = 24
+) -> Vapour:
+    """Returns tongues of fire that flicker and climb."""
     seconds_T = stage.seconds_T
     scale = float(stage.scale(spot[1]))
     base_N = rng.normal(0, 7, count)

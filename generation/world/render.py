@@ -1,10 +1,10 @@
-"""The built-in world: renders a description as a surveillance-like video, without any weights.
+"""Render a description as a surveillance-like video, without any weights.
 
-Two domains. `footage` stands for real cameras: long clips with noise, jitter, lamps, rain, crowds
-and traffic, in which an event takes part of the time. `generated` stands for a text-to-video
-model: short clips about the event, smooth, warping and flickering, and some of them broken.
-`domain_gap` says how far its look and pace lie from footage. A video is a pure function of its
-description and options. tools/check_world.py shows that the problem is a fair one.
+There are two domains. `footage` stands in for real cameras: long videos with noise, jitter, lamps,
+rain, crowds and traffic, in which an event takes part of the time. `generated` stands in for a
+text-to-video model: short videos about the event, smooth, warping and flickering, some of them
+broken. `domain_gap` says how far its look and pace are from footage. A video is a pure function of
+its description and options. tools/check_world.py shows that the task is fair.
 """
 
 import dataclasses
@@ -14,9 +14,10 @@ import numpy as np
 
 from generation.prompts.descriptions import Description
 from generation.world import events
-from generation.world.scenes import Stage, hurriers, make_stage, stream, traffic, walkers
+from generation.world.crowds import hurriers, traffic, walkers
+from generation.world.scenes import Stage, make_stage, stream
 
-# Raise with every change of what is rendered: results of different versions can't be compared.
+# Raise it with every change of the pixels: results of different versions cannot be compared.
 WORLD_VERSION = 1
 DOMAINS = ("footage", "generated")
 DEFECTS = ("frozen", "cut", "black", "static", "twin")
@@ -27,6 +28,37 @@ GENERATED_FRAMES = 49
 CRF = {"footage": 27, "generated": 20}
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class WorldOptions:
+    """How to render descriptions.
+
+    Attributes:
+      domain: footage or generated.
+      seed: seed of the whole set, beside each description's own.
+      domain_gap: distance of `generated` from footage; 0 looks like footage.
+      num_frames: None for 12 to 24 s of footage, or for GENERATED_FRAMES.
+      fps: frames per second; None for the domain's own.
+      size: (height, width), even; None for the domain's own.
+
+    Raises:
+      ValueError: the domain is unknown or the gap negative.
+    """
+
+    domain: str = "generated"
+    seed: int = 0
+    domain_gap: float = 1.0
+    num_frames: int | None = None
+    fps: float | None = None
+    size: tuple[int, int] | None = None
+
+    def __post_init__(self):
+        if self.domain not in DOMAINS or self.domain_gap < 0:
+            raise ValueError(
+                f"expected a domain of {DOMAINS} and a domain gap of 0 or more, found "
+                f"{self.domain!r} and {self.domain_gap!r}"
+            )
+
+
 @dataclasses.dataclass(frozen=True)
 class Rendering:
     """A rendered video and the truth about it.
@@ -34,7 +66,7 @@ class Rendering:
     Attributes:
       frames_TxHxWx3: RGB uint8.
       fps: frames per second.
-      abnormal_frames: [start, end) of what is really to be seen, empty when nothing abnormal is.
+      abnormal_frames: [start, end) of the frames that really show the event; [] if none does.
       defect: one of DEFECTS, or None.
     """
 
@@ -45,47 +77,35 @@ class Rendering:
 
 
 def draw_defect(description: Description, seed: int, share: float = DEFECT_SHARE) -> str | None:
-    """Which defect a generated clip gets; each with the same chance, together `share`."""
+    """Draws a generated video's defect: each with the same chance, `share` in total."""
     rng = stream(seed, "defect", description.id)
     return str(rng.choice(DEFECTS)) if rng.random() < share else None
 
 
-def render(
-    description: Description,
-    *,
-    domain: str,
-    size: tuple[int, int] | None = None,
-    fps: float | None = None,
-    num_frames: int | None = None,
-    domain_gap: float = 1.0,
-    defect: str | None = None,
-    seed: int = 0,
-) -> Rendering:
+def render(description: Description, options: WorldOptions, defect: str | None = None) -> Rendering:
     """Renders a description.
 
     Args:
-      description: viewpoint and location choose the place, class and subject the act.
-      domain: footage or generated.
-      size: (height, width), even; the domain's unless told.
-      fps: frames per second; the domain's unless told.
-      num_frames: 12 to 24 s of footage unless told, or 49 generated frames.
-      domain_gap: of `generated`, 0 looks like footage; larger is further.
-      defect: one of DEFECTS, or None for a sound clip.
-      seed: of the whole set, beside the description's own.
+      description: viewpoint and location determine the place, class and subject the action.
+      options: domain, seed, and size.
+      defect: one of DEFECTS, or None for an intact video.
 
     Returns:
-      The video and the truth.
+      The video and the truth about it.
 
     Raises:
-      ValueError: unknown domain or defect, negative gap.
+      ValueError: the defect is unknown.
     """
-    _check_options(domain, defect, domain_gap)
-    gap = domain_gap if domain == "generated" else 0.0
-    size, fps = size or SIZES[domain], fps or FPS[domain]
+    if defect not in (None, *DEFECTS):
+        raise ValueError(f"expected a defect of {DEFECTS}, found {defect!r}")
+    domain, seed = options.domain, options.seed
+    gap = options.domain_gap if domain == "generated" else 0.0
+    size, fps = options.size or SIZES[domain], options.fps or FPS[domain]
     place_seed = int(stream(seed, "place", domain, description.seed).integers(2**31))
     label = 1 - description.label if defect == "twin" else description.label
-    # Twins have the same place and length but lives of their own.
+    # Twins share the place and the length; what moves there differs.
     life_seed = int(stream(seed, "life", domain, description.seed, label).integers(2**31))
+    num_frames = options.num_frames
     if num_frames is None:
         seconds = stream(place_seed, "length").uniform(12, 24)
         num_frames = round(seconds * fps) if domain == "footage" else GENERATED_FRAMES
@@ -99,28 +119,21 @@ def render(
         np.arange(num_frames) / fps * pace,
         zoom=1 + 0.25 * min(gap, 2),
     )
-    frames = _live(stage, description, life_seed, intervals, domain, gap)
-    look = _footage_look if gap == 0 else _generated_look
-    frames = look(stage, frames, place_seed, life_seed, gap)
+    frames = _draw(stage, description, life_seed, intervals, domain, gap)
+    if gap == 0:
+        frames = _film(stage, frames, place_seed, life_seed)
+    else:
+        frames = _stylise(stage, frames, place_seed, life_seed, gap)
     if defect == "cut":
-        scene = {"domain": domain, "size": size, "fps": fps, "num_frames": num_frames}
-        other = render(description, **scene, domain_gap=domain_gap, seed=seed + 1)
-        intervals = _splice(frames, intervals, other, life_seed)
+        other_place = dataclasses.replace(options, num_frames=num_frames, seed=seed + 1)
+        intervals = _splice(frames, intervals, render(description, other_place), life_seed)
     elif defect in ("frozen", "black", "static"):
         intervals = _still(frames, intervals, defect, life_seed)
     return Rendering(frames, fps, intervals, defect)
 
 
-def _check_options(domain, defect, domain_gap) -> None:
-    if domain not in DOMAINS or defect not in (None, *DEFECTS) or domain_gap < 0:
-        raise ValueError(
-            f"expected a domain of {DOMAINS}, a defect of {DEFECTS} and a gap of 0 or more, "
-            f"found {domain!r}, {defect!r}, {domain_gap!r}"
-        )
-
-
-def _intervals(rng, num_frames: int, domain: str) -> list[tuple[int, int]]:
-    """20-50 % of footage, somewhere inside; nearly the whole of a generated clip."""
+def _intervals(rng: np.random.Generator, num_frames: int, domain: str) -> list[tuple[int, int]]:
+    """Draws the event's frames: 20-50 % of footage, nearly all of a generated video."""
     if domain == "generated":
         start = round(rng.uniform(0, 0.15) * num_frames)
         return [(start, num_frames)]
@@ -129,8 +142,15 @@ def _intervals(rng, num_frames: int, domain: str) -> list[tuple[int, int]]:
     return [(start, start + length)]
 
 
-def _live(stage, description, seed, intervals, domain, gap) -> np.ndarray:
-    """Everything that lives and moves, before any camera sees it."""
+def _draw(
+    stage: Stage,
+    description: Description,
+    seed: int,
+    intervals: list[tuple[int, int]],
+    domain: str,
+    gap: float,
+) -> np.ndarray:
+    """Draws the place and all that moves in it, before the camera or model changes the look."""
     rng = stream(seed, "others")
     busy = 1.0 if domain == "footage" else 0.4
     figures = walkers(stage, rng, rng.integers(3, 9))
@@ -148,8 +168,8 @@ def _live(stage, description, seed, intervals, domain, gap) -> np.ndarray:
     frames = np.empty((len(stage.seconds_T), *stage.background_HxWx3.shape), np.uint8)
     for t, canvas in enumerate(frames):
         canvas[:] = stage.background_HxWx3
-        seen = [figure for figure in figures if figure.visible_T[t]]
-        for figure in sorted(seen, key=lambda figure: figure.depth_T[t]):
+        visible = [figure for figure in figures if figure.visible_T[t]]
+        for figure in sorted(visible, key=lambda figure: figure.depth_T[t]):
             figure.draw(canvas, t)
         for vapour in act.vapours:
             vapour.draw(canvas, t)
@@ -158,8 +178,10 @@ def _live(stage, description, seed, intervals, domain, gap) -> np.ndarray:
     return frames
 
 
-def _bursts(rng, seconds_T, count: int, shortest: float, longest: float) -> np.ndarray:
-    """0 to 1: on for a few spans of time, whatever else happens."""
+def _bursts(
+    rng: np.random.Generator, seconds_T: np.ndarray, count: int, shortest: float, longest: float
+) -> np.ndarray:
+    """Returns 1 during a few random spans of time and 0 elsewhere."""
     on_T = np.zeros(len(seconds_T))
     for _ in range(count):
         start = rng.uniform(-longest, seconds_T[-1])
@@ -167,8 +189,8 @@ def _bursts(rng, seconds_T, count: int, shortest: float, longest: float) -> np.n
     return on_T
 
 
-def _footage_look(stage: Stage, frames, place_seed, life_seed, gap) -> np.ndarray:
-    """A camera: light that drifts and flickers, shaking, blur, rain, noise and a clock."""
+def _film(stage: Stage, frames: np.ndarray, place_seed: int, life_seed: int) -> np.ndarray:
+    """Applies a camera's look: drifting light, flicker, shaking, blur, rain, noise, a clock."""
     place, life = stream(place_seed, "camera"), stream(life_seed, "camera")
     seconds_T = stage.seconds_T
     height, width = stage.height, stage.width
@@ -211,15 +233,15 @@ def _footage_look(stage: Stage, frames, place_seed, life_seed, gap) -> np.ndarra
     return frames
 
 
-def _glow(rng, stage: Stage, reach: float) -> np.ndarray:
-    """A soft spot of light in 0 to 1."""
+def _glow(rng: np.random.Generator, stage: Stage, reach: float) -> np.ndarray:
+    """Returns a soft spot of light, 0 to 1."""
     rows, columns = np.mgrid[: stage.height, : stage.width]
     x, y = rng.uniform(0, stage.width), rng.uniform(0, stage.height)
     return np.exp(-((rows - y) ** 2 + (columns - x) ** 2) / (reach * stage.width) ** 2)
 
 
-def _shake(rng, stage: Stage) -> np.ndarray:
-    """A trembling mount and, now and then, wind that sways the whole picture."""
+def _shake(rng: np.random.Generator, stage: Stage) -> np.ndarray:
+    """Returns the shift of each frame: a trembling mount and, at times, wind."""
     seconds_T = stage.seconds_T
     wind_T = _bursts(rng, seconds_T, rng.integers(0, 4), 1.0, 3.0)
     shake_Tx2 = rng.normal(0, 0.12, (len(seconds_T), 2))
@@ -229,28 +251,32 @@ def _shake(rng, stage: Stage) -> np.ndarray:
     return shake_Tx2 * stage.unit
 
 
-def _grain(rng, size, strength) -> np.ndarray:
+def _grain(rng: np.random.Generator, size: tuple[int, int], strength: float) -> np.ndarray:
+    """Returns eight frames of sensor noise."""
     height, width = size
     grey = rng.standard_normal((8, height, width, 1), np.float32)
     colour = rng.standard_normal((8, height, width, 3), np.float32)
     return strength * (0.8 * grey + 0.4 * colour)
 
 
-def _rain(rng, image) -> None:
+def _rain(rng: np.random.Generator, image: np.ndarray) -> None:
     height, width = image.shape[:2]
     for x, y in rng.integers(0, (width, height), (25, 2)).tolist():
         cv2.line(image, (x, y), (x - 1, y + height // 20), (205, 205, 210), 1)
 
 
-def _stamp(frame, clock: int) -> None:
+def _stamp(frame: np.ndarray, clock: int) -> None:
+    """Writes the camera's name and the time of day, in seconds, into a frame."""
     text = f"CAM 03  {clock // 3600 % 24:02d}:{clock // 60 % 60:02d}:{clock % 60:02d}"
     scale = frame.shape[0] / 420
     place = (3, int(frame.shape[0] * 0.97))
     cv2.putText(frame, text, place, cv2.FONT_HERSHEY_SIMPLEX, scale, (235, 235, 235), 1)
 
 
-def _generated_look(stage: Stage, frames, place_seed, life_seed, gap) -> np.ndarray:
-    """A text-to-video model: painted surfaces, strong colours, all of it warping and flickering."""
+def _stylise(
+    stage: Stage, frames: np.ndarray, place_seed: int, life_seed: int, gap: float
+) -> np.ndarray:
+    """Applies a text-to-video model's look: smooth, colourful, warping and flickering."""
     place, life = stream(place_seed, "model"), stream(life_seed, "model")
     height, width = stage.height, stage.width
     rows, columns = np.mgrid[:height, :width].astype(np.float32)
@@ -281,20 +307,24 @@ def _middle(seed: int, num_frames: int) -> int:
     return round(stream(seed, "break").uniform(0.3, 0.6) * num_frames)
 
 
-def _until(intervals, end):
+def _until(intervals: list[tuple[int, int]], end: int) -> list[tuple[int, int]]:
     return [(start, min(stop, end)) for start, stop in intervals if start < end]
 
 
-def _splice(frames, intervals, other: Rendering, seed) -> list[tuple[int, int]]:
-    """Cuts to another place in the middle of a clip."""
+def _splice(
+    frames: np.ndarray, intervals: list[tuple[int, int]], other: Rendering, seed: int
+) -> list[tuple[int, int]]:
+    """Cuts to another rendering in the middle of a video; returns the event's frames."""
     cut = _middle(seed, len(frames))
     frames[cut:] = other.frames_TxHxWx3[cut:]
     later = [(max(start, cut), end) for start, end in other.abnormal_frames if end > cut]
     return _until(intervals, cut) + later
 
 
-def _still(frames, intervals, defect, seed) -> list[tuple[int, int]]:
-    """Stops a clip in place; what is no longer to be seen leaves its intervals."""
+def _still(
+    frames: np.ndarray, intervals: list[tuple[int, int]], defect: str, seed: int
+) -> list[tuple[int, int]]:
+    """Stops the motion of a video; returns the frames that still show the event."""
     if defect == "frozen":
         middle = _middle(seed, len(frames))
         frames[middle:] = frames[middle]
@@ -302,7 +332,7 @@ def _still(frames, intervals, defect, seed) -> list[tuple[int, int]]:
     if defect == "black":
         frames[:] = 0
         return []
-    # A model's still life: nothing moves, but no two frames are quite the same.
+    # Static: nothing moves, but the brightness flickers, so no two frames are equal.
     light_T = stream(seed, "still").normal(1, 0.008, len(frames))
     frames[:] = np.clip(frames[0] * light_T[:, None, None, None], 0, 255)
     return []

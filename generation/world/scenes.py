@@ -1,12 +1,13 @@
-"""Places, people and traffic of the built-in world: everything that is normal.
+"""Places of the built-in world, and how people and vehicles in them are drawn.
 
-Lengths are given in units of 1/120 of the picture's height and speeds in units a second, so a scene
-looks the same in every size and frame rate. A figure is computed for all frames at once (its
+Lengths are in units of 1/120 of the picture's height and speeds in units per second, so that a
+scene looks the same at every size and frame rate. A figure is computed for all frames at once (its
 points in sixteenths of a pixel) and then drawn frame by frame with OpenCV.
 """
 
 import dataclasses
 import zlib
+from collections.abc import Sequence
 
 import cv2
 import numpy as np
@@ -25,13 +26,13 @@ _FIXED_POINT = 4
 
 
 def stream(seed: int, *names: str | int) -> np.random.Generator:
-    """A random stream of its own for each purpose, so that one more draw here moves none there."""
+    """Returns a random stream for one purpose, so that draws for others do not change it."""
     return np.random.default_rng([seed, *(zlib.crc32(str(name).encode()) for name in names)])
 
 
 @dataclasses.dataclass(frozen=True)
 class Stage:
-    """Where a video plays and how time runs in it.
+    """The place of a video, and its time.
 
     Attributes:
       height, width: pixels.
@@ -55,16 +56,16 @@ class Stage:
 
     @property
     def unit(self) -> float:
-        """Pixels a unit."""
+        """Pixels per unit."""
         return self.height / 120
 
-    def scale(self, row):
-        """Pixels a unit of a figure whose feet are at a row, or at each of an array of rows."""
+    def scale(self, row: float | np.ndarray) -> np.ndarray:
+        """Returns the pixels per unit for a figure whose feet are at a row (or rows)."""
         depth = (np.asarray(row) - self.horizon) / (self.height - self.horizon)
         return self.unit * (self.far + (self.near - self.far) * depth)
 
     def ground(self, across: float, depth: float) -> tuple[float, float]:
-        """The pixel at a share of the width and a share of the ground's depth."""
+        """Returns the pixel at a fraction of the width and a fraction of the ground's depth."""
         row = self.horizon + (self.height - self.horizon) * (0.12 + 0.83 * depth)
         return across * self.width, row
 
@@ -77,7 +78,7 @@ def make_stage(
     seconds_T: np.ndarray,
     zoom: float = 1.0,
 ) -> Stage:
-    """The place of a description; twins, sharing all arguments, get the same one."""
+    """Makes the place of a description. Twins share all arguments and so get the same place."""
     height, width = size
     rng = stream(seed, "stage")
     view = next((view for word, view in _VIEWS.items() if word in viewpoint), _VIEWS["corner"])
@@ -95,7 +96,9 @@ def make_stage(
     )
 
 
-def _background(rng, setting, night, size, horizon) -> np.ndarray:
+def _background(
+    rng: np.random.Generator, setting: str, night: bool, size: tuple[int, int], horizon: float
+) -> np.ndarray:
     height, width = size
     unit = height / 120
     wall_colour = _colour(rng, 80, 190)
@@ -120,8 +123,10 @@ def _background(rng, setting, night, size, horizon) -> np.ndarray:
     return np.clip(image, 0, 255).astype(np.uint8)
 
 
-def _draw_wall(rng, image, setting, horizon, unit) -> None:
-    """Buildings with windows outdoors, shelves and doors indoors."""
+def _draw_wall(
+    rng: np.random.Generator, image: np.ndarray, setting: str, horizon: float, unit: float
+) -> None:
+    """Draws buildings with windows outdoors, shelves and doors indoors."""
     width = image.shape[1]
     indoor = setting == "indoor"
     if not indoor:
@@ -148,8 +153,15 @@ def _draw_wall(rng, image, setting, horizon, unit) -> None:
         x += block
 
 
-def _draw_ground(rng, image, setting, horizon, unit, colour) -> None:
-    """Lanes on a road, joints between slabs elsewhere; both in perspective."""
+def _draw_ground(
+    rng: np.random.Generator,
+    image: np.ndarray,
+    setting: str,
+    horizon: float,
+    unit: float,
+    colour: np.ndarray,
+) -> None:
+    """Draws the lanes of a road, or the joints between slabs elsewhere, in perspective."""
     height, width = image.shape[:2]
     vanishing = (rng.uniform(0.2, 0.8) * width, horizon - 60 * unit)
     line = tuple((colour * rng.uniform(0.65, 0.85)).tolist())
@@ -221,7 +233,13 @@ class Figure:
                 cv2.line(canvas, start, end, shape.colour, size, cv2.LINE_AA, _FIXED_POINT)
 
 
-def _figure(points, foot_Tx2, visible_T, shapes, width) -> Figure:
+def _figure(
+    points: Sequence[np.ndarray],
+    foot_Tx2: np.ndarray,
+    visible_T: np.ndarray | None,
+    shapes: Sequence[Shape],
+    width: int,
+) -> Figure:
     points_TxPx2 = np.stack(points, axis=1)
     inside_T = (points_TxPx2[:, :, 0].max(1) > -2) & (points_TxPx2[:, :, 0].min(1) < width + 2)
     fixed = np.round(points_TxPx2 * (1 << _FIXED_POINT)).astype(np.int32)
@@ -229,8 +247,10 @@ def _figure(points, foot_Tx2, visible_T, shapes, width) -> Figure:
     return Figure(fixed, foot_Tx2[:, 1], visible_T, tuple(shapes))
 
 
-def _colour(rng, low=20, high=220) -> tuple[float, float, float]:
-    """Mostly grey, as clothes and walls are under a surveillance camera."""
+def _colour(
+    rng: np.random.Generator, low: float = 20, high: float = 220
+) -> tuple[float, float, float]:
+    """Draws a greyish colour, as clothes and walls have under a surveillance camera."""
     colour = 0.65 * rng.uniform(low, high) + 0.35 * rng.uniform(low, high, 3)
     return tuple(colour.tolist())
 
@@ -245,19 +265,16 @@ def person(
     lean_T: np.ndarray | float = 0.0,
     visible_T: np.ndarray | None = None,
 ) -> Figure:
-    """A person.
+    """Makes a person.
 
     Args:
-      stage: where.
-      rng: for size and clothes.
-      foot_Tx2: where the feet are, pixels.
+      stage: the place.
+      rng: random stream for size and clothes.
+      foot_Tx2: position of the feet, pixels.
       step_T: phase of the legs, radians.
       arms_Tx2: angle of each arm from hanging down, radians.
-      lean_T: of the body from upright, radians; pi / 2 lies on the ground.
-      visible_T: bool, always unless told.
-
-    Returns:
-      The figure.
+      lean_T: angle of the body from upright, radians; pi / 2 lies on the ground.
+      visible_T: bool; None for always.
     """
     tall_T = rng.uniform(31, 37) * stage.scale(foot_Tx2[:, 1])
     lean_T = np.broadcast_to(lean_T, tall_T.shape)
@@ -294,18 +311,15 @@ def vehicle(
     visible_T: np.ndarray | None = None,
     trolley: bool = False,
 ) -> Figure:
-    """A car, or a trolley, seen from its side.
+    """Makes a car, or a trolley, seen from its side.
 
     Args:
-      stage: where.
-      rng: for size and colour.
+      stage: the place.
+      rng: random stream for size and colour.
       foot_Tx2: middle of its lower edge, pixels.
-      tilt_T: turn in the picture's plane, radians.
-      visible_T: bool, always unless told.
-      trolley: a small one without a cabin.
-
-    Returns:
-      The figure.
+      tilt_T: rotation in the picture's plane, radians.
+      visible_T: bool; None for always.
+      trolley: whether to make a small one without a cabin.
     """
     scale_T = stage.scale(foot_Tx2[:, 1])
     length = rng.uniform(18, 26) if trolley else rng.uniform(38, 56)
@@ -329,71 +343,3 @@ def vehicle(
     if stage.night:
         shapes += [Shape("disc", (corner,), (255, 245, 205), 0.6 * radius_T) for corner in (0, 1)]
     return _figure(points, foot_Tx2, visible_T, shapes, stage.width)
-
-
-def gait(stage: Stage, rng: np.random.Generator, foot_Tx2: np.ndarray) -> dict[str, np.ndarray]:
-    """Legs and arms that go with a path: they swing as far as the feet travel."""
-    moved_T = np.linalg.norm(np.diff(foot_Tx2, axis=0, prepend=foot_Tx2[:1]), axis=1)
-    step_T = rng.uniform(0, 6.3) + np.cumsum(moved_T / (stage.scale(foot_Tx2[:, 1]) * 7.0))
-    swing_T = 0.45 * np.sin(step_T) * np.minimum(1, moved_T / (0.4 * stage.unit))
-    return {"step_T": step_T, "arms_Tx2": np.stack([swing_T, -swing_T], 1)}
-
-
-def crossing(
-    stage: Stage, rng: np.random.Generator, row: float, speed: float, margin: float
-) -> np.ndarray:
-    """A straight way across the picture, entered anew from the same side after a while.
-
-    Args:
-      stage: where.
-      rng: for side and moment.
-      row: of the feet, pixels.
-      speed: units a second.
-      margin: units beyond the edges, more for rarer passes.
-
-    Returns:
-      foot_Tx2 in pixels.
-    """
-    span = stage.width + 2 * margin * stage.unit
-    way_T = rng.uniform(0, span) + speed * stage.scale(row) * stage.seconds_T
-    across_T = way_T % span - margin * stage.unit
-    if rng.random() < 0.5:
-        across_T = stage.width - across_T
-    return np.stack([across_T, np.full_like(across_T, row)], 1)
-
-
-def walkers(stage: Stage, rng: np.random.Generator, count: int) -> list[Figure]:
-    """People who stroll across or stand and talk."""
-    people = []
-    for _ in range(count):
-        row = stage.ground(0, rng.uniform(0, 0.9))[1]
-        foot_Tx2 = crossing(stage, rng, row, rng.uniform(9, 20), 25)
-        if rng.random() < 0.3:
-            foot_Tx2 = np.tile(foot_Tx2[:1], (len(foot_Tx2), 1))
-        foot_Tx2[:, 1] += 2 * stage.unit * np.sin(0.3 * stage.seconds_T + rng.uniform(0, 6))
-        people.append(person(stage, rng, foot_Tx2, **gait(stage, rng, foot_Tx2)))
-    return people
-
-
-def hurriers(stage: Stage, rng: np.random.Generator, count: int) -> list[Figure]:
-    """Normal, and as much motion as any event: joggers, cyclists, people close to the camera."""
-    people = []
-    for _ in range(count):
-        row = stage.height * rng.uniform(0.9, 1.25)
-        foot_Tx2 = crossing(stage, rng, row, rng.uniform(30, 62), rng.uniform(30, 200))
-        people.append(person(stage, rng, foot_Tx2, **gait(stage, rng, foot_Tx2)))
-    return people
-
-
-def traffic(stage: Stage, rng: np.random.Generator, count: int) -> list[Figure]:
-    """Vehicles that pass at speed; indoors trolleys, smaller and slower."""
-    vehicles = []
-    for _ in range(count):
-        row = stage.ground(0, rng.choice([0.25, 0.45, 0.62, 0.8]))[1]
-        if stage.setting == "indoor":
-            foot_Tx2 = crossing(stage, rng, row, rng.uniform(30, 60), rng.uniform(40, 160))
-            vehicles.append(vehicle(stage, rng, foot_Tx2, trolley=True))
-            continue
-        foot_Tx2 = crossing(stage, rng, row, rng.uniform(50, 105), rng.uniform(50, 300))
-        vehicles.append(vehicle(stage, rng, foot_Tx2))
-    return vehicles

@@ -19,6 +19,7 @@ from generation.encode import encoding
 from generation.prompts.descriptions import load_descriptions
 from generation.videos import generating
 from generation.videos.world_backend import WorldBackend
+from generation.world.render import WorldOptions
 from gvvad_jax.store.reader import Store, require_agreement
 from tests.support import killing, tiny_transformers
 from tests.support.chat_server import ChatServer
@@ -182,7 +183,7 @@ def test_killed_at_every_stage_it_ends_with_the_same_rows(whole, flagfile, serve
 def test_rays_workers_make_the_same(whole, flagfile, tmp_path):
     """Clips of the world, which import quickly, and rows with all of the models."""
     pytest.importorskip("ray")
-    out, small = whole[0], WorldBackend(num_frames=9, size=(64, 96))
+    out, small = whole[0], WorldBackend(WorldOptions(num_frames=9, size=(64, 96)))
     descriptions = load_descriptions(out / "prompts.jsonl")
     alone = generating.generate(descriptions, small, tmp_path / "alone")
     shared = generating.generate(descriptions, small, tmp_path / "shared", ray_workers=2)

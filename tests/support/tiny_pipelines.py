@@ -1,7 +1,7 @@
 """Text-to-video models of random weights, under 1 MB each, from the real classes of diffusers.
 
-Saved with save_pretrained, so that they load the way published ones do. A clip has `SIZES` squared
-pixels and comes in a fraction of a second.
+They are saved with save_pretrained, so that they load as published ones do. A video has `SIZES`
+squared pixels and takes a fraction of a second.
 """
 
 import dataclasses
@@ -11,12 +11,13 @@ import pathlib
 from generation.prompts.descriptions import Description
 from generation.prompts.grammar import write_grammar
 from generation.videos.diffusers_backend import DiffusersBackend
+from generation.videos.options import DiffusersOptions
 
 SIZES = {"cogvideox": 16, "wan": 32, "ltx": 32}
 
 
 def short_descriptions(num_pairs: int) -> list[Description]:
-    """Twins in few words: the tokenizers here have a token a letter."""
+    """Twins in few words, because the tokenizers here have one token per letter."""
     return [
         dataclasses.replace(d, description=f"{d.event} in {d.location}"[:60])
         for d in write_grammar(num_pairs, seed=0)
@@ -24,13 +25,14 @@ def short_descriptions(num_pairs: int) -> list[Description]:
 
 
 def make_backend(model: str, size: int = 16, **options) -> DiffusersBackend:
-    """A backend for clips of 9 frames in two steps on the CPU, where `options` don't say else."""
-    given = {"dtype": "float32", "device": "cpu", "num_frames": 9, "steps": 2}
-    return DiffusersBackend(model, **({"height": size, "width": size} | given | options))
+    """A backend for videos of 9 frames in two steps on the CPU, unless `options` override it."""
+    defaults = {"model_dtype": "float32", "device": "cpu", "num_frames": 9, "denoising_steps": 2}
+    defaults |= {"height": size, "width": size}
+    return DiffusersBackend(DiffusersOptions(model=model, **(defaults | options)))
 
 
 class Models(dict):
-    """Folders of SAVERS' models, each saved when it is first asked for."""
+    """Folders of SAVERS' models; each is saved when it is first used."""
 
     def __init__(self, folder: pathlib.Path):
         super().__init__()
@@ -66,10 +68,10 @@ def save_cogvideox(
     """CogVideoX: 8N+1 frames.
 
     Args:
-      folder: to save it in.
-      from_image: its image-to-video class.
-      patch_frames: latent frames in a patch of the transformer, 2 in CogVideoX 1.5.
-      default_frames: of a clip.
+      folder: folder to save it in.
+      from_image: whether to save the image-to-video class.
+      patch_frames: latent frames per patch of the transformer, 2 in CogVideoX 1.5.
+      default_frames: number of frames per video.
 
     Returns:
       The folder.

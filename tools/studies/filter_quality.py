@@ -89,7 +89,8 @@ def _measured(
     measured, sound = {}, {}
     for gap in GAPS:
         for description in tqdm.tqdm(descriptions, f"sound videos, gap {gap:g}"):
-            video = render.render(description, domain="generated", domain_gap=gap, seed=seed + 1)
+            options = render.WorldOptions(domain_gap=gap, seed=seed + 1)
+            video = render.render(description, options)
             measured[f"{gap:g}/{description.id}"] = _through_h264(folder, video.frames_TxHxWx3)
             if gap == 1.0:
                 sound[description.id] = video.frames_TxHxWx3
@@ -181,12 +182,13 @@ def broken_share(
     from generation.prompts.grammar import write_grammar
     from generation.videos import generating
     from generation.videos.world_backend import WorldBackend
+    from generation.world.render import WorldOptions
     from gvvad_jax.store.files import read_json
     from gvvad_jax.store.reader import Store
 
     descriptions = write_grammar(pairs, seed + 2)
     save_descriptions(folder / "prompts.jsonl", descriptions)
-    backend = WorldBackend(seed=seed + 2, defect_share=DEFECT_SHARE)
+    backend = WorldBackend(WorldOptions(seed=seed + 2), DEFECT_SHARE)
     listed = generating.generate(descriptions, backend, folder / "generated", progress=False)
     options = EncodeOptions(encoder="motion", captioner="none", source="synthetic")
     encoding.encode(listed, folder / "store", options, prompts_path=folder / "prompts.jsonl")
@@ -271,6 +273,7 @@ def world_suite(
     from generation.prompts.grammar import write_grammar
     from generation.videos import generating
     from generation.videos.world_backend import WorldBackend
+    from generation.world.render import WorldOptions
     from gvvad_jax.store.reader import Store
     from tools.studies import defects
 
@@ -278,7 +281,7 @@ def world_suite(
         folder = pathlib.Path(temporary)
         footage = generating.generate(
             write_grammar(real_pairs, seed),
-            WorldBackend("footage", seed=seed),
+            WorldBackend(WorldOptions(domain="footage", seed=seed)),
             folder / "footage",
             progress=False,
         )

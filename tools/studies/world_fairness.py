@@ -165,6 +165,7 @@ def measure(
     from generation.prompts.grammar import write_grammar
     from generation.videos import generating
     from generation.videos.world_backend import WorldBackend, render_footage
+    from generation.world.render import WorldOptions
 
     path = render_footage(folder / "footage", train_pairs, test_pairs, seed)
     footage = read_samples(path)
@@ -180,7 +181,7 @@ def measure(
     descriptions = write_grammar(generated_pairs, seed + 1)
     for gap in GAPS:
         # Without defects: the check is about the domains.
-        backend = WorldBackend(seed=seed + 1, domain_gap=gap, defect_share=0.0)
+        backend = WorldBackend(WorldOptions(seed=seed + 1, domain_gap=gap), defect_share=0.0)
         path = generating.generate(descriptions, backend, folder / f"generated-gap-{gap:g}")
         generated = read_samples(path)["train"]
         models[f"generated, gap {gap:g}"] = fit(generated, Sample.snippet_labels, 0.01)

@@ -170,7 +170,9 @@ def test_defects_of_the_built_in_world_are_found(tmp_path):
     descriptions = write_grammar(4, 5)
 
     def measured(domain, description, defect=None):
-        clip = render.render(description, domain=domain, defect=defect, num_frames=49, seed=5)
+        clip = render.render(
+            description, render.WorldOptions(domain=domain, num_frames=49, seed=5), defect
+        )
         path = tmp_path / "clip.mp4"
         write_video(path, clip.frames_TxHxWx3, fps=clip.fps)
         return pixels.pixel_statistics(reading.read(path).frames_TxHxWx3, clip.fps)

@@ -1,4 +1,4 @@
-"""Real pipelines of diffusers with tiny random weights (tests/tiny_pipelines.py), on the CPU."""
+"""Real pipelines of diffusers with tiny random weights, on the CPU."""
 
 import dataclasses
 import json
@@ -32,24 +32,24 @@ def contents(folder):
     return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 
-def pixels(made):
-    assert all(isinstance(clip, GeneratedVideo) for clip in made), made
-    return [clip.frames_TxHxWx3 for clip in made]
+def pixels(outcomes):
+    assert all(isinstance(video, GeneratedVideo) for video in outcomes), outcomes
+    return [video.frames_TxHxWx3 for video in outcomes]
 
 
 @pytest.mark.parametrize("name", SIZES)
-def test_embedded_prompts_make_what_their_text_makes(name, models, descriptions, tmp_path):
-    # With guidance, so negative prompts too; a batch against the pipeline's own call for each.
+def test_embeddings_give_the_same_video_as_text(name, models, descriptions, tmp_path):
+    # With guidance, so that negative prompts count; a batch against one call per description.
     import diffusers
     import torch
 
-    options = {"guidance": 4.0, "negative_prompt": "blurry", "batch_size": 2}
+    options = {"guidance": 4.0, "negative_prompt": "blurry", "clips_a_call": 2}
     backend = make(models[name], SIZES[name], **options)
     backend.prepare(descriptions[:2], tmp_path)
     made = backend(descriptions[:2])
     pipeline = diffusers.DiffusionPipeline.from_pretrained(models[name], dtype=torch.float32)
     pipeline.set_progress_bar_config(disable=True)
-    for description, clip in zip(descriptions, pixels(made), strict=False):
+    for description, frames in zip(descriptions, pixels(made), strict=False):
         expected = pipeline(
             prompt=description.description,
             negative_prompt="blurry",
@@ -62,14 +62,14 @@ def test_embedded_prompts_make_what_their_text_makes(name, models, descriptions,
             output_type="np",
             **({"frame_rate": 8} if name == "ltx" else {}),
         ).frames[0]
-        assert np.array_equal(clip, np.round(expected * 255).astype(np.uint8))
-    # Twins share the noise, their texts differ.
+        assert np.array_equal(frames, np.round(expected * 255).astype(np.uint8))
+    # Twins share the noise; their texts differ.
     assert made[0].facts == made[1].facts and not np.array_equal(*pixels(made))
     assert pipeline.text_encoder is not None and backend._pipeline.text_encoder is None
 
 
-def test_a_clip_depends_neither_on_its_batch_nor_on_the_order(models, descriptions, tmp_path):
-    together = make(models["cogvideox"], batch_size=4)
+def test_a_video_depends_neither_on_its_batch_nor_on_the_order(models, descriptions, tmp_path):
+    together = make(models["cogvideox"], clips_a_call=4)
     together.prepare(descriptions, tmp_path / "a")
     alone = make(models["cogvideox"])
     alone.prepare(descriptions[::-1], tmp_path / "b")
@@ -79,7 +79,7 @@ def test_a_clip_depends_neither_on_its_batch_nor_on_the_order(models, descriptio
 
 
 def first_noise(backend, descriptions):
-    """What the transformer sees of each description at its first step."""
+    """The videos, and the transformer's input at the first step."""
     seen = []
 
     def look(module, args, kwargs):
@@ -91,26 +91,26 @@ def first_noise(backend, descriptions):
     return made, seen[0]
 
 
-def test_noise_is_the_records_own_and_pixels_nearly_so_in_one_call(models, descriptions, tmp_path):
-    # On a GPU the clips of a batch go through the pipeline in one call; here that is forced.
+def test_a_batched_call_gives_equal_noise_and_nearly_equal_pixels(models, descriptions, tmp_path):
+    # On a GPU, a batch goes through the pipeline in one call; here that is forced.
     import torch
 
-    backend = make(models["cogvideox"], batch_size=4, guidance=1.0, steps=1)
+    backend = make(models["cogvideox"], clips_a_call=4, guidance=1.0, denoising_steps=1)
     backend.prepare(descriptions, tmp_path)
     singles = [first_noise(backend, [description]) for description in descriptions]
     backend._largest_batch = 4
     made, noise_B = first_noise(backend, descriptions)
     assert torch.equal(noise_B, torch.cat([noise for _, noise in singles]))
     assert not torch.equal(noise_B[0], noise_B[2])
-    for clip, (single, _) in zip(pixels(made), singles, strict=True):
-        # The last bits of batched matrix products differ: a grey level here and there.
-        assert np.abs(clip.astype(int) - single[0].frames_TxHxWx3.astype(int)).max() <= 1
+    for frames, (single, _) in zip(pixels(made), singles, strict=True):
+        # The last bits of batched matrix products differ, which changes few grey levels.
+        assert np.abs(frames.astype(int) - single[0].frames_TxHxWx3.astype(int)).max() <= 1
 
 
-def test_a_finished_half_needs_no_text_encoder(models, descriptions, tmp_path, monkeypatch):
+def test_a_resumed_run_needs_no_text_encoder(models, descriptions, tmp_path, monkeypatch):
     import transformers
 
-    first = make(models["ltx"], 32, steps=1)
+    first = make(models["ltx"], 32, denoising_steps=1)
     first.prepare(descriptions, tmp_path / "prepared")
     before = contents(tmp_path / "prepared")
     assert len(before) == len({d.description for d in descriptions}) + 1  # And the negative one.
@@ -119,11 +119,11 @@ def test_a_finished_half_needs_no_text_encoder(models, descriptions, tmp_path, m
         raise OSError("no room")
 
     monkeypatch.setattr(transformers.T5EncoderModel, "from_pretrained", load)
-    second = make(models["ltx"], 32, steps=1)
+    second = make(models["ltx"], 32, denoising_steps=1)
     second.prepare(descriptions, tmp_path / "prepared")
     assert contents(tmp_path / "prepared") == before
     assert np.array_equal(*pixels(first(descriptions[:1]) + second(descriptions[:1])))
-    # Another text isn't there yet.
+    # Another text has no embedding yet.
     with pytest.raises(UserError, match="expected a diffusers pipeline"):
         make(models["ltx"], 32).prepare(
             [dataclasses.replace(descriptions[0], description="rain")], tmp_path / "prepared"
@@ -131,17 +131,17 @@ def test_a_finished_half_needs_no_text_encoder(models, descriptions, tmp_path, m
 
 
 def test_a_pipeline_that_takes_text_alone_gets_text(models, descriptions, tmp_path, monkeypatch):
-    embedded = make(models["wan"], 32, negative_prompt="blurry", steps=1)
+    embedded = make(models["wan"], 32, negative_prompt="blurry", denoising_steps=1)
     embedded.prepare(descriptions[:1], tmp_path / "a")
     monkeypatch.setattr(prompt_embeddings, "_LAYOUTS", ())
-    texts = make(models["wan"], 32, negative_prompt="blurry", steps=1)
+    texts = make(models["wan"], 32, negative_prompt="blurry", denoising_steps=1)
     texts.prepare(descriptions[:1], tmp_path / "b")
     assert texts._pipeline.text_encoder is not None and not (tmp_path / "b").exists()
     assert np.array_equal(*pixels(embedded(descriptions[:1]) + texts(descriptions[:1])))
 
 
 def spoil_decoding(backend, place, level):
-    """From now on the VAE decodes this clip of a batch to one level."""
+    """From now on the VAE decodes this video of a batch to one level."""
 
     def spoil(module, args, output):
         output[0][place] = level
@@ -150,21 +150,21 @@ def spoil_decoding(backend, place, level):
     return backend._pipeline.vae.decoder.register_forward_hook(spoil)
 
 
-def test_unusable_pixels_are_the_error_of_their_clip_alone(models, descriptions, tmp_path):
-    backend = make(models["cogvideox"], batch_size=3, steps=1)
+def test_unusable_pixels_are_the_error_of_their_video_alone(models, descriptions, tmp_path):
+    backend = make(models["cogvideox"], clips_a_call=3, denoising_steps=1)
     backend.prepare(descriptions, tmp_path)
     backend._largest_batch = 3
     spoil_decoding(backend, 0, -1.0)
     spoil_decoding(backend, 2, float("nan"))
     black, good, broken = backend(descriptions[:3])
-    assert "a black clip; try another --model_dtype" in str(black)
+    assert "a black video; try another --model_dtype" in str(black)
     assert "non-finite pixels; try another --model_dtype" in str(broken)
     assert isinstance(good, GeneratedVideo)
 
 
-def test_float16_overflow_is_an_error_and_no_black_video(models, descriptions, tmp_path):
-    # What really happens to a CogVideoX-5b in float16: activations leave its range.
-    backend = make(models["cogvideox"], dtype="float16", steps=1)
+def test_float16_overflow_is_an_error(models, descriptions, tmp_path):
+    # This happens to a CogVideoX-5b in float16: activations leave its range.
+    backend = make(models["cogvideox"], model_dtype="float16", denoising_steps=1)
     backend.prepare(descriptions, tmp_path)
     backend._pipeline.transformer.proj_out.weight.data *= 1e5
     assert "non-finite pixels" in str(backend(descriptions[:1])[0])
@@ -173,7 +173,7 @@ def test_float16_overflow_is_an_error_and_no_black_video(models, descriptions, t
 def test_a_batch_that_does_not_fit_is_halved(models, descriptions, tmp_path):
     import torch
 
-    backend = make(models["cogvideox"], batch_size=4, guidance=1.0, steps=1)
+    backend = make(models["cogvideox"], clips_a_call=4, guidance=1.0, denoising_steps=1)
     backend.prepare(descriptions, tmp_path)
     expected = pixels(backend(descriptions))
     sizes, room = [], 2
@@ -185,13 +185,13 @@ def test_a_batch_that_does_not_fit_is_halved(models, descriptions, tmp_path):
 
     backend._pipeline.transformer.register_forward_pre_hook(allocate, with_kwargs=True)
     backend._largest_batch = 4
-    for clip, other in zip(pixels(backend(descriptions)), expected, strict=True):
-        assert np.abs(clip.astype(int) - other.astype(int)).max() <= 1
+    for frames, other in zip(pixels(backend(descriptions)), expected, strict=True):
+        assert np.abs(frames.astype(int) - other.astype(int)).max() <= 1
     assert sizes == [4, 2, 2]
     backend(descriptions)
-    assert sizes[3:] == [2, 2]  # It has learned.
+    assert sizes[3:] == [2, 2]  # It remembers.
     room = 0
-    assert all("out of memory" in str(made) for made in backend(descriptions[:2]))
+    assert all("out of memory" in str(error) for error in backend(descriptions[:2]))
 
 
 @pytest.fixture(scope="module")
@@ -210,51 +210,57 @@ def real_videos(tmp_path_factory):
     return folder / "videos.json"
 
 
-def test_clips_start_from_normal_training_frames(models, descriptions, real_videos, tmp_path):
-    backend = make(models["cogvideox-i2v"], first_frames=real_videos, batch_size=4, steps=1)
+def test_videos_start_from_normal_training_frames(models, descriptions, real_videos, tmp_path):
+    backend = make(
+        models["cogvideox-i2v"], first_frames=str(real_videos), clips_a_call=4, denoising_steps=1
+    )
     backend.prepare(descriptions, tmp_path / "a")
     made = backend(descriptions[:3])
-    frames = [clip.facts["first_frame"] for clip in made]
+    frames = [video.facts["first_frame"] for video in made]
     assert frames[0] == frames[1] != frames[2]
-    # The same files elsewhere are the same settings; their pictures are what clips start from.
+    # Copies of the files give the same settings; other pictures under the same name do not.
     elsewhere = shutil.copytree(real_videos.parent, tmp_path / "elsewhere")
-    other = make(models["cogvideox-i2v"], first_frames=elsewhere / "videos.json", steps=1)
+    other = make(
+        models["cogvideox-i2v"], first_frames=str(elsewhere / "videos.json"), denoising_steps=1
+    )
     assert other.settings == backend.settings
     used = elsewhere / f"{frames[0]['video']}.mp4"
     write_video(used, np.full((12, 48, 96, 3), 200, np.uint8), fps=10)
-    other = make(models["cogvideox-i2v"], first_frames=elsewhere / "videos.json", steps=1)
+    other = make(
+        models["cogvideox-i2v"], first_frames=str(elsewhere / "videos.json"), denoising_steps=1
+    )
     assert other.settings != backend.settings
     other.prepare(descriptions, tmp_path / "a")
     assert not np.array_equal(*pixels([made[0], *other(descriptions[:1])]))
-    # A frame that can't be read is its clips' error.
+    # A frame that cannot be read is the error of its videos.
     used.write_bytes(b"no video")
     assert f"{used.name}: expected a video" in str(other(descriptions[:1])[0])
 
 
 def test_ltx_starts_from_frames_with_the_same_weights(models, descriptions, real_videos, tmp_path):
-    backend = make(models["ltx"], 32, first_frames=real_videos, steps=1)
+    backend = make(models["ltx"], 32, first_frames=str(real_videos), denoising_steps=1)
     backend.prepare(descriptions[:1], tmp_path)
     assert type(backend._pipeline).__name__ == "LTXImageToVideoPipeline"
     assert backend._pipeline.text_encoder is None
     pixels(backend(descriptions[:1]))
 
 
-def test_two_ranks_make_what_one_makes_and_a_finished_folder_loads_nothing(
+def test_two_ranks_match_one_and_a_complete_folder_loads_nothing(
     models, descriptions, tmp_path, monkeypatch
 ):
     model = shutil.copytree(models["cogvideox"], tmp_path / "model")
 
-    def backend(batch_size):
-        return make(str(model), steps=1, batch_size=batch_size)
+    def backend(clips_a_call):
+        return make(str(model), denoising_steps=1, clips_a_call=clips_a_call)
 
     path = generating.generate(descriptions, backend(4), tmp_path / "one", progress=False)
-    found = annotations.load(path)
-    assert set(found.videos) == {d.id for d in descriptions}
-    for video in found.videos.values():
+    listed = annotations.load(path)
+    assert set(listed.videos) == {d.id for d in descriptions}
+    for video in listed.videos.values():
         assert video.abnormal_frames is None and video.fps == 8.0 and video.num_frames == 9
     record = json.loads((tmp_path / "one" / "clips" / f"{descriptions[0].id}.json").read_text())
     assert record["seed"] == descriptions[0].seed and record["made"]["model"] == str(model)
-    # Nothing of what only checks may know, and nothing that isn't needed any more.
+    # There is no truth for checks, and nothing that is no longer needed.
     assert {p.name for p in (tmp_path / "one").iterdir()} == {
         *("videos", "clips", "videos.json", "errors.json", "model.json")
     }
@@ -269,8 +275,8 @@ def test_two_ranks_make_what_one_makes_and_a_finished_folder_loads_nothing(
     generating.generate(descriptions, backend(1), tmp_path / "two", progress=False)
 
 
-def test_a_failed_clip_of_a_batch_is_named_and_made_again(models, descriptions, tmp_path):
-    backend = make(models["cogvideox"], batch_size=4, steps=1)
+def test_a_failed_batch_is_named_and_generated_again(models, descriptions, tmp_path):
+    backend = make(models["cogvideox"], clips_a_call=4, denoising_steps=1)
     backend.prepare(descriptions, tmp_path / "made" / "prepared")
     hook = spoil_decoding(backend, 0, float("nan"))
     with pytest.raises(UserError, match="all of them failed"):
@@ -281,7 +287,7 @@ def test_a_failed_clip_of_a_batch_is_named_and_made_again(models, descriptions, 
     assert json.loads(path.with_name("errors.json").read_text()) == {}
 
 
-def test_a_killed_command_goes_on(models, descriptions, tmp_path):
+def test_a_killed_command_can_be_resumed(models, descriptions, tmp_path):
     save_descriptions(tmp_path / "p.jsonl", descriptions)
     command = [
         *(sys.executable, "-m", "generation.videos", f"--prompts={tmp_path / 'p.jsonl'}"),
@@ -293,8 +299,8 @@ def test_a_killed_command_goes_on(models, descriptions, tmp_path):
     killing.run(command, "clips/*.json", env=environment)
     assert not (tmp_path / "broken" / "videos.json").exists()
     assert list(pathlib.Path(tmp_path / "broken" / "prepared").iterdir())
-    # What the command was told, without starting Python once more.
+    # The same settings as the command's, without starting Python again.
     for out in ("broken", "whole"):
-        backend = make(models["cogvideox"], batch_size=2)
+        backend = make(models["cogvideox"], clips_a_call=2)
         generating.generate(descriptions, backend, tmp_path / out, progress=False)
     assert contents(tmp_path / "broken") == contents(tmp_path / "whole")

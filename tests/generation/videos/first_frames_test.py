@@ -21,7 +21,7 @@ def grey(level, height=32, width=64):
 
 @pytest.fixture
 def folder(tmp_path):
-    """A normal training video, and others that must not be looked at: they don't exist."""
+    """A normal training video, and entries of missing ones, which must not be opened."""
     write_with_keyframes(tmp_path / "a.mp4", [grey(v) for v in LEVELS], 8)
     entries = {
         "a": {"file": "a.mp4", "label": 0, "split": "train"},
@@ -37,7 +37,7 @@ def frame_number(image):
     return round(np.asarray(image).mean() / 10) - 1
 
 
-def test_the_frame_lies_where_it_was_drawn(folder):
+def test_the_frame_is_at_the_drawn_position(folder):
     frames = FirstFrames(folder / "videos.json", seed=0)
     descriptions = write_grammar(20, seed=0)
     places = set()
@@ -45,7 +45,7 @@ def test_the_frame_lies_where_it_was_drawn(folder):
         assert frames.draw(abnormal) == frames.draw(normal)
         video_id, place = frames.draw(abnormal)
         image = frames.read(abnormal, 32, 64)
-        # The first frame that isn't before the drawn time, the key frames being elsewhere.
+        # It is the first frame at or after the drawn time, whatever the key frames.
         assert video_id == "a"
         assert frame_number(image) == min(np.ceil(place * len(LEVELS)), len(LEVELS) - 1)
         places.add(place)
@@ -55,8 +55,8 @@ def test_the_frame_lies_where_it_was_drawn(folder):
     )
 
 
-def test_the_frame_covers_the_clip_and_keeps_its_shape(folder):
-    # White left and right of a black square: a cut from the middle shows black alone.
+def test_the_frame_is_cropped_and_not_distorted(folder):
+    # White left and right of a black square: a crop about the centre shows only black.
     image_HxWx3 = grey(255)
     image_HxWx3[:, 16:48] = 0
     write_video(folder / "a.mp4", [image_HxWx3] * 3, fps=10, crf=1)
@@ -81,7 +81,7 @@ def test_a_folder_of_images_is_a_video_too(folder, digits):
 
 
 @pytest.mark.parametrize("form", ["mpegts", "flv", "h264"])
-def test_files_that_cannot_be_sought_in_give_frames_everywhere(folder, form):
+def test_files_without_seeking_give_frames_everywhere(folder, form):
     with av.open(str(folder / "a.mp4"), "w", format=form) as container:
         stream = container.add_stream("libx264", rate=10)
         stream.height, stream.width, stream.pix_fmt = 32, 64, "yuv420p"
@@ -92,12 +92,12 @@ def test_files_that_cannot_be_sought_in_give_frames_everywhere(folder, form):
     frames = FirstFrames(folder / "videos.json", seed=0)
     for description in write_grammar(20, seed=0)[::2]:
         _, place = frames.draw(description)
-        # Where seeking leads past the place, by at most the way to the next key frame.
+        # Seeking may lead past the position, to the next key frame at most.
         assert 0 <= frame_number(frames.read(description, 32, 64)) - int(place * len(LEVELS)) <= 8
 
 
-def test_a_turned_video_is_upright(folder):
-    # Bright above, stored on its side with a note to turn it.
+def test_a_rotated_video_is_upright(folder):
+    # Bright at the top, but stored on its side with a rotation.
     image_HxWx3 = grey(0)
     image_HxWx3[:, 32:] = 200
     with av.open(str(folder / "a.mp4"), "w") as container:
@@ -113,14 +113,14 @@ def test_a_turned_video_is_upright(folder):
     assert np.asarray(image)[:24].mean() > 150
 
 
-def test_the_settings_are_ids_and_files_and_not_the_path(folder, tmp_path_factory):
+def test_the_digest_covers_ids_and_files_but_not_the_path(folder, tmp_path_factory):
     content = json.loads((folder / "videos.json").read_text())
     other = tmp_path_factory.mktemp("other") / "else.json"
     other.write_text(json.dumps(content))
     shutil.copy(folder / "a.mp4", other.parent)
     digest = FirstFrames(folder / "videos.json", seed=0).digest
     assert FirstFrames(other, seed=0).digest == digest
-    # Other frames under the same name, be it in as many bytes.
+    # Another file of the same name and size.
     data = bytearray((folder / "a.mp4").read_bytes())
     data[-1] ^= 1
     (other.parent / "a.mp4").write_bytes(data)
@@ -132,7 +132,7 @@ def test_the_settings_are_ids_and_files_and_not_the_path(folder, tmp_path_factor
     assert FirstFrames(other, seed=0).digest != digest
 
 
-def test_videos_that_give_no_frame(folder):
+def test_videos_without_a_readable_frame(folder):
     description = write_grammar(1, seed=0)[0]
     (folder / "a.mp4").write_bytes(b"no video at all")
     frames = FirstFrames(folder / "videos.json", seed=0)

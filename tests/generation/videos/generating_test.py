@@ -14,13 +14,14 @@ from generation.media.writing import write_video
 from generation.prompts.descriptions import save_descriptions
 from generation.prompts.grammar import write_grammar
 from generation.videos import generating, records
-from generation.videos.world_backend import WorldBackend, render_footage
+from generation.videos.world_backend import WorldBackend, frame_size, render_footage
 from generation.world import render
+from generation.world.render import WorldOptions
 from gvvad_jax.command import UserError
 from gvvad_jax.store import annotations
 from tests.support import killing
 
-SMALL = {"size": (48, 64), "num_frames": 9}
+SMALL = WorldOptions(size=(48, 64), num_frames=9)
 
 
 def contents(folder):
@@ -28,19 +29,19 @@ def contents(folder):
     return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 
-def test_generated_clips_and_their_list(tmp_path):
+def test_generated_videos_and_their_list(tmp_path):
     descriptions = write_grammar(3, seed=0)
-    backend = WorldBackend(defect_share=0.5, seed=3, **SMALL)
+    backend = WorldBackend(dataclasses.replace(SMALL, seed=3), defect_share=0.5)
     path = generating.generate(descriptions, backend, tmp_path, progress=False)
-    found = annotations.load(path)
-    assert list(found.videos) == sorted(d.id for d in descriptions)
+    listed = annotations.load(path)
+    assert list(listed.videos) == sorted(d.id for d in descriptions)
     for description in descriptions:
-        video = found.videos[description.id]
+        video = listed.videos[description.id]
         assert (video.label, video.split, video.fps) == (description.label, "train", 8.0)
         assert video.cls == (description.cls if description.label else "Normal")
-        # A generator doesn't say when its event happens.
+        # A generator does not say when its event happens.
         assert video.abnormal_frames is None and video.num_frames == 9
-        decoded = reading.read(found.resolve(video))
+        decoded = reading.read(listed.resolve(video))
         assert decoded.frames_TxHxWx3.shape == (9, 48, 64, 3) and decoded.fps == 8
     truth = json.loads((tmp_path / "world_truth.json").read_text())
     for description in descriptions:
@@ -51,13 +52,13 @@ def test_generated_clips_and_their_list(tmp_path):
 
 def test_footage_has_splits_and_exact_intervals(tmp_path):
     path = render_footage(tmp_path, 2, 1, seed=5, progress=False)
-    found = annotations.load(path).videos
-    splits = [video.split for video in found.values()]
+    videos = annotations.load(path).videos
+    splits = [video.split for video in videos.values()]
     assert splits.count("train") == 4 and splits.count("test") == 2
     for description in write_grammar(3, seed=5):
-        video = found[f"footage-{description.id}"]
+        video = videos[f"footage-{description.id}"]
         described = dataclasses.replace(description, id=video.id)
-        rendering = render.render(described, domain="footage", seed=5)
+        rendering = render.render(described, WorldOptions(domain="footage", seed=5))
         assert [list(pair) for pair in video.abnormal_frames] == [
             list(pair) for pair in rendering.abnormal_frames
         ]
@@ -65,21 +66,21 @@ def test_footage_has_splits_and_exact_intervals(tmp_path):
 
 
 class Flaky(WorldBackend):
-    """The world, some of whose clips fail."""
+    """The world, some of whose videos fail."""
 
     def __init__(self, bad=()):
-        super().__init__(**SMALL)
+        super().__init__(SMALL)
         self.bad = bad
 
     def __call__(self, descriptions):
-        made = super().__call__(descriptions)
+        videos = super().__call__(descriptions)
         return [
-            RuntimeError("out of paint") if description.id in self.bad else clip
-            for description, clip in zip(descriptions, made, strict=True)
+            RuntimeError("out of paint") if description.id in self.bad else video
+            for description, video in zip(descriptions, videos, strict=True)
         ]
 
 
-def test_a_failing_clip_is_named_and_made_again(tmp_path):
+def test_a_failed_video_is_named_and_generated_again(tmp_path):
     descriptions = write_grammar(2, seed=0)
     bad = descriptions[2].id
 
@@ -94,7 +95,7 @@ def test_a_failing_clip_is_named_and_made_again(tmp_path):
     assert json.loads((tmp_path / "errors.json").read_text()) == {}
 
 
-def test_all_failing_is_an_error(tmp_path):
+def test_it_is_an_error_if_all_videos_fail(tmp_path):
     class Broken(WorldBackend):
         def __call__(self, descriptions):
             raise RuntimeError("no paint at all")
@@ -104,13 +105,13 @@ def test_all_failing_is_an_error(tmp_path):
     assert not (tmp_path / "videos.json").exists()
 
 
-def test_settings_that_made_nothing_are_free_to_change(tmp_path):
+def test_settings_may_change_if_all_videos_failed(tmp_path):
     descriptions = write_grammar(1, seed=0)
 
     class Unsound(Batches):
-        def prepare(self, descriptions, folder, begun=None):
+        def prepare(self, descriptions, folder, recorded=None):
             super().prepare(descriptions, folder)
-            assert begun is None, "other weights would be refused"
+            assert recorded is None, "other weights would be refused"
             return {"model": "unsound", "commit": None, "digest": "1"}
 
         def __call__(self, descriptions):
@@ -120,46 +121,46 @@ def test_settings_that_made_nothing_are_free_to_change(tmp_path):
         generating.generate(descriptions, Unsound(), tmp_path, progress=False)
     with pytest.raises(UserError, match="non-finite pixels"):
         generating.generate(descriptions, Unsound(), tmp_path, progress=False)
-    other = WorldBackend(**SMALL | {"domain_gap": 2.0})
+    other = WorldBackend(dataclasses.replace(SMALL, domain_gap=2.0))
     generating.generate(descriptions, other, tmp_path, progress=False)
     assert len(annotations.load(tmp_path / "videos.json").videos) == 2
 
 
-def test_a_record_that_another_rank_takes_away_is_not_there(tmp_path, monkeypatch):
+def test_another_rank_may_remove_a_record(tmp_path, monkeypatch):
     descriptions = write_grammar(1, seed=0)
-    generating.generate(descriptions, WorldBackend(**SMALL), tmp_path, progress=False)
+    generating.generate(descriptions, WorldBackend(SMALL), tmp_path, progress=False)
     (tmp_path / "errors.json").unlink()
-    monkeypatch.setattr(pathlib.Path, "exists", lambda path: True)  # ... until it is opened
+    monkeypatch.setattr(pathlib.Path, "exists", lambda path: True)  # It is gone when it is opened.
     records.begin(tmp_path, descriptions)
     (tmp_path / "clips" / f"{descriptions[0].id}.json").unlink()
-    assert not records.is_done(tmp_path, descriptions[0], WorldBackend(**SMALL))
+    assert not records.is_done(tmp_path, descriptions[0], WorldBackend(SMALL))
 
 
-def test_finished_clips_are_kept_and_other_settings_refused(tmp_path):
+def test_finished_videos_are_kept_and_other_settings_refused(tmp_path):
     descriptions = write_grammar(1, seed=0)
-    generating.generate(descriptions, WorldBackend(**SMALL), tmp_path, progress=False)
+    generating.generate(descriptions, WorldBackend(SMALL), tmp_path, progress=False)
     before = contents(tmp_path)
     times = {path: path.stat().st_mtime_ns for path in (tmp_path / "videos").iterdir()}
-    generating.generate(descriptions, WorldBackend(**SMALL), tmp_path, progress=False)
+    generating.generate(descriptions, WorldBackend(SMALL), tmp_path, progress=False)
     assert contents(tmp_path) == before
     assert times == {path: path.stat().st_mtime_ns for path in (tmp_path / "videos").iterdir()}
-    other = WorldBackend(domain_gap=2.0, **SMALL)
-    with pytest.raises(UserError, match="another making"):
+    other = WorldBackend(dataclasses.replace(SMALL, domain_gap=2.0))
+    with pytest.raises(UserError, match="these settings, found others"):
         generating.generate(descriptions, other, tmp_path, progress=False)
 
 
 class Batches(WorldBackend):
-    """The world, two clips at a time; remembers what it was asked for."""
+    """The world, two videos at a time; it records what it was asked for."""
 
     batch_size = 2
 
     def __init__(self):
-        super().__init__(**SMALL)
-        self.coming, self.batches, self.after = None, [], 0
+        super().__init__(SMALL)
+        self.upcoming, self.batches, self.after = None, [], 0
 
-    def prepare(self, descriptions, folder, begun=None):
-        assert self.coming is None
-        self.coming = [description.id for description in descriptions]
+    def prepare(self, descriptions, folder, recorded=None):
+        assert self.upcoming is None
+        self.upcoming = [description.id for description in descriptions]
         folder.mkdir(exist_ok=True)
         (folder / "weights").write_text("large")
         return {}
@@ -171,13 +172,13 @@ class Batches(WorldBackend):
         return super().__call__(descriptions)
 
 
-def test_batches_hold_what_is_not_there_yet(tmp_path):
+def test_batches_contain_missing_videos_only(tmp_path):
     descriptions = write_grammar(3, seed=0)
     names = [description.id for description in descriptions]
     first = Batches()
     first.after = 2
     path = generating.generate(descriptions, first, tmp_path, progress=False)
-    # A batch that fails as a whole leaves the others alone, and what was prepared is kept for it.
+    # A batch that fails does not affect the others, and the prepared files are kept for it.
     assert json.loads(path.with_name("errors.json").read_text()) == dict.fromkeys(
         names[2:4], "MemoryError: no room"
     )
@@ -185,21 +186,21 @@ def test_batches_hold_what_is_not_there_yet(tmp_path):
     (tmp_path / "clips" / f"{names[0]}.json").unlink()
     second = Batches()
     generating.generate(descriptions, second, tmp_path, progress=False)
-    assert second.coming == [names[0], *names[2:4]]
+    assert second.upcoming == [names[0], *names[2:4]]
     assert second.batches == [[names[0], names[2]], [names[3]]]
     assert not (tmp_path / "prepared").exists()
     third = Batches()
     generating.generate(descriptions, third, tmp_path, progress=False)
-    assert third.coming is None and not third.batches
-    generating.generate(descriptions, WorldBackend(**SMALL), tmp_path / "one", progress=False)
+    assert third.upcoming is None and not third.batches
+    generating.generate(descriptions, WorldBackend(SMALL), tmp_path / "one", progress=False)
     assert contents(tmp_path / "one") == {
         name: data for name, data in contents(tmp_path).items() if not name.startswith("one")
     }
 
 
-def test_ranks_make_what_one_makes(tmp_path, monkeypatch):
+def test_two_ranks_match_one(tmp_path, monkeypatch):
     descriptions = write_grammar(3, seed=0)
-    backend = WorldBackend(**SMALL)
+    backend = WorldBackend(SMALL)
     generating.generate(descriptions, backend, tmp_path / "one", progress=False)
     monkeypatch.setenv("WORLD_SIZE", "2")
     for rank in ("1", "0"):
@@ -209,10 +210,10 @@ def test_ranks_make_what_one_makes(tmp_path, monkeypatch):
     assert contents(tmp_path / "one") == contents(tmp_path / "two")
 
 
-def test_a_rank_does_not_finish_with_anothers_old_errors(tmp_path, monkeypatch):
+def test_a_rank_does_not_finish_with_old_errors_of_another(tmp_path, monkeypatch):
     descriptions = write_grammar(3, seed=0)
     ids = [description.id for description in descriptions]
-    generating.generate(descriptions, WorldBackend(**SMALL), tmp_path / "one", progress=False)
+    generating.generate(descriptions, WorldBackend(SMALL), tmp_path / "one", progress=False)
     monkeypatch.setenv("WORLD_SIZE", "2")
     out = tmp_path / "two"
 
@@ -220,21 +221,21 @@ def test_a_rank_does_not_finish_with_anothers_old_errors(tmp_path, monkeypatch):
         monkeypatch.setenv("RANK", str(number))
         return generating.generate(descriptions, Flaky(bad), out, progress=False).exists()
 
-    # The errors of a rank that ended before the other began are this run's outcome.
+    # Errors of a rank that ended before the other began are errors of this run.
     assert not rank(1, ids[1])
     assert rank(0, ids[2])
     assert set(json.loads((out / "errors.json").read_text())) == {ids[1], ids[2]}
-    # In the next run they are old: nothing is listed until their rank has tried again.
+    # In the next run they are old, so nothing is listed until their rank has tried again.
     for _ in range(2):
         assert not rank(0) and not (out / "errors.json").exists()
     assert rank(1, ids[1]) and set(json.loads((out / "errors.json").read_text())) == {ids[1]}
-    # A rank with nothing of its own left to make.
+    # A rank that has nothing left to do.
     assert not rank(0)
     assert rank(1)
     assert contents(out) == contents(tmp_path / "one")
 
 
-def test_forgetting_old_errors_survives_kills(tmp_path, monkeypatch):
+def test_removing_old_errors_survives_kills(tmp_path, monkeypatch):
     descriptions = write_grammar(2, seed=0)
     ids = [description.id for description in descriptions]
     generating.generate(descriptions, Flaky(ids[1:3]), tmp_path, progress=False)
@@ -256,7 +257,7 @@ def test_forgetting_old_errors_survives_kills(tmp_path, monkeypatch):
     assert not (tmp_path / "videos.json").exists() and not (tmp_path / "errors.json").exists()
 
 
-def test_a_longer_list_takes_back_the_shorter_one(tmp_path, monkeypatch):
+def test_a_longer_list_removes_videos_json_until_it_is_complete(tmp_path, monkeypatch):
     descriptions = write_grammar(2, seed=0)
     generating.generate(descriptions[:2], Flaky(), tmp_path, progress=False)
     monkeypatch.setenv("WORLD_SIZE", "2")
@@ -274,12 +275,12 @@ def test_a_damaged_record_is_named(content, tmp_path):
     assert "\n" not in str(caught.value)
 
 
-def test_rays_workers_find_what_the_first_prepared(tmp_path):
-    found = []
+def test_workers_of_ray_use_what_the_first_prepared(tmp_path):
+    embeddings_exist = []
 
     class Slow(WorldBackend):
-        def prepare(self, descriptions, folder, begun=None):
-            found.append((folder / "embeddings").exists())
+        def prepare(self, descriptions, folder, recorded=None):
+            embeddings_exist.append((folder / "embeddings").exists())
             time.sleep(0.1)
             (folder / "embeddings").touch()
             return {"commit": "a"}
@@ -291,23 +292,26 @@ def test_rays_workers_find_what_the_first_prepared(tmp_path):
             for _ in range(3)
         ]
     assert [one.result() for one in started] == [None] * 3
-    assert found == [False, True, True]
+    assert embeddings_exist == [False, True, True]
     assert json.loads((tmp_path / "model.json").read_text()) == {"commit": "a"}
 
 
-def test_sizes_the_world_cannot_film():
+def test_the_world_refuses_odd_sizes():
     with pytest.raises(UserError, match="expected even numbers, .* found 17 and 32"):
-        generating.frame_size(17, 32)
+        frame_size(17, 32)
 
 
-def test_both_sizes_or_none():
-    assert generating.frame_size(None, None) is None and generating.frame_size(64, 96) == (64, 96)
-    for sizes, said in (((64, None), "--height: .*--width"), ((None, 64), "--width: .*--height")):
-        with pytest.raises(UserError, match=said):
-            generating.frame_size(*sizes)
+def test_the_world_takes_both_sizes_or_neither():
+    assert frame_size(None, None) is None and frame_size(64, 96) == (64, 96)
+    for sizes, message in (
+        ((64, None), "--height: .*--width"),
+        ((None, 64), "--width: .*--height"),
+    ):
+        with pytest.raises(UserError, match=message):
+            frame_size(*sizes)
 
 
-def test_killed_command_goes_on_where_it_stopped(tmp_path):
+def test_a_killed_command_can_be_resumed(tmp_path):
     save_descriptions(tmp_path / "p.jsonl", write_grammar(20, seed=0))
 
     def command(out):
@@ -342,10 +346,10 @@ def test_mistakes_print_one_line(tmp_path):
 
 
 def test_the_same_frames_give_the_same_file(tmp_path):
-    # x264 is reproducible only on one thread and without its macroblock tree: with either, about
-    # half of such clips differ within six attempts.
+    # x264 is reproducible only on one thread and without its macroblock tree; otherwise about half
+    # of such videos differ within six attempts.
     for description in write_grammar(5, seed=0):
-        rendering = render.render(description, domain="footage", num_frames=25)
+        rendering = render.render(description, WorldOptions(domain="footage", num_frames=25))
         files = set()
         for size in range(6):
             garbage = np.random.default_rng(size).bytes(100_000 * (size + 1))

@@ -5,15 +5,15 @@ import pytest
 
 from generation.prompts.descriptions import CLASSES
 from generation.prompts.grammar import write_grammar
-from generation.world import events, render
+from generation.world import events, render, scenes
 
 PAIRS = {d.id: d for d in write_grammar(13, seed=0)}
 FIGHT, CALM = PAIRS["Fighting-0000-abnormal"], PAIRS["Fighting-0000-normal"]
 
-# Mean grey of 2 x 2 quarters of three frames, as WORLD_VERSION 1 renders them. The world is frozen:
-# results of before and after a change can't be compared. Who changes it all the same raises
-# WORLD_VERSION, runs tools.check_world, and puts the new numbers here. A tolerance stands in
-# for a hash because OpenCV's rounding differs a little between processors.
+# Mean grey of 2 x 2 quarters of three frames, as WORLD_VERSION 1 renders them. The world is frozen,
+# because results from before and after a change cannot be compared. If you must change it, raise
+# WORLD_VERSION, run tools.check_world, and put the new numbers here. There is a tolerance, not a
+# hash, because OpenCV's rounding differs slightly between processors.
 GOLDEN = {
     ("Fighting-0000-abnormal", "footage", 0.0): [
         [151.8, 151.6, 154.3, 167.7],
@@ -43,6 +43,10 @@ GOLDEN = {
 }
 
 
+def film(description, defect=None, **options):
+    return render.render(description, render.WorldOptions(**options), defect)
+
+
 def quarters(frames_TxHxWx3):
     """Means of 2 x 2 quarters of the first, middle and last frame, [3, 4]."""
     chosen = frames_TxHxWx3[[0, len(frames_TxHxWx3) // 2, -1]].astype(float).mean(axis=3)
@@ -54,21 +58,21 @@ def quarters(frames_TxHxWx3):
 @pytest.mark.parametrize(("name", "domain", "gap"), GOLDEN)
 def test_world_is_frozen(name, domain, gap):
     assert render.WORLD_VERSION == 1
-    frames = render.render(PAIRS[name], domain=domain, domain_gap=gap).frames_TxHxWx3
+    frames = film(PAIRS[name], domain=domain, domain_gap=gap).frames_TxHxWx3
     np.testing.assert_allclose(quarters(frames), GOLDEN[name, domain, gap], atol=0.3)
 
 
-def test_same_arguments_give_the_same_bytes_and_others_do_not():
-    first, second = (render.render(FIGHT, domain="footage", num_frames=40) for _ in range(2))
+def test_equal_arguments_give_equal_bytes():
+    first, second = (film(FIGHT, domain="footage", num_frames=40) for _ in range(2))
     assert first.frames_TxHxWx3.tobytes() == second.frames_TxHxWx3.tobytes()
     assert first.abnormal_frames == second.abnormal_frames
-    other = render.render(FIGHT, domain="footage", num_frames=40, seed=1)
+    other = film(FIGHT, domain="footage", num_frames=40, seed=1)
     assert (first.frames_TxHxWx3 != other.frames_TxHxWx3).mean() > 0.5
 
 
 def test_footage_has_normal_time_before_and_after_an_event():
     for description in PAIRS.values():
-        rendering = render.render(description, domain="footage", size=(60, 80))
+        rendering = film(description, domain="footage", size=(60, 80))
         count = len(rendering.frames_TxHxWx3)
         assert 120 <= count <= 240 and rendering.fps == 10
         if not description.label:
@@ -82,7 +86,7 @@ def test_footage_has_normal_time_before_and_after_an_event():
 def test_twins_share_the_place():
     # Rows above the ground, the mean over time: what doesn't move is the same.
     abnormal, normal = (
-        render.render(d, domain="generated", domain_gap=0.0).frames_TxHxWx3 for d in (FIGHT, CALM)
+        film(d, domain="generated", domain_gap=0.0).frames_TxHxWx3 for d in (FIGHT, CALM)
     )
     still = [np.median(frames[:, :12], axis=0).astype(float) for frames in (abnormal, normal)]
     assert np.corrcoef(still[0].ravel(), still[1].ravel())[0, 1] > 0.95
@@ -92,7 +96,7 @@ def test_twins_share_the_place():
 def test_an_event_acts_inside_its_interval_only():
     # The same act with and without the event differs nowhere else.
     seconds_T = np.arange(100) / 10
-    stage = render.make_stage("a corner camera", "a plaza", 0, (120, 160), seconds_T)
+    stage = scenes.make_stage("a corner camera", "a plaza", 0, (120, 160), seconds_T)
     for cls in CLASSES:
         if cls == "RoadAccidents":  # its vehicles come from afar and stay where they met
             continue
@@ -113,31 +117,31 @@ def test_an_event_acts_inside_its_interval_only():
 
 
 def test_defects_are_what_they_say():
-    def clip(defect):
-        return render.render(FIGHT, domain="generated", defect=defect, size=(56, 84))
+    def broken(defect):
+        return film(FIGHT, domain="generated", defect=defect, size=(56, 84))
 
-    sound = clip(None)
-    moving = np.abs(np.diff(sound.frames_TxHxWx3.astype(int), axis=0)).mean(axis=(1, 2, 3))
-    assert (moving > 0.5).all() and sound.abnormal_frames[0][1] == 49
+    intact = broken(None)
+    moving = np.abs(np.diff(intact.frames_TxHxWx3.astype(int), axis=0)).mean(axis=(1, 2, 3))
+    assert (moving > 0.5).all() and intact.abnormal_frames[0][1] == 49
 
-    frozen = clip("frozen")
+    frozen = broken("frozen")
     steps = np.abs(np.diff(frozen.frames_TxHxWx3.astype(int), axis=0)).sum(axis=(1, 2, 3))
     first_still = int(np.argmax(steps == 0))
     assert 14 <= first_still <= 30 and (steps[first_still:] == 0).all()
     assert frozen.abnormal_frames[0][1] == first_still
 
-    cut = np.abs(np.diff(clip("cut").frames_TxHxWx3.astype(int), axis=0)).mean(axis=(1, 2, 3))
+    cut = np.abs(np.diff(broken("cut").frames_TxHxWx3.astype(int), axis=0)).mean(axis=(1, 2, 3))
     assert cut.max() > 5 * np.median(cut)
-    assert clip("black").frames_TxHxWx3.max() == 0 and clip("black").abnormal_frames == []
-    static = clip("static")
+    assert broken("black").frames_TxHxWx3.max() == 0 and broken("black").abnormal_frames == []
+    static = broken("static")
     light_T = static.frames_TxHxWx3.mean(axis=(1, 2, 3))
     steady = static.frames_TxHxWx3 / light_T[:, None, None, None]
     assert np.abs(steady - steady[0]).max() < 0.02 and len(np.unique(light_T)) > 20
     assert static.abnormal_frames == []
 
     # The wrong twin is exactly what the twin's description would have shown.
-    twin = clip("twin")
-    right = render.render(CALM, domain="generated", size=(56, 84))
+    twin = broken("twin")
+    right = film(CALM, domain="generated", size=(56, 84))
     assert np.array_equal(twin.frames_TxHxWx3, right.frames_TxHxWx3)
     assert twin.abnormal_frames == []
 
@@ -154,7 +158,7 @@ def test_defects_are_drawn_at_their_share():
 def test_gap_moves_the_look_away_from_footage():
     # Noise is what painted surfaces lack most: the mean step between neighbouring pixels.
     def roughness(gap):
-        frames = render.render(CALM, domain="generated", domain_gap=gap).frames_TxHxWx3
+        frames = film(CALM, domain="generated", domain_gap=gap).frames_TxHxWx3
         return np.abs(np.diff(frames[::8].astype(float), axis=2)).mean()
 
     assert roughness(0.0) > 1.2 * roughness(1.0)
@@ -163,4 +167,4 @@ def test_gap_moves_the_look_away_from_footage():
 def test_unknown_options_are_refused():
     for options in ({"domain": "film"}, {"defect": "upside down"}, {"domain_gap": -1.0}):
         with pytest.raises(ValueError, match="found"):
-            render.render(FIGHT, **({"domain": "generated"} | options))
+            film(FIGHT, **options)

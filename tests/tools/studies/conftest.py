@@ -9,6 +9,6 @@ def pair():
     """Frames of two sound videos of different places."""
     descriptions = write_grammar(2, 3)[::2]
     return [
-        render.render(description, domain="generated", seed=3).frames_TxHxWx3
+        render.render(description, render.WorldOptions(seed=3)).frames_TxHxWx3
         for description in descriptions
     ]
