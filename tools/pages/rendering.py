@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gvvad_jax.command import UserError
-
 if TYPE_CHECKING:
     import jinja2
 
@@ -20,19 +18,14 @@ def render(template: str, **values: Any) -> str:
     Args:
       template: file name of the template.
       **values: the template's variables.
-
-    Raises:
-      UserError: jinja2 isn't installed.
     """
     return _environment().get_template(template).render(values)
 
 
 @functools.cache
 def _environment() -> "jinja2.Environment":
-    try:
-        import jinja2
-    except ModuleNotFoundError as error:
-        raise UserError("expected the module jinja2, found none; pip install '.[pages]'") from error
+    import jinja2  # Needed by pages alone; `run_command` names the extra that installs it.
+
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(pathlib.Path(__file__).parent / "templates"),
         autoescape=True,
