@@ -7,45 +7,44 @@ the scores of the first abnormal test video (by id) below three of its frames. T
 shaded; training never saw it. Takes about two and a half minutes on two cores.
 """
 
-import json
 import pathlib
 import tempfile
+from collections.abc import Sequence
 
 import numpy as np
 from absl import flags
+from PIL import Image, ImageDraw, ImageFont
 
+import gvvad_jax as gv
 from gvvad_jax.command import run_command
 from gvvad_jax.store import alignment, annotations
-from gvvad_jax.store.reader import Store
 
 # Sizes in pixels; everything is drawn at twice these sizes and then reduced.
 _WIDTH, _LEFT, _PLOT, _BOTTOM, _GAP = 760, 34, 140, 28, 8
 _INK, _GREY, _SHADE, _CURVE = (40, 40, 40), (190, 190, 190), (252, 222, 218), (31, 90, 170)
 
 
-def main(_: list[str]) -> None:
+def main(_: Sequence[str]) -> None:
     out = pathlib.Path(flags.FLAGS.out)
     with tempfile.TemporaryDirectory() as folder:
         video, fps, scores_F, frames_FxHxWx3 = score_a_video(pathlib.Path(folder))
-    out.resolve().parent.mkdir(parents=True, exist_ok=True)
-    draw(scores_F, frames_FxHxWx3, video.abnormal_frames[0], fps).save(out, optimize=True)
-    print(json.dumps({"out": str(out), "video": video.id, "class": video.cls}))
+    intervals = video.abnormal_frames or ()
+    draw(scores_F, frames_FxHxWx3, intervals[0], fps).save(out, optimize=True)
+    print(f"{out}: {video.id}")
 
 
 def score_a_video(
     folder: pathlib.Path,
-) -> tuple[annotations.VideoAnnotation, float, np.ndarray, np.ndarray]:
+) -> tuple[gv.VideoAnnotation, float, np.ndarray, np.ndarray]:
     """Trains a detector in `folder`; returns a test video, its fps, frame scores and frames."""
     from generation.encode import encoding
     from generation.encode.recipe import EncodeOptions
     from generation.media import reading
     from generation.videos.world_backend import render_footage
-    from gvvad_jax import scoring, training
-    from gvvad_jax.config import TrainConfig
 
     listed = annotations.load(render_footage(folder / "footage", 26, 4, seed=0))
     encoding.encode(listed.path, folder / "store", EncodeOptions())
-    config = TrainConfig(
+    config = gv.TrainConfig(
         store=str(folder / "store"),
         workdir=str(folder / "run"),
         segments=32,
@@ -54,20 +53,18 @@ def score_a_video(
         batch_size=16,
         steps=200,
     )
-    training.fit(config)
+    gv.fit(config)
     video = min((v for v in listed.in_split("test") if v.label), key=lambda v: v.id)
-    store = Store(folder / "store")
-    row = store.rows[video.id]
-    features = {video.id: (store.visual(video.id), store.text(video.id))}
-    scores_T = scoring.load(config.workdir).score(features)[video.id]
+    store = gv.Store(folder / "store")
+    row, scores_T = store.rows[video.id], gv.load(config.workdir).score(store)[video.id]
     scores_F = alignment.frame_scores(scores_T, store.times(video.id), row.num_frames, row.fps)
     return video, row.fps, scores_F, reading.read(listed.resolve(video)).frames_TxHxWx3
 
 
-def draw(scores_F: np.ndarray, frames_FxHxWx3: np.ndarray, interval: tuple[int, int], fps: float):
-    """A PIL image: three frames (before, within and after `interval`) above the score curve."""
-    from PIL import Image, ImageDraw, ImageFont
-
+def draw(
+    scores_F: np.ndarray, frames_FxHxWx3: np.ndarray, interval: tuple[int, int], fps: float
+) -> Image.Image:
+    """Three frames (before, within and after `interval`) above the score curve."""
     num_frames, (start, end) = len(scores_F), interval
     width = (_WIDTH - _LEFT - 2 * _GAP) // 3
     height = width * frames_FxHxWx3.shape[1] // frames_FxHxWx3.shape[2]
