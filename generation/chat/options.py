@@ -21,7 +21,7 @@ class ChatOptions:
     """
 
     chat_model: str = CHAT(
-        "", "Model name on the chat server. Required when a chat server is asked."
+        "", "Model name on the chat server; required where a server writes or captions."
     )
     base_url: str = CHAT(
         "",

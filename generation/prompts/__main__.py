@@ -15,6 +15,7 @@ import dataclasses
 import json
 import pathlib
 import sys
+from collections.abc import Sequence
 
 from generation.chat.options import ChatOptions
 from generation.prompts.descriptions import print_coverage, save_descriptions
@@ -49,7 +50,7 @@ class PromptOptions:
         check(self)
 
 
-def main(_) -> None:
+def main(_: Sequence[str]) -> None:
     options = from_flags(PromptOptions)
     if not pathlib.Path(options.out).name:
         raise UserError(f"--out: expected a file to write, found {options.out!r}; name one")

@@ -229,6 +229,53 @@ def write_pairs(
     )
 
 
+def write_file(
+    out: str | os.PathLike,
+    num_pairs: int,
+    seed: int,
+    options: ChatOptions,
+    *,
+    clip_tokenizer: str = "",
+    allow_missing: int = 0,
+) -> dict[str, Any]:
+    """Has a language model write pairs, and writes them to a prompts.jsonl.
+
+    Args:
+      out: the file. An incomplete set goes to *.incomplete.jsonl beside it instead.
+      num_pairs, seed, clip_tokenizer: see `write_pairs`.
+      options: the server. Its answers are cached beside `out` unless the options name a folder.
+      allow_missing: number of pairs that may be missing from a complete set.
+
+    Returns:
+      {out, complete, descriptions, missing: {name: reason}, remedy, usage}.
+
+    Raises:
+      UserError: the server cannot be used.
+    """
+    out = pathlib.Path(out)
+    server = client.Server(options.with_cache(out))
+    written = write_pairs(
+        num_pairs, seed, server, attempts=options.attempts, clip_tokenizer=clip_tokenizer
+    )
+    complete = len(written.missing) <= allow_missing and bool(written.descriptions)
+    incomplete_path = out.with_suffix(f".incomplete{out.suffix}")
+    path = out if complete else incomplete_path
+    incomplete_path.unlink(missing_ok=True)
+    if written.descriptions:
+        save_descriptions(path, written.descriptions)
+    print_coverage(written.descriptions)
+    for name, reason in written.missing.items():
+        print(f"missing {name}: {' '.join(reason.split())}", file=sys.stderr)
+    return {
+        "out": str(path) if written.descriptions else None,
+        "complete": complete,
+        "descriptions": len(written.descriptions),
+        "missing": written.missing,
+        "remedy": "" if complete else written.remedy(options.attempts),
+        "usage": server.usage.to_json(),
+    }
+
+
 def first_messages(slot: Slot) -> list[Mapping[str, str]]:
     """Returns the messages that ask for a pair."""
     question = _USER.format(
@@ -310,50 +357,3 @@ def load_token_counter(folder: str | os.PathLike) -> Callable[[str], int]:
             f"({str(error)[:200]}); give one, or leave the flag out"
         ) from error
     return lambda text: len(tokenizer(text, add_special_tokens=False).input_ids)
-
-
-def write_file(
-    out: str | os.PathLike,
-    num_pairs: int,
-    seed: int,
-    options: ChatOptions,
-    *,
-    clip_tokenizer: str = "",
-    allow_missing: int = 0,
-) -> dict[str, Any]:
-    """Has a language model write pairs, and writes them to a prompts.jsonl.
-
-    Args:
-      out: the file. An incomplete set goes to *.incomplete.jsonl beside it instead.
-      num_pairs, seed, clip_tokenizer: see `write_pairs`.
-      options: the server. Its answers are cached beside `out` unless the options name a folder.
-      allow_missing: number of pairs that may be missing from a complete set.
-
-    Returns:
-      {out, complete, descriptions, missing: {name: reason}, remedy, usage}.
-
-    Raises:
-      UserError: the server cannot be used.
-    """
-    out = pathlib.Path(out)
-    server = client.Server(options.with_cache(out))
-    written = write_pairs(
-        num_pairs, seed, server, attempts=options.attempts, clip_tokenizer=clip_tokenizer
-    )
-    complete = len(written.missing) <= allow_missing and bool(written.descriptions)
-    incomplete_path = out.with_suffix(f".incomplete{out.suffix}")
-    path = out if complete else incomplete_path
-    incomplete_path.unlink(missing_ok=True)
-    if written.descriptions:
-        save_descriptions(path, written.descriptions)
-    print_coverage(written.descriptions)
-    for name, reason in written.missing.items():
-        print(f"missing {name}: {' '.join(reason.split())}", file=sys.stderr)
-    return {
-        "out": str(path) if written.descriptions else None,
-        "complete": complete,
-        "descriptions": len(written.descriptions),
-        "missing": written.missing,
-        "remedy": "" if complete else written.remedy(options.attempts),
-        "usage": server.usage.to_json(),
-    }

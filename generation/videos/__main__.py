@@ -14,6 +14,7 @@ image-to-video model.
 
 import dataclasses
 import json
+from collections.abc import Sequence
 
 from absl import flags
 
@@ -89,7 +90,7 @@ def _gpus_a_worker(options: GenerateOptions) -> float:
     return float(torch.cuda.is_available())
 
 
-def main(_) -> None:
+def main(_: Sequence[str]) -> None:
     from generation.videos import generating
 
     if not _PROMPTS.value or not _OUT.value:

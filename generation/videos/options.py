@@ -67,8 +67,7 @@ class DiffusersOptions:
     vae_slicing: bool = MODEL(False, "Decode video by video, which takes less memory.", free=True)
     offload: str = MODEL(
         "none",
-        "Offloading of idle weights from the GPU to the CPU: none, whole models, or layer by "
-        "layer.",
+        "Offloading of idle weights to the CPU: whole models, or layer by layer (sequential).",
         choices=presets.OFFLOADS,
         free=True,
     )

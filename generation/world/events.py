@@ -51,6 +51,7 @@ class Vapour:
     opacity: float
 
     def draw(self, canvas: np.ndarray, t: int) -> None:
+        """Draws frame t onto a canvas."""
         present_N = np.flatnonzero(self.radius_TxN[t] > 0.3)
         if not len(present_N):
             return

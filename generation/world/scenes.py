@@ -219,6 +219,7 @@ class Figure:
     shapes: tuple[Shape, ...]
 
     def draw(self, canvas: np.ndarray, t: int) -> None:
+        """Draws frame t onto a canvas."""
         points = self.points_TxPx2[t]
         for shape in self.shapes:
             if shape.kind == "polygon":

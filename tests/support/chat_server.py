@@ -1,10 +1,10 @@
-"""A real HTTP server on this machine that speaks the chat API.
+"""A real HTTP server on this machine with the chat API.
 
     with ChatServer() as server:
         server.fail("Fighting", "429", "500")   # the first two requests that mention it
         client.Server(ChatOptions(chat_model="any", base_url=server.url))
 
-Its answers are a function of the request alone. Every way to fail is a word; see `_Handler`.
+Its answers depend on the request alone. Each kind of fault has a name; see `_Handler`.
 """
 
 import dataclasses
@@ -27,7 +27,7 @@ _WALKS = ("to the left", "to the right", "towards the camera", "away from the ca
 
 
 def text_of(body: Mapping[str, Any]) -> str:
-    """All text that a request's messages hold."""
+    """Returns all text in a request's messages."""
     texts = []
     for message in body["messages"]:
         content = message["content"]
@@ -37,7 +37,7 @@ def text_of(body: Mapping[str, Any]) -> str:
 
 
 def write_pair(body: Mapping[str, Any]) -> dict[str, Any]:
-    """A sensible pair for the scene a request asks for; another one each time it asks again."""
+    """Writes a valid pair for a request; another one each time it is asked again."""
     first = body["messages"][1]["content"]
     asked = dict(line.split(": ", 1) for line in first.splitlines() if ": " in line)
     cls = asked["Class"].split(" (")[0]
@@ -77,19 +77,19 @@ class _Fault:
 
 
 class ChatServer:
-    """The server; a context manager.
+    """The server, a context manager.
 
     Args:
-      answer: the content of an answer, from the request's body.
-      delay: seconds an answer takes.
-      slow: seconds of the fault "slow".
-      retry_after: header of the fault "429".
+      answer: returns the content of an answer, given the request's body.
+      delay: seconds that an answer takes.
+      slow: seconds that an answer with the fault "slow" takes.
+      retry_after: value of the Retry-After header with the fault "429".
 
     Attributes:
-      url: for base_url.
-      asked: bodies of chat requests so far.
-      most_at_once: chat requests in flight.
-      keys: Authorization headers seen.
+      url: the address, for --base_url.
+      asked: bodies of all chat requests so far.
+      most_at_once: the largest number of chat requests in flight.
+      keys: the keys that were sent.
       reshape: changes each chat completion before it is sent.
     """
 
@@ -123,11 +123,11 @@ class ChatServer:
         self._server.server_close()
 
     def fail(self, match: str, *modes: str | Callable[[dict], dict]) -> None:
-        """The next requests whose text holds `match` meet these faults, one each.
+        """Gives the next requests that contain a text these faults, one each.
 
         Args:
-          match: "" for any request.
-          modes: of `_Handler`, or functions that change the answer.
+          match: the text; "" for any request.
+          modes: names of faults (see `_Handler`), or functions that change the answer.
         """
         self._faults.append(_Fault(match, list(modes)))
 
@@ -149,7 +149,7 @@ class ChatServer:
             self._at_once -= 1
 
     def reply(self, body: Mapping[str, Any], mode: Any) -> tuple[int, dict]:
-        """Status and content that answer a chat request."""
+        """Returns the status and the content of the reply to a chat request."""
         statuses = {
             "400": ("unsupported_parameter", "this model takes no temperature"),
             "401": ("invalid_api_key", "wrong key: {key}"),
@@ -168,15 +168,15 @@ class ChatServer:
             # A careless server repeats the key.
             message = message.format(key=next(iter(self.keys), ""))
             return int(mode), {"error": {"code": code, "message": message}}
-        if mode == "422":  # as FastAPI has it
+        if mode == "422":  # FastAPI's form.
             return 422, {"detail": [{"msg": "no response_format"}]}
         if mode == "routed":
-            told = f"provider is busy with {next(iter(self.keys), '')}"
-            return 200, {"error": {"code": 429, "message": told}}
+            message = f"provider is busy with {next(iter(self.keys), '')}"
+            return 200, {"error": {"code": 429, "message": message}}
         answer = self.answer(body)
         content = json.dumps(mode(answer) if callable(mode) else answer)
         message: dict[str, Any] = {"role": "assistant", "content": content}
-        ending = {"length": "length", "filter": "content_filter"}.get(mode, "stop")
+        finish_reason = {"length": "length", "filter": "content_filter"}.get(mode, "stop")
         if mode == "refusal":
             message = {"role": "assistant", "content": None, "refusal": "I can't help with that."}
         elif mode == "length":
@@ -192,17 +192,17 @@ class ChatServer:
             "object": "chat.completion",
             "created": 1,
             "model": f"{body['model']}-2026-01-01",
-            "choices": [{"index": 0, "finish_reason": ending, "message": message}],
+            "choices": [{"index": 0, "finish_reason": finish_reason, "message": message}],
             "usage": {"prompt_tokens": 100, "completion_tokens": 50, "total_tokens": 150},
         }
         return 200, self.reshape(completion)
 
 
 class _Handler(http.server.BaseHTTPRequestHandler):
-    """Faults beyond those of `ChatServer.reply`: slow, drop, half (an answer), html, deep."""
+    """Replies to requests; adds the faults slow, drop, half (an answer), html and deep."""
 
     protocol_version = "HTTP/1.1"
-    wbufsize = -1  # head and body in one packet, or each answer takes 40 ms
+    wbufsize = -1  # Headers and body go in one packet; otherwise each answer takes 40 ms.
 
     def log_message(self, *_):
         pass
@@ -258,5 +258,5 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             return
         try:
             self._send(status, content, {"Retry-After": chat.retry_after} if status == 429 else {})
-        except (BrokenPipeError, ConnectionResetError):  # a client that gave up
+        except (BrokenPipeError, ConnectionResetError):  # The client gave up.
             self.close_connection = True

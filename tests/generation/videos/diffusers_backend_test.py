@@ -46,10 +46,10 @@ def test_embeddings_give_the_same_video_as_text(name, models, descriptions, tmp_
     options = {"guidance": 4.0, "negative_prompt": "blurry", "clips_a_call": 2}
     backend = make(models[name], SIZES[name], **options)
     backend.prepare(descriptions[:2], tmp_path)
-    made = backend(descriptions[:2])
+    videos = backend(descriptions[:2])
     pipeline = diffusers.DiffusionPipeline.from_pretrained(models[name], dtype=torch.float32)
     pipeline.set_progress_bar_config(disable=True)
-    for description, frames in zip(descriptions, pixels(made), strict=False):
+    for description, frames in zip(descriptions, pixels(videos), strict=False):
         expected = pipeline(
             prompt=description.description,
             negative_prompt="blurry",
@@ -58,13 +58,13 @@ def test_embeddings_give_the_same_video_as_text(name, models, descriptions, tmp_
             num_inference_steps=2,
             height=SIZES[name],
             width=SIZES[name],
-            generator=torch.Generator().manual_seed(made[0].facts["noise_seed"]),
+            generator=torch.Generator().manual_seed(videos[0].facts["noise_seed"]),
             output_type="np",
             **({"frame_rate": 8} if name == "ltx" else {}),
         ).frames[0]
         assert np.array_equal(frames, np.round(expected * 255).astype(np.uint8))
     # Twins share the noise; their texts differ.
-    assert made[0].facts == made[1].facts and not np.array_equal(*pixels(made))
+    assert videos[0].facts == videos[1].facts and not np.array_equal(*pixels(videos))
     assert pipeline.text_encoder is not None and backend._pipeline.text_encoder is None
 
 
@@ -86,9 +86,9 @@ def first_noise(backend, descriptions):
         seen.append(kwargs["hidden_states"].detach().clone())
 
     hook = backend._pipeline.transformer.register_forward_pre_hook(look, with_kwargs=True)
-    made = backend(descriptions)
+    videos = backend(descriptions)
     hook.remove()
-    return made, seen[0]
+    return videos, seen[0]
 
 
 def test_a_batched_call_gives_equal_noise_and_nearly_equal_pixels(models, descriptions, tmp_path):
@@ -99,10 +99,10 @@ def test_a_batched_call_gives_equal_noise_and_nearly_equal_pixels(models, descri
     backend.prepare(descriptions, tmp_path)
     singles = [first_noise(backend, [description]) for description in descriptions]
     backend._largest_batch = 4
-    made, noise_B = first_noise(backend, descriptions)
+    videos, noise_B = first_noise(backend, descriptions)
     assert torch.equal(noise_B, torch.cat([noise for _, noise in singles]))
     assert not torch.equal(noise_B[0], noise_B[2])
-    for frames, (single, _) in zip(pixels(made), singles, strict=True):
+    for frames, (single, _) in zip(pixels(videos), singles, strict=True):
         # The last bits of batched matrix products differ, which changes few grey levels.
         assert np.abs(frames.astype(int) - single[0].frames_TxHxWx3.astype(int)).max() <= 1
 
@@ -215,8 +215,8 @@ def test_videos_start_from_normal_training_frames(models, descriptions, real_vid
         models["cogvideox-i2v"], first_frames=str(real_videos), clips_a_call=4, denoising_steps=1
     )
     backend.prepare(descriptions, tmp_path / "a")
-    made = backend(descriptions[:3])
-    frames = [video.facts["first_frame"] for video in made]
+    videos = backend(descriptions[:3])
+    frames = [video.facts["first_frame"] for video in videos]
     assert frames[0] == frames[1] != frames[2]
     # Copies of the files give the same settings; other pictures under the same name do not.
     elsewhere = shutil.copytree(real_videos.parent, tmp_path / "elsewhere")
@@ -231,7 +231,7 @@ def test_videos_start_from_normal_training_frames(models, descriptions, real_vid
     )
     assert other.settings != backend.settings
     other.prepare(descriptions, tmp_path / "a")
-    assert not np.array_equal(*pixels([made[0], *other(descriptions[:1])]))
+    assert not np.array_equal(*pixels([videos[0], *other(descriptions[:1])]))
     # A frame that cannot be read is the error of its videos.
     used.write_bytes(b"no video")
     assert f"{used.name}: expected a video" in str(other(descriptions[:1])[0])
