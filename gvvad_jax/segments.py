@@ -1,8 +1,8 @@
-"""Training videos averaged into segments, once: onto the devices, or into mapped files.
+"""Averages training videos into segments, once, and feeds them to the training steps.
 
-What fits goes to the devices whole and is gathered inside the step. What doesn't is segmented when
-a batch first asks for it, kept in files beside the run, and gathered by a thread while the step
-before runs, so that memory depends on the batch and not on the data.
+Videos that fit go to the devices, and a step gathers its batch there. Otherwise a video is
+segmented when a batch first needs it, and kept in mapped files in the run folder. A thread then
+gathers each batch while the step before runs, so memory depends on the batch and not on the data.
 """
 
 import concurrent.futures
@@ -15,28 +15,42 @@ import os
 import pathlib
 import shutil
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+import jax
 import numpy as np
 import tqdm
 
 from gvvad_jax.batches import Batch, Batches
 from gvvad_jax.command import UserError
 from gvvad_jax.config import TrainConfig
+from gvvad_jax.parallel import Runner
 from gvvad_jax.splits import Member, Standardisation
+from gvvad_jax.step import TrainingData
 from gvvad_jax.store.files import write_atomically
 
 
 def segment(feat_TxD: np.ndarray, num_segments: int) -> np.ndarray:
-    """Averages T snippets into segments; an empty segment takes the snippet at its left border.
+    """Averages T snippets into S segments with borders floor(linspace(0, T, S + 1)).
+
+    An empty segment takes the snippet at its left border. Source: RTFM's data protocol.
 
     Args:
-      feat_TxD: any array with snippets on the leading axis.
-      num_segments: S.
+      feat_TxD: any array with at least one snippet on the leading axis.
+      num_segments: S, at least 1.
 
     Returns:
-      float32 [S, ...]; borders are floor(linspace(0, T, S + 1)). Source: RTFM's data protocol.
+      float32 [S, ...].
+
+    Raises:
+      ValueError: there is no snippet, or no segment to make.
     """
+    if not np.ndim(feat_TxD) or not len(feat_TxD):
+        raise ValueError(
+            f"feat_TxD: expected at least one snippet, found shape {list(np.shape(feat_TxD))}"
+        )
+    if num_segments < 1:
+        raise ValueError(f"num_segments: expected at least 1, found {num_segments}")
     borders = np.linspace(0, len(feat_TxD), num_segments + 1, dtype=int)
     out = np.empty((num_segments, *feat_TxD.shape[1:]), np.float32)
     for i, (left, right) in enumerate(itertools.pairwise(borders)):
@@ -45,13 +59,16 @@ def segment(feat_TxD: np.ndarray, num_segments: int) -> np.ndarray:
 
 
 class Segments:
-    """The training videos of a run, segmented and standardised, by their number.
+    """The training videos of a run, segmented and standardised, by their index.
 
     Args:
       members: the videos.
-      standard: of the visual features.
-      config: how many segments; whether text is used.
-      folder: of the mapped files that keep what was segmented; not kept without.
+      standard: standardisation of the visual features.
+      config: the run's settings: number of segments, whether text is used.
+      folder: folder of the mapped files that keep segmented videos; without it none are kept.
+
+    Attributes:
+      shapes: shape of one video's features by kind, `visual` and, where it is used, `text`.
     """
 
     def __init__(
@@ -63,31 +80,33 @@ class Segments:
     ):
         manifest, num_videos = members[0].store.manifest, len(members)
         self._members, self._standard, self._segments = members, standard, config.segments
-        self.shapes = {"visual": (manifest.crops["count"], config.segments, manifest.dim)}
-        if config.uses_text:
+        self.shapes: dict[str, tuple[int, ...]] = {}
+        self.shapes["visual"] = (manifest.crops["count"], config.segments, manifest.dim)
+        if config.uses_text and manifest.text:
             self.shapes["text"] = (config.segments, manifest.text["dim"])
-        self._kept: dict[str, np.ndarray] = {}
+        self._kept: dict[str, np.memmap] = {}
         if folder:
             shapes = {kind: (num_videos, *shape) for kind, shape in self.shapes.items()}
-            self._kept = _files(folder, shapes | {"done": (num_videos,)}, self._identity())
+            self._kept = _map_files(folder, shapes | {"done": (num_videos,)}, self._identity())
 
     def __len__(self) -> int:
         return len(self._members)
 
     @property
     def num_bytes(self) -> int:
-        """Of all videos together."""
+        """Bytes that the features of all videos take."""
         return len(self) * sum(4 * int(np.prod(shape)) for shape in self.shapes.values())
 
-    def rows(self, kind: str, videos_V: Sequence[int]) -> np.ndarray:
-        """Some videos: float32 [V, N, S, D] of kind `visual`, [V, S, E] of `text`."""
+    def rows(self, kind: str, videos_V: Sequence[int] | np.ndarray) -> np.ndarray:
+        """Returns some videos' features, float32: `visual` [V, N, S, D] or `text` [V, S, E]."""
         rows = np.empty((len(videos_V), *self.shapes[kind]), np.float32)
-        # Shown only where it takes a while: a store of hours is read once.
+        # The progress bar appears only for long reads: a large store is read once.
         for i, video in enumerate(tqdm.tqdm(videos_V, desc=f"segment {kind}", delay=5)):
             rows[i] = self._kept_row(kind, video) if self._kept else self._segmented(kind, video)
-        # Else memory would seem to grow with all that a run has seen.
+        # Otherwise the process's memory would appear to grow with every video read.
         for kept in self._kept.values():
-            kept.base.madvise(mmap.MADV_DONTNEED)
+            if isinstance(kept.base, mmap.mmap):
+                kept.base.madvise(mmap.MADV_DONTNEED)
         return rows
 
     def _kept_row(self, kind: str, video: int) -> np.ndarray:
@@ -100,16 +119,19 @@ class Segments:
         return self._kept[kind][video]
 
     def _segmented(self, kind: str, video: int) -> np.ndarray:
-        opened, video_id = self._members[video].store, self._members[video].video.id
+        store, video_id = self._members[video].store, self._members[video].video.id
         if kind == "text":
-            found = segment(opened.text(video_id), self._segments)
+            text_TxE = store.text(video_id)
+            assert text_TxE is not None
+            segments = segment(text_TxE, self._segments)
         else:
-            feat_SxNxD = segment(opened.visual(video_id), self._segments)
-            found = self._standard.apply(feat_SxNxD).swapaxes(0, 1)
-        opened.release()
-        return found
+            feat_SxNxD = segment(store.visual(video_id), self._segments)
+            segments = self._standard.apply(feat_SxNxD).swapaxes(0, 1)
+        store.release()
+        return segments
 
     def _identity(self) -> str:
+        """Returns a digest of everything that the segments depend on."""
         digest = hashlib.sha256(
             json.dumps([self.shapes, self._standard.to_json()], sort_keys=True).encode()
         )
@@ -118,20 +140,20 @@ class Segments:
         return digest.hexdigest()
 
 
-def _files(
+def _map_files(
     folder: pathlib.Path, shapes: Mapping[str, tuple[int, ...]], identity: str
-) -> dict[str, np.ndarray]:
-    """Mapped files of these shapes: what a killed run left of the same videos, else all zero."""
+) -> dict[str, np.memmap]:
+    """Maps files of these shapes: those that a killed run left of the same videos, else zeros."""
     path = folder / "of.txt"
     paths = {kind: folder / f"{kind}.npy" for kind in shapes}
-    is_ours = path.exists() and path.read_text() == identity
-    if not (is_ours and all(_has_shape(paths[kind], shape) for kind, shape in shapes.items())):
+    same = path.exists() and path.read_text() == identity
+    if not (same and all(_has_shape(paths[kind], shape) for kind, shape in shapes.items())):
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         for kind, shape in shapes.items():
             np.lib.format.open_memmap(paths[kind], mode="w+", dtype=np.float32, shape=shape)
     arrays = {kind: np.load(each, mmap_mode="r+") for kind, each in paths.items()}
-    # Last, so that a folder which was begun and no more isn't taken for whole.
+    # Written last, so that a folder left unfinished by a kill isn't used.
     write_atomically(path, identity.encode())
     return arrays
 
@@ -139,16 +161,19 @@ def _files(
 def _has_shape(path: pathlib.Path, shape: tuple[int, ...]) -> bool:
     try:
         return np.load(path, mmap_mode="r").shape == shape
-    except (OSError, ValueError, EOFError):  # Deleted, or cut short.
+    except (OSError, ValueError, EOFError):  # The file was deleted or cut short.
         return False
 
 
 def _reserve(mapped: np.memmap, video: int) -> None:
-    """Takes the disk's blocks of a video's row, since on a full disk a mapping ends in a signal.
+    """Reserves the disk's blocks for a video's row.
+
+    Without this, writing to a mapped file on a full disk would kill the process by a signal.
 
     Raises:
-      UserError: the disk has no room for it.
+      UserError: the disk is full.
     """
+    assert mapped.filename is not None
     num_bytes = mapped.strides[0]
     if not hasattr(os, "posix_fallocate"):
         return
@@ -168,36 +193,36 @@ def _reserve(mapped: np.memmap, video: int) -> None:
 
 
 class Resident:
-    """All training videos on the devices; a step gathers its own."""
+    """Feeds steps from the devices: all training videos are there, and a step gathers its own."""
 
-    def __init__(self, segments: Segments, fixed: "Fixed", drawn: Batches, runner: Any):
-        self._drawn = drawn
+    def __init__(self, segments: Segments, fixed: "Fixed", batches: Batches, runner: Runner):
+        self._batches = batches
         self._data = _training_data(segments, fixed, np.arange(len(segments)), runner)
 
-    def at(self, step: int) -> tuple[Any, Batch]:
-        """(training data, batch) of step number `step`."""
-        return self._data, self._drawn.at(step)
+    def at(self, step: int) -> tuple[TrainingData, Batch]:
+        """Returns all training videos and the batch of step number `step`."""
+        return self._data, self._batches.at(step)
 
     def close(self) -> None:
         pass
 
 
 class Ahead:
-    """The videos of one batch at a time, gathered while the step before runs."""
+    """Feeds steps from the host: the videos of one batch, gathered while the step before runs."""
 
-    def __init__(self, segments: Segments, fixed: "Fixed", drawn: Batches, runner: Any):
-        self._segments, self._fixed, self._drawn, self._runner = segments, fixed, drawn, runner
+    def __init__(self, segments: Segments, fixed: "Fixed", batches: Batches, runner: Runner):
+        self._segments, self._fixed, self._batches, self._runner = segments, fixed, batches, runner
         self._pool = concurrent.futures.ThreadPoolExecutor(1)
-        self._made: dict[int, concurrent.futures.Future] = {}
+        self._pending: dict[int, concurrent.futures.Future[tuple[TrainingData, Batch]]] = {}
 
-    def at(self, step: int) -> tuple[Any, Batch]:
-        """(the batch's videos, the batch in their numbers) of step number `step`."""
-        made = self._made.pop(step, None) or self._pool.submit(self._make, step)
-        self._made = {step + 1: self._pool.submit(self._make, step + 1)}
-        return made.result()
+    def at(self, step: int) -> tuple[TrainingData, Batch]:
+        """Returns the videos of step number `step`, and the batch as indices into them."""
+        current = self._pending.pop(step, None) or self._pool.submit(self._gather, step)
+        self._pending = {step + 1: self._pool.submit(self._gather, step + 1)}
+        return current.result()
 
-    def _make(self, step: int) -> tuple[Any, Batch]:
-        batch = self._drawn.at(step)
+    def _gather(self, step: int) -> tuple[TrainingData, Batch]:
+        batch = self._batches.at(step)
         wanted = {
             name: videos_Bx2
             for name, videos_Bx2 in batch._asdict().items()
@@ -213,32 +238,30 @@ class Ahead:
 
 
 class Fixed(NamedTuple):
-    """What is known of the training videos besides their features.
+    """The training data besides the videos' features.
 
     Attributes:
-      synthetic_V: whether each is generated.
-      bank_KxE: embedded anomaly prompts; None without text.
+      synthetic_V: whether each video is generated.
+      bank_KxE: embedded anomaly prompts; None where text isn't used.
     """
 
     synthetic_V: np.ndarray
     bank_KxE: np.ndarray | None
 
 
-def _training_data(segments: Segments, fixed: Fixed, videos_V: np.ndarray, runner: Any) -> Any:
-    from gvvad_jax.step import TrainingData
-
-    def placed(kind: str) -> Any:
-        if kind not in segments.shapes:
-            return None
+def _training_data(
+    segments: Segments, fixed: Fixed, videos_V: np.ndarray, runner: Runner
+) -> TrainingData:
+    def features(kind: str) -> jax.Array:
         return runner.by_row(
             (len(videos_V), *segments.shapes[kind]),
             lambda start, stop: segments.rows(kind, videos_V[start:stop]),
         )
 
-    synthetic_V = np.float32(fixed.synthetic_V[videos_V])
+    synthetic_V = fixed.synthetic_V[videos_V].astype(np.float32)
     return TrainingData(
-        visual_VxNxTxD=placed("visual"),
-        text_VxTxE=placed("text"),
+        visual_VxNxTxD=features("visual"),
+        text_VxTxE=features("text") if "text" in segments.shapes else None,
         synthetic_V=runner.by_row(synthetic_V.shape, lambda start, stop: synthetic_V[start:stop]),
         bank_KxE=runner.on_each(fixed.bank_KxE),
     )

@@ -1,16 +1,15 @@
-"""Which videos train, validate and test, and how their features are standardised."""
+"""Splits a run's videos into training, validation and test, and standardises their features."""
 
 import dataclasses
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
 from gvvad_jax.command import UserError
 from gvvad_jax.config import TrainConfig
 from gvvad_jax.store import annotations
-from gvvad_jax.store.files import read_lines
+from gvvad_jax.store.files import Json, read_lines
 from gvvad_jax.store.format import Row
 from gvvad_jax.store.reader import Store, require_agreement
 
@@ -20,13 +19,19 @@ MIN_FOR_VALIDATION = 5
 
 @dataclasses.dataclass(frozen=True)
 class Member:
-    """One video of a run: its store and what is known of it."""
+    """One video of a run.
+
+    Attributes:
+      store: the store that holds its features.
+      video: its annotation.
+    """
 
     store: Store
     video: annotations.VideoAnnotation
 
     @property
     def row(self) -> Row:
+        """The video's line in the store."""
         return self.store.rows[self.video.id]
 
 
@@ -36,10 +41,10 @@ class Splits:
 
     Attributes:
       train: real and synthetic training videos.
-      held_out: real videos of the training list that lambda alone learns from (mode `meta`).
-      validation: held out of the training list, video labels only; may be empty.
+      held_out: real videos of the training list that only lambda learns from (mode `meta`).
+      validation: videos kept out of the training list, with video labels only; may be empty.
       test: test videos; may be empty.
-      missing: ids of test videos that couldn't be encoded; see `missing`.
+      missing: ids of test videos that couldn't be encoded.
     """
 
     train: Sequence[Member]
@@ -49,19 +54,24 @@ class Splits:
     missing: Sequence[str] = ()
 
     def to_json(self) -> dict[str, list[str]]:
+        """Returns the sorted ids of the videos by use."""
         uses = {name: getattr(self, name) for name in ("train", "held_out", "validation", "test")}
         return {name: sorted(member.video.id for member in use) for name, use in uses.items()}
 
 
 def read_decisions(path: str) -> dict[str, bool]:
-    """The filter's decisions: whether to keep, by video id."""
+    """Reads the filter's decisions: whether to keep a video, by its id.
 
-    def parse(entry: Any) -> tuple[str, bool]:
+    Raises:
+      UserError: the file is missing, or a line is not a decision.
+    """
+
+    def parse(entry: Json) -> tuple[str, bool]:
         if not isinstance(entry["id"], str) or not isinstance(entry["keep"], bool):
-            raise TypeError("keep is true or false")
+            raise TypeError("id must be a string, keep true or false")
         return entry["id"], entry["keep"]
 
-    remedy = "make them with python -m generation.filter"
+    remedy = "write the file with python -m generation.filter"
     return dict(read_lines(path, parse, 'a decision {"id", "keep"}', remedy))
 
 
@@ -72,19 +82,19 @@ def open_splits(config: TrainConfig) -> tuple[Splits, list[Store]]:
       (splits, stores); the stores agree with each other.
 
     Raises:
-      UserError: stores that differ or share a video, listed videos that aren't there, real videos
-        among the synthetic ones, no training video of a label, text asked for and absent, too few
-        videos to hold any out for lambda.
+      UserError: the stores differ or share a video; a listed video is missing; the synthetic store
+        has real videos; a label has no training video; the detector needs text and the store has
+        none; too few videos are left to hold any out for lambda.
     """
     if not all(paths := config.store.split(",")):
         raise UserError(
-            "--store: expected the feature store of the real videos, or several separated by "
-            f"commas, found {config.store or 'none'}; name each"
+            "--store: expected one or more feature stores of real videos, separated by commas, "
+            f"found {config.store or 'none'}; name each"
         )
     if config.synthetic_keep and not config.synthetic_store:
         raise UserError(
             "--synthetic_keep: expected --synthetic_store with it, found none; name the store that "
-            "was decided on, or leave it out"
+            "the decisions are about, or leave --synthetic_keep out"
         )
     real = [Store(path) for path in paths]
     synthetic = [Store(config.synthetic_store)] if config.synthetic_store else []
@@ -97,8 +107,8 @@ def open_splits(config: TrainConfig) -> tuple[Splits, list[Store]]:
     override = annotations.load(config.annotations) if config.annotations else None
     every = [m for opened in real for m in members_of(opened, override)]
     _require_one_each(every)
-    # Annotations may list more than was encoded; what is measured must be there.
-    gone = {s: report_missing(real, override, s, s == "test") for s in annotations.SPLITS}
+    # Annotations may list more videos than were encoded, but every test video must be there.
+    missing = {s: report_missing(real, override, s, s == "test") for s in annotations.SPLITS}
     by_split = {s: [m for m in every if m.video.split == s] for s in annotations.SPLITS}
     train, validation = by_split["train"], by_split["validation"]
     if not validation and config.validation_share and _fewest(train) >= MIN_FOR_VALIDATION:
@@ -113,8 +123,8 @@ def open_splits(config: TrainConfig) -> tuple[Splits, list[Store]]:
         train, held_out = _split_off(train, config.meta_share, (config.seed, 3))
     if config.real_share < 1.0:
         _, train = _split_off(train, config.real_share, (config.seed, 4))
-    train = train + _kept(synthetic, config)
-    splits = Splits(train, held_out, validation, by_split["test"], gone["test"])
+    train = train + _kept_synthetic(synthetic, config)
+    splits = Splits(train, held_out, validation, by_split["test"], missing["test"])
     for label, name in enumerate(("normal", "abnormal")):
         if not any(m.video.label == label for m in splits.train):
             raise UserError(
@@ -125,6 +135,7 @@ def open_splits(config: TrainConfig) -> tuple[Splits, list[Store]]:
 
 
 def members_of(opened: Store, override: annotations.Annotations | None) -> list[Member]:
+    """Lists the videos of a store; those that `override`, or else its own videos.json, names."""
     videos = (override or opened.videos).videos
     return [Member(opened, videos[video_id]) for video_id in opened.rows if video_id in videos]
 
@@ -135,19 +146,19 @@ def report_missing(
     split: str,
     required: bool = True,
 ) -> list[str]:
-    """Which videos of a split couldn't be encoded; told on standard error.
+    """Finds the videos of a split that couldn't be encoded, and reports them on standard error.
 
     Args:
-      stores: that the split's videos are in.
-      override: lists the videos instead of the stores' own lists.
+      stores: the stores of the split's videos.
+      override: annotations that list the videos instead of the stores' own lists; None for those.
       split: train, validation or test.
-      required: whether a video of `override` that no store knows is refused, or told.
+      required: whether to refuse a video of `override` that no store knows, or only to report it.
 
     Returns:
-      Ids of the videos in quarantine.
+      Ids of the videos in quarantine: those whose encoding failed.
 
     Raises:
-      UserError: a video that is neither encoded nor in quarantine.
+      UserError: a video is neither encoded nor in quarantine.
     """
     path = override.path if override else ",".join(str(opened.path) for opened in stores)
     lists = [override] if override else [opened.videos for opened in stores]
@@ -158,7 +169,7 @@ def report_missing(
     if unknown and (required or not override):
         raise UserError(
             f"{path}: expected every {split} video in the store, found {unknown[0]!r} and "
-            f"{len(unknown) - 1} more absent; encode them, or leave them out of the annotations"
+            f"{len(unknown) - 1} more missing; encode them, or remove them from the annotations"
         )
     for ids, why in ((quarantined, "couldn't be encoded"), (unknown, "are in no store")):
         if ids:
@@ -167,32 +178,33 @@ def report_missing(
 
 
 def _require_one_each(every: Sequence[Member]) -> None:
-    of: dict[str, Store] = {}
+    """Raises UserError for a video that is in two stores."""
+    stores: dict[str, Store] = {}
     for member in every:
-        other = of.setdefault(member.video.id, member.store)
+        other = stores.setdefault(member.video.id, member.store)
         if other is not member.store:
             raise UserError(
                 f"--store: expected each video in one store, found {member.video.id!r} in "
                 f"{other.path} and in {member.store.path}; name each store once, or encode one of "
-                "them with other ids"
+                "the two videos with another id"
             )
 
 
-def _kept(synthetic: Sequence[Store], config: TrainConfig) -> list[Member]:
-    """The generated training videos; those of other splits were made to measure on."""
+def _kept_synthetic(synthetic: Sequence[Store], config: TrainConfig) -> list[Member]:
+    """Lists the generated training videos that the filter kept; other splits don't train."""
     every = [m for s in synthetic for m in members_of(s, None) if m.video.split == "train"]
     for opened in synthetic:
         real = [row.id for row in opened.rows.values() if row.source != "synthetic"]
         if real:
             raise UserError(
-                f"{opened.path}: expected generated videos alone in --synthetic_store, found the "
-                f"real {real[0]!r} and {len(real) - 1} more; encode generated ones with "
+                f"{opened.path}: expected only generated videos in --synthetic_store, found the "
+                f"real {real[0]!r} and {len(real) - 1} more; encode generated videos with "
                 "--source=synthetic, and give real ones as --store"
             )
         if not every:
             raise UserError(
-                f"{opened.path}: expected generated videos of split train, found none; make them "
-                "with generation.videos --split=train"
+                f"{opened.path}: expected generated videos of split train, found none; generate "
+                "some with python -m generation.videos --split=train"
             )
         report_missing([opened], None, "train")
     if not config.synthetic_keep:
@@ -201,21 +213,30 @@ def _kept(synthetic: Sequence[Store], config: TrainConfig) -> list[Member]:
     unjudged = [m.video.id for m in every if m.video.id not in decisions]
     if unjudged:
         raise UserError(
-            f"{config.synthetic_keep}: expected a decision on every synthetic video, found none on "
+            f"{config.synthetic_keep}: expected a decision on every generated video, found none on "
             f"{unjudged[0]!r} and {len(unjudged) - 1} more; run the filter on this store again"
         )
     return [m for m in every if decisions[m.video.id]]
 
 
 def _fewest(videos: Sequence[Member]) -> int:
-    """How many videos the rarer label has."""
+    """Counts the videos of the rarer label."""
     return min(sum(m.video.label == label for m in videos) for label in (0, 1))
 
 
 def _split_off(
     videos: Sequence[Member], share: float, key: tuple[int, int]
 ) -> tuple[list[Member], list[Member]]:
-    """(the rest, a share): the share is drawn of each label, at least one, seeded by the key."""
+    """Splits off a share of each label's videos, at least one, drawn by a seeded generator.
+
+    Args:
+      videos: the videos.
+      share: the share to split off.
+      key: the run's seed, and a number that is the caller's own.
+
+    Returns:
+      (the rest, the share), both in the given order.
+    """
     drawn: set[str] = set()
     for label in (0, 1):
         ids = sorted(m.video.id for m in videos if m.video.label == label)
@@ -233,41 +254,50 @@ class Standardisation:
     """Mean and standard deviation of visual features over the real training videos.
 
     Attributes:
-      mean_D, std_D: float32; None for both leaves features as they are.
+      mean_D: float32 means; None leaves features as they are.
+      std_D: float32 standard deviations, none of them 0; None where mean_D is None.
     """
 
     mean_D: np.ndarray | None = None
     std_D: np.ndarray | None = None
 
     def apply(self, feat_xD: np.ndarray) -> np.ndarray:
-        """Features [..., D] as float32, standardised where statistics are set."""
-        if self.mean_D is None:
+        """Returns features [..., D] as float32, standardised where statistics are set."""
+        if self.mean_D is None or self.std_D is None:
             return np.asarray(feat_xD, np.float32)
         return (np.asarray(feat_xD, np.float32) - self.mean_D) / self.std_D
 
-    def to_json(self) -> dict[str, Any] | None:
-        if self.mean_D is None:
+    def to_json(self) -> dict[str, list[float]] | None:
+        """Returns {"mean", "std"}, or None where no statistics are set."""
+        if self.mean_D is None or self.std_D is None:
             return None
         return {"mean": self.mean_D.tolist(), "std": self.std_D.tolist()}
 
     @classmethod
-    def from_json(cls, content: Mapping[str, Any] | None) -> "Standardisation":
+    def from_json(cls, content: Mapping[str, Json] | None) -> "Standardisation":
+        """Reads back what `to_json` returned."""
         if content is None:
             return cls()
-        return cls(np.float32(content["mean"]), np.float32(content["std"]))
+        return cls(np.asarray(content["mean"], np.float32), np.asarray(content["std"], np.float32))
 
 
 def standardisation(training: Sequence[Member], config: TrainConfig) -> Standardisation:
-    """Training statistics, from the real videos so that arms with and without synthetic share them.
+    """Computes the statistics that standardise a run's visual features.
 
-    Without a real training video the synthetic ones serve. `auto` standardises where the encoder
-    says its features need it.
+    They come from the real training videos, so that runs with and without generated videos share
+    them; without a real one, they come from all. `auto` standardises where the encoder says that
+    its features need it.
+
+    Args:
+      training: the training videos.
+      config: the run's settings.
     """
     wanted = training[0].store.manifest.encoder.get("standardise", False)
     if config.standardise == "no" or (config.standardise == "auto" and not wanted):
         return Standardisation()
     real = [m for m in training if m.row.source == "real"] or training
-    count, total_D, squares_D = 0, 0.0, 0.0
+    dim = training[0].store.manifest.dim
+    count, total_D, squares_D = 0, np.zeros(dim), np.zeros(dim)
     for member in real:
         rows_MxD = np.asarray(member.store.visual(member.video.id), np.float64)
         rows_MxD = rows_MxD.reshape(-1, rows_MxD.shape[-1])
@@ -276,6 +306,6 @@ def standardisation(training: Sequence[Member], config: TrainConfig) -> Standard
         squares_D = squares_D + np.square(rows_MxD).sum(axis=0)
     mean_D = total_D / count
     std_D = np.sqrt(np.maximum(squares_D / count - np.square(mean_D), 0.0))
-    # A feature that never moved in training says nothing; dividing by ~0 would make it shout.
+    # A feature that is constant in training isn't scaled: dividing by almost 0 would enlarge noise.
     std_D = np.where(std_D > 1e-6 * np.maximum(np.abs(mean_D), 1.0), std_D, 1.0)
-    return Standardisation(np.float32(mean_D), np.float32(std_D))
+    return Standardisation(mean_D.astype(np.float32), std_D.astype(np.float32))

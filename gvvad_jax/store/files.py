@@ -15,7 +15,9 @@ import numpy as np
 
 from gvvad_jax.command import UserError
 
-# What numpy and zipfile raise on damaged files.
+# A value read from JSON, or to be written as JSON.
+Json = Any
+# The errors that numpy and zipfile raise for damaged files.
 _DAMAGED = (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError)
 
 

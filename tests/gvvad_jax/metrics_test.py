@@ -44,9 +44,19 @@ def test_undefined_measures_are_none():
     assert metrics.false_alarm_rate([1.0], [1]) is None
 
 
-def test_what_is_no_number_has_no_rank():
-    with pytest.raises(ValueError, match="found NaN"):
+def test_wrong_arguments_are_named():
+    with pytest.raises(ValueError, match="^scores_F: .* found NaN"):
         metrics.roc_auc([0.9, np.nan], [1, 0])
+    with pytest.raises(ValueError, match=r"^scores_F, labels_F: .* \[2\] and \[3\]"):
+        metrics.pr_auc([0.9, 0.1], [1, 0, 0])
+    with pytest.raises(ValueError, match="^labels_F: expected labels 0 and 1"):
+        metrics.false_alarm_rate([0.9, 0.1], [1, 2])
+    with pytest.raises(ValueError, match="^labels: .* found none of 'b'"):
+        metrics.frame_measures({"b": np.zeros(2)}, {})
+    with pytest.raises(ValueError, match="^top_k: "):
+        metrics.video_score(np.zeros(2), 0)
+    with pytest.raises(ValueError, match="^scores_T: "):
+        metrics.video_score(np.zeros(0), 3)
 
 
 def test_false_alarms_are_normal_frames_above_half():
@@ -72,7 +82,7 @@ def test_a_video_shorter_than_k_is_its_mean():
 
 def test_frames_of_one_score_count_as_one_run():
     scores, labels = np.array([0.2, 0.2, 0.2, 0.9, 0.2, 0.2]), np.array([0, 1, 0, 1, 0, 0])
-    runs = metrics.runs_of(scores, labels)
+    runs = metrics.find_runs(scores, labels)
     np.testing.assert_array_equal(runs.scores_R, [0.2, 0.9, 0.2])
     np.testing.assert_array_equal(runs.positives_R, [1, 1, 0])
     np.testing.assert_array_equal(runs.frames_R, [3, 1, 2])

@@ -19,7 +19,7 @@ def _runner(mode="single", **changes):
     return parallel.Runner(config, step.init_state(config, 12, 8))
 
 
-def test_a_batch_that_devices_cannot_share_is_told():
+def test_a_batch_that_devices_cannot_share_is_refused():
     with pytest.raises(UserError, match="batch_size: expected a multiple of the 2 devices"):
         _runner("pmap", batch_size=3)
 
@@ -38,11 +38,11 @@ def test_rows_are_split_over_the_devices_and_padded(mode):
     array_Vx = np.arange(10, dtype=np.float32).reshape(5, 2)
     asked = []
 
-    def rows_of(start, stop):
+    def read_rows(start, stop):
         asked.append((start, stop))
         return array_Vx[start:stop]
 
-    found = _runner(mode).by_row(array_Vx.shape, rows_of)
+    found = _runner(mode).by_row(array_Vx.shape, read_rows)
     assert sorted(asked) == ([(0, 5)] if mode == "single" else [(0, 3), (3, 5)])
     shards = [np.asarray(shard.data).reshape(-1, 2) for shard in found.addressable_shards]
     assert {len(shard) for shard in shards} == ({5} if mode == "single" else {3})
@@ -52,20 +52,20 @@ def test_rows_are_split_over_the_devices_and_padded(mode):
 
 
 @pytest.mark.parametrize(
-    ("environment", "said"),
+    ("environment", "message"),
     [
         ({}, "expected MASTER_ADDR, MASTER_PORT, WORLD_SIZE and RANK"),
         ({"RANK": "x"}, "expected MASTER_ADDR, MASTER_PORT, WORLD_SIZE and RANK"),
         ({"RANK": "2"}, "expected 0 <= RANK < WORLD_SIZE, found 2 and 2"),
     ],
 )
-def test_ranks_that_say_nothing_useful_are_told(environment, said, monkeypatch):
+def test_missing_or_wrong_ranks_are_refused(environment, message, monkeypatch):
     given = {"MASTER_ADDR": "here", "MASTER_PORT": "1", "WORLD_SIZE": "2"} if environment else {}
     for name in ("MASTER_ADDR", "MASTER_PORT", "WORLD_SIZE", "RANK"):
         monkeypatch.delenv(name, raising=False)
     for name, value in (given | environment).items():
         monkeypatch.setenv(name, value)
-    with pytest.raises(UserError, match=said):
+    with pytest.raises(UserError, match=message):
         parallel.join(TrainConfig(parallel="mesh", processes="ranks"))
 
 

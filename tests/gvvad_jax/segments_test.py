@@ -1,4 +1,4 @@
-"""Segments of training videos: right numbers, made once, from files as from memory."""
+"""Segments of training videos: their numbers, and that files give what memory gives."""
 
 import errno
 import os
@@ -25,6 +25,13 @@ def test_segments_by_hand():
     np.testing.assert_allclose(segments.segment(feat_TxD[:1], 3)[:, 0], [0.0, 0.0, 0.0])
 
 
+def test_wrong_arguments_are_named():
+    with pytest.raises(ValueError, match=r"^feat_TxD: expected at least one snippet"):
+        segments.segment(np.zeros((0, 3)), 2)
+    with pytest.raises(ValueError, match="^num_segments: expected at least 1, found 0"):
+        segments.segment(np.zeros((2, 3)), 0)
+
+
 def test_as_many_segments_as_snippets_change_nothing():
     feat_TxNxD = np.random.default_rng(0).normal(size=(7, 2, 3)).astype(np.float32)
     np.testing.assert_array_equal(segments.segment(feat_TxNxD, 7), feat_TxNxD)
@@ -36,56 +43,61 @@ def members(real_store):
     return splits.train
 
 
-def made(members, folder=None, **changes):
+def make_segments(members, folder=None, **changes):
     standard = Standardisation(np.full(DIM, 0.5, np.float32), np.full(DIM, 2, np.float32))
     return segments.Segments(members, standard, TrainConfig(segments=4, **changes), folder)
 
 
 def test_crops_are_kept_apart_and_visual_rows_standardised(members):
-    found = made(members)
-    assert found.shapes == {"visual": (2, 4, DIM), "text": (4, TEXT_DIM)}
-    assert found.num_bytes == len(members) * 4 * 4 * (2 * DIM + TEXT_DIM)
+    segmented = make_segments(members)
+    assert segmented.shapes == {"visual": (2, 4, DIM), "text": (4, TEXT_DIM)}
+    assert segmented.num_bytes == len(members) * 4 * 4 * (2 * DIM + TEXT_DIM)
     visual = members[3].store.visual(members[3].video.id)
     expected = (segments.segment(visual[:, 1], 4) - 0.5) / 2
-    np.testing.assert_allclose(found.rows("visual", [3])[0, 1], expected, rtol=1e-6)
+    np.testing.assert_allclose(segmented.rows("visual", [3])[0, 1], expected, rtol=1e-6)
     text = segments.segment(members[3].store.text(members[3].video.id), 4)
-    np.testing.assert_array_equal(found.rows("text", [3])[0], text)
+    np.testing.assert_array_equal(segmented.rows("text", [3])[0], text)
 
 
 def test_files_give_what_memory_gives_and_segment_once(members, tmp_path, monkeypatch):
     order = [3, 0, 3, 5]
-    plain, kept = made(members), made(members, tmp_path / "kept")
+    plain, kept = make_segments(members), make_segments(members, tmp_path / "kept")
     for kind in ("visual", "text"):
         expected = plain.rows(kind, order)
         np.testing.assert_array_equal(kept.rows(kind, order), expected)
-        # What a killed run left serves the next.
+        # The next run uses the files that a killed run left.
         monkeypatch.setattr(segments, "segment", None)
         np.testing.assert_array_equal(kept.rows(kind, order), expected)
-        np.testing.assert_array_equal(made(members, tmp_path / "kept").rows(kind, order), expected)
+        np.testing.assert_array_equal(
+            make_segments(members, tmp_path / "kept").rows(kind, order), expected
+        )
         monkeypatch.undo()
 
 
-def test_files_of_other_videos_are_not_taken(members, tmp_path):
-    made(members, tmp_path / "kept").rows("visual", [0])
-    for others in (made(members[1:], tmp_path / "kept"), made(members, tmp_path / "kept")):
-        first = made(others._members).rows("visual", [0])
+def test_files_of_other_videos_are_not_used(members, tmp_path):
+    make_segments(members, tmp_path / "kept").rows("visual", [0])
+    for others in (
+        make_segments(members[1:], tmp_path / "kept"),
+        make_segments(members, tmp_path / "kept"),
+    ):
+        first = make_segments(others._members).rows("visual", [0])
         np.testing.assert_array_equal(others.rows("visual", [0]), first)
-    (tmp_path / "kept" / "of.txt").unlink()  # As a kill leaves a folder just begun.
+    (tmp_path / "kept" / "of.txt").unlink()  # As a kill leaves an unfinished folder.
     (tmp_path / "kept" / "visual.npy").write_bytes(b"")
-    found = made(members, tmp_path / "kept").rows("visual", [0])
-    np.testing.assert_array_equal(found, first)
+    rows = make_segments(members, tmp_path / "kept").rows("visual", [0])
+    np.testing.assert_array_equal(rows, first)
 
 
 @pytest.mark.parametrize("size", [None, 200])
-def test_files_deleted_or_cut_short_are_made_anew(members, tmp_path, size):
-    expected = made(members, tmp_path / "kept").rows("visual", [0, 1])
+def test_deleted_or_cut_files_are_written_again(members, tmp_path, size):
+    expected = make_segments(members, tmp_path / "kept").rows("visual", [0, 1])
     path = tmp_path / "kept" / "visual.npy"
     path.unlink() if size is None else os.truncate(path, size)
-    found = made(members, tmp_path / "kept").rows("visual", [0, 1])
-    np.testing.assert_array_equal(found, expected)
+    rows = make_segments(members, tmp_path / "kept").rows("visual", [0, 1])
+    np.testing.assert_array_equal(rows, expected)
 
 
-def test_a_full_disk_is_told_before_it_is_written_to(members, tmp_path, monkeypatch):
+def test_a_full_disk_is_reported_before_it_is_written_to(members, tmp_path, monkeypatch):
     def fail(number):
         def fallocate(*_):
             raise OSError(number, os.strerror(number))
@@ -93,11 +105,11 @@ def test_a_full_disk_is_told_before_it_is_written_to(members, tmp_path, monkeypa
         monkeypatch.setattr(os, "posix_fallocate", fallocate, raising=False)
 
     fail(errno.ENOSPC)
-    num_bytes = 4 * len(members) * int(np.prod(made(members).shapes["visual"]))
+    num_bytes = 4 * len(members) * int(np.prod(make_segments(members).shapes["visual"]))
     with pytest.raises(UserError, match=f"visual.npy: .* {num_bytes} bytes .* free some"):
-        made(members, tmp_path / "kept").rows("visual", [0])
-    fail(errno.EOPNOTSUPP)  # Of some network disks.
-    made(members, tmp_path / "kept").rows("visual", [0])
+        make_segments(members, tmp_path / "kept").rows("visual", [0])
+    fail(errno.EOPNOTSUPP)  # Some network disks can't reserve.
+    make_segments(members, tmp_path / "kept").rows("visual", [0])
 
 
 @pytest.mark.parametrize("mode", ["single", "mesh"])
@@ -117,7 +129,7 @@ def test_a_batch_gathered_ahead_steps_like_resident_videos(
         runner = parallel.Runner(config, step.init_state(config, DIM, TEXT_DIM))
         kept = segments.Segments(members, Standardisation(), config, folder)
         feed = kind(kept, fixed, drawn, runner)
-        # Begun anywhere, and gone back, as no run does but nothing forbids.
+        # Feeds allow any order of steps.
         losses.append([float(runner.step(*feed.at(n))["loss"]) for n in (2, 3, 4, 1)])
         feed.close()
     assert losses[0] == losses[1]

@@ -1,0 +1,253 @@
+"""Splits of a run's videos, and standardisation."""
+
+import collections
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+from gvvad_jax.command import UserError
+from gvvad_jax.config import TrainConfig
+from gvvad_jax.splits import (
+    Standardisation,
+    members_of,
+    open_splits,
+    read_decisions,
+    standardisation,
+)
+from gvvad_jax.store.reader import Store
+from tests.support.stores import DIM, make_manifest, write_store
+
+
+def test_validation_is_stratified_and_seeded(real_store):
+    config = TrainConfig(store=str(real_store), validation_share=0.2)
+    splits, _ = open_splits(config)
+    labels = [m.video.label for m in splits.validation]
+    assert collections.Counter(labels) == {0: 2, 1: 1}
+    ids = {m.video.id for m in splits.train} | {m.video.id for m in splits.validation}
+    assert len(ids) == 15 and len(splits.train) == 12 and len(splits.test) == 6
+    again, _ = open_splits(config)
+    assert again.to_json() == splits.to_json()
+    other, _ = open_splits(dataclasses.replace(config, seed=1))
+    assert other.to_json() != splits.to_json()
+
+
+def test_few_videos_of_a_label_leave_no_validation(tmp_path):
+    write_store(tmp_path / "s", {"train": (8, 4)})
+    splits, _ = open_splits(TrainConfig(store=str(tmp_path / "s")))
+    assert splits.validation == [] and len(splits.train) == 12
+
+
+def test_named_validation_videos_are_used(tmp_path):
+    write_store(tmp_path / "s", {"train": (6, 6), "validation": (1, 1)})
+    splits, _ = open_splits(TrainConfig(store=str(tmp_path / "s")))
+    assert len(splits.validation) == 2 and len(splits.train) == 12
+
+
+def test_synthetic_videos_join_the_training_videos_only(real_store, synthetic_store, decisions):
+    config = TrainConfig(store=str(real_store), synthetic_store=str(synthetic_store))
+    alone, _ = open_splits(TrainConfig(store=str(real_store)))
+    splits, _ = open_splits(config)
+    assert splits.validation == alone.validation or (
+        [m.video for m in splits.validation] == [m.video for m in alone.validation]
+    )
+    assert sum(m.row.source == "synthetic" for m in splits.train) == 9
+    kept, _ = open_splits(dataclasses.replace(config, synthetic_keep=str(decisions)))
+    assert sum(m.row.source == "synthetic" for m in kept.train) == 8
+
+
+def test_a_video_without_a_decision_is_refused(real_store, synthetic_store, tmp_path):
+    path = tmp_path / "decisions.jsonl"
+    path.write_text(json.dumps({"id": "syn-train-0-0", "keep": True}) + "\n")
+    config = TrainConfig(
+        store=str(real_store), synthetic_store=str(synthetic_store), synthetic_keep=str(path)
+    )
+    with pytest.raises(UserError, match=r"decisions.jsonl: expected a decision .* 7 more"):
+        open_splits(config)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"{}", b"nonsense", b"[]", b'{"id": "a", "keep": "false"}', b'{"id": 1, "keep": true}'],
+)
+def test_wrong_decisions_are_refused(tmp_path, content):
+    path = tmp_path / "decisions.jsonl"
+    path.write_bytes(content + b"\n")
+    with pytest.raises(UserError, match="decisions.jsonl: line 1"):
+        read_decisions(path)
+
+
+def test_annotations_override_the_store(real_store, tmp_path):
+    content = json.loads((real_store / "videos.json").read_text())
+    del content["videos"]["test-0-0"]
+    content["videos"]["train-1-0"]["split"] = "test"
+    (tmp_path / "videos.json").write_text(json.dumps(content))
+    splits, _ = open_splits(
+        TrainConfig(store=str(real_store), annotations=str(tmp_path / "videos.json"))
+    )
+    tests = {m.video.id for m in splits.test}
+    assert "test-0-0" not in tests and "train-1-0" in tests
+
+
+def test_a_label_without_training_videos_is_refused(tmp_path):
+    write_store(tmp_path / "s", {"train": (3, 0)})
+    with pytest.raises(UserError, match="abnormal training video"):
+        open_splits(TrainConfig(store=str(tmp_path / "s")))
+
+
+def test_missing_text_is_refused(tmp_path):
+    write_store(tmp_path / "s", {"train": (3, 3)}, manifest=make_manifest(text=None))
+    with pytest.raises(UserError, match="feature_group=visual"):
+        open_splits(TrainConfig(store=str(tmp_path / "s")))
+
+
+def test_standardised_real_training_features_have_mean_0_and_deviation_1(
+    real_store, synthetic_store
+):
+    config = TrainConfig(
+        store=str(real_store), synthetic_store=str(synthetic_store), standardise="yes"
+    )
+    splits, _ = open_splits(config)
+    standard = standardisation(splits.train, config)
+    rows = [
+        standard.apply(m.store.visual(m.video.id)).reshape(-1, DIM)
+        for m in splits.train
+        if m.row.source == "real"
+    ]
+    rows = np.concatenate(rows)
+    np.testing.assert_allclose(rows.mean(axis=0), 0, atol=1e-5)
+    np.testing.assert_allclose(rows.std(axis=0), 1, atol=1e-5)
+    again = Standardisation.from_json(json.loads(json.dumps(standard.to_json())))
+    np.testing.assert_array_equal(again.std_D, standard.std_D)
+
+
+def test_auto_standardises_where_the_encoder_asks(real_store, tmp_path):
+    config = TrainConfig(store=str(real_store))
+    splits, _ = open_splits(config)
+    assert standardisation(splits.train, config).mean_D is None
+    asking = make_manifest(encoder={"id": "motion", "standardise": True})
+    write_store(tmp_path / "s", {"train": (3, 3)}, manifest=asking)
+    splits, _ = open_splits(TrainConfig(store=str(tmp_path / "s")))
+    assert standardisation(splits.train, config).mean_D is not None
+
+
+def test_a_feature_that_never_moves_stays_finite(tmp_path):
+    opened = Store(write_store(tmp_path / "s", {"train": (3, 3)}))
+    opened.visual = lambda _: np.full((40, 2, DIM), 7.0)
+    member = members_of(opened, None)[0]
+    standard = standardisation([member], TrainConfig(standardise="yes"))
+    np.testing.assert_array_equal(standard.std_D, 1.0)
+
+
+@pytest.mark.parametrize(("share", "count"), [(0.25, 2), (0.5, 4), (0.75, 6), (1.0, 8)])
+def test_the_sampling_rate_thins_real_videos_alone(tmp_path, synthetic_store, share, count):
+    write_store(tmp_path / "s", {"train": (8, 8), "test": (1, 1)})
+    config = TrainConfig(
+        store=str(tmp_path / "s"),
+        synthetic_store=str(synthetic_store),
+        validation_share=0,
+        real_share=share,
+    )
+    splits, _ = open_splits(config)
+    real = [m for m in splits.train if m.row.source == "real"]
+    assert [sum(m.video.label == label for m in real) for label in (0, 1)] == [count, count]
+    assert len(splits.train) - len(real) == 9 and len(splits.test) == 2
+    again, _ = open_splits(config)
+    assert again.to_json() == splits.to_json()
+    other, _ = open_splits(dataclasses.replace(config, seed=1))
+    assert (other.to_json() != splits.to_json()) == (share < 1)
+
+
+def test_meta_holds_real_videos_out_of_training_and_validation(real_store, synthetic_store):
+    config = TrainConfig(
+        store=str(real_store),
+        synthetic_store=str(synthetic_store),
+        lambda_mode="meta",
+        meta_share=0.3,
+        validation_share=0.2,
+    )
+    splits, _ = open_splits(config)
+    ids = {use: set(use_ids) for use, use_ids in splits.to_json().items()}
+    assert len(ids["held_out"]) == 4 and len(ids["validation"]) == 3
+    uses = list(ids.values())
+    assert sum(map(len, uses)) == len(set.union(*uses))
+    assert all(m.row.source == "real" for m in splits.held_out)
+    assert {m.video.label for m in splits.held_out} == {0, 1}
+
+
+def test_too_few_videos_to_hold_any_out_are_refused(tmp_path):
+    write_store(tmp_path / "s", {"train": (1, 4)})
+    config = TrainConfig(store=str(tmp_path / "s"), lambda_mode="meta")
+    with pytest.raises(UserError, match="at least two real training videos of each label"):
+        open_splits(config)
+
+
+def _open(path, **changes):
+    return open_splits(TrainConfig(store=str(path), **changes))
+
+
+def test_a_synthetic_store_with_real_videos_is_refused(real_store, tmp_path):
+    write_store(tmp_path / "s", {"train": (1, 1)}, prefix="other-")
+    with pytest.raises(UserError, match=r"s: expected only generated videos .* 'other-train-0-0'"):
+        _open(real_store, synthetic_store=str(tmp_path / "s"))
+
+
+def test_generated_videos_of_other_splits_do_not_train(real_store, tmp_path):
+    write_store(tmp_path / "s", {"train": (1, 2), "test": (2, 2)}, source="synthetic")
+    splits, _ = _open(real_store, synthetic_store=str(tmp_path / "s"))
+    generated = [m.video.id for m in splits.train if m.row.source == "synthetic"]
+    assert generated == ["train-0-0", "train-1-0", "train-1-1"]
+    write_store(tmp_path / "none", {"test": (2, 2)}, source="synthetic")
+    with pytest.raises(UserError, match="none: expected generated videos of split train"):
+        _open(real_store, synthetic_store=str(tmp_path / "none"))
+
+
+def test_decisions_without_their_store_are_refused(real_store, decisions):
+    with pytest.raises(UserError, match="--synthetic_keep: expected --synthetic_store"):
+        _open(real_store, synthetic_keep=str(decisions))
+
+
+def test_a_video_in_two_stores_is_refused(tmp_path):
+    for name, prefix in (("a", ""), ("b", ""), ("c", "c-")):
+        write_store(tmp_path / name, {"train": (2, 2)}, prefix=prefix)
+    splits, _ = _open(f"{tmp_path / 'a'},{tmp_path / 'c'}")
+    assert len(splits.train) == 8
+    for other in ("b", "a"):
+        with pytest.raises(UserError, match=rf"'train-0-0' in \S+a and in \S+{other};"):
+            _open(f"{tmp_path / 'a'},{tmp_path / other}")
+    with pytest.raises(UserError, match="--store: expected .*,; name each"):
+        _open(f"{tmp_path / 'a'},")
+
+
+def _without_line(path, video_id):
+    """Removes a video's line from a store of one shard."""
+    shard = path / "shard-00000.jsonl"
+    lines = shard.read_text().splitlines(keepends=True)
+    shard.write_text("".join(line for line in lines if f'"{video_id}"' not in line))
+
+
+@pytest.mark.parametrize("video_id", ["test-1-0", "train-0-1"])
+def test_a_listed_video_is_encoded_or_in_quarantine(tmp_path, video_id, capsys):
+    path = write_store(tmp_path / "s", {"train": (2, 2), "test": (1, 2)})
+    _without_line(path, video_id)
+    with pytest.raises(UserError, match=rf"s: expected every \w+ video .* found '{video_id}'"):
+        _open(path)
+    (path / "quarantine.jsonl").write_text(json.dumps({"id": video_id, "reason": "cut"}) + "\n")
+    splits, _ = _open(path)
+    assert splits.missing == [video_id] * video_id.startswith("test")
+    assert f"couldn't be encoded, '{video_id}' first" in capsys.readouterr().err
+
+
+def test_annotations_may_list_more_than_what_trains(tmp_path, capsys):
+    path = write_store(tmp_path / "s", {"train": (2, 2), "test": (1, 1)})
+    content = json.loads((path / "videos.json").read_text())
+    content["videos"]["more"] = {"file": "more.mp4", "label": 0, "split": "train"}
+    override = tmp_path / "videos.json"
+    override.write_text(json.dumps(content))
+    assert len(_open(path, annotations=str(override))[0].train) == 4
+    assert "1 train videos are in no store, 'more' first" in capsys.readouterr().err
+    content["videos"]["more"]["split"] = "test"
+    override.write_text(json.dumps(content))
+    with pytest.raises(UserError, match="videos.json: expected every test video .* 'more'"):
+        _open(path, annotations=str(override))
