@@ -9,7 +9,7 @@ ped2: one detector on a small real data set, on the split of videos.json and on 
 abnormal and 4 normal training videos, beside rules that learn nothing (tools/studies/ped2.py).
 
 The flags of training go into the flagfile. Prints a table on standard error and one JSON object on
-standard output, which is also DIR/summary.json. Repeating the command resumes the study; a finished
+standard output; DIR/summary.json adds confidence intervals and p-values. Repeating the command resumes the study; a finished
 run is a folder DIR/runs/NAME with a result.json.
 """
 
@@ -20,8 +20,8 @@ from absl import flags
 
 from gvvad_jax.command import define_flags, from_flags, run_command
 from gvvad_jax.config import TrainConfig
-from gvvad_jax.store.files import write_atomically
-from tools.studies import detectors, ped2, tables
+from gvvad_jax.store.files import write_json
+from tools.studies import detectors, ped2, statistics, tables
 
 STUDIES = {
     "ped2": (ped2.Ped2Study, ped2.run, tables.ped2_table),
@@ -33,10 +33,9 @@ def main(_: list[str]) -> None:
     study_class, run, table = STUDIES[flags.FLAGS.study]
     study = from_flags(study_class)
     result = run(study, from_flags(TrainConfig))
-    content = (json.dumps(result, indent=1) + "\n").encode()
-    write_atomically(study.folder / "summary.json", content)
+    write_json(study.folder / "summary.json", result)
     print(table(result), file=sys.stderr)
-    print(json.dumps(result))
+    print(json.dumps(statistics.brief(result)))
 
 
 if __name__ == "__main__":

@@ -59,6 +59,17 @@ def paired(
     }
 
 
+# The keys of `paired` that say how sure a difference is.
+_CERTAINTY = ("interval", "p_value", "smallest_p_value")
+
+
+def brief(result: Any) -> Any:
+    """Returns a result without the intervals and p-values of its differences."""
+    if not isinstance(result, Mapping):
+        return result
+    return {key: brief(value) for key, value in result.items() if key not in _CERTAINTY}
+
+
 def interval(differences: Sequence[float]) -> list[float] | None:
     """Student's 95 % confidence interval of the mean, [low, high]; None for fewer than two."""
     from scipy import stats

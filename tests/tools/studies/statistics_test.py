@@ -58,3 +58,8 @@ def test_many_pairs_are_resampled_the_same_each_time():
 def test_sides_of_different_lengths_are_refused():
     with pytest.raises(ValueError, match="shorter"):
         statistics.paired([1.0, 2.0], [1.0])
+
+
+def test_a_brief_result_has_no_certainty():
+    difference = statistics.paired([0.5, 0.75], [0.25, 0.5])
+    assert statistics.brief({"auc": difference}) == {"auc": {"mean": 0.25, "sd": 0.0, "wins": 2}}
