@@ -59,7 +59,7 @@ def summary(measures: "Measures") -> str:
         return f"\n{values.scores}: {describe(measures)}"
     return (
         f"\n{values.workdir}, {values.checkpoint}: {describe(measures)}\n"
-        f"Next: python -m gvvad_jax.score --workdir={values.workdir} --store={values.store} "
+        f"Next: gvvad score --workdir={values.workdir} --store={values.store} "
         "--out=scores.npz"
     )
 

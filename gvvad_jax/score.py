@@ -70,7 +70,7 @@ def _score_store(model: "Model", path: str) -> dict[str, np.ndarray]:
                 f"{' or '.join(SNIPPET_PREFIXES)}, as other arrays of --out do; encode it with "
                 "another"
             )
-    arrays = {}
+    arrays: dict[str, np.ndarray] = {}
     for video_id, scores_T in model.score(store).items():
         row = store.rows[video_id]
         arrays |= _arrays(video_id, scores_T, store.times(video_id), row.num_frames, row.fps)

@@ -51,9 +51,8 @@ def summary(result: "Result", config: TrainConfig) -> str:
         [
             *lines,
             f"Results: {result.workdir}/result.json; curves: tensorboard --logdir={result.workdir}",
-            f"Next: python -m gvvad_jax.evaluate --workdir={result.workdir} --store={store}",
-            f"      python -m gvvad_jax.score --workdir={result.workdir} --store={store} "
-            "--out=scores.npz",
+            f"Next: gvvad evaluate --workdir={result.workdir} --store={store}",
+            f"      gvvad score --workdir={result.workdir} --store={store} --out=scores.npz",
         ]
     )
 

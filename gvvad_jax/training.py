@@ -286,7 +286,7 @@ def _read_bank(store: Store) -> np.ndarray:
     if faults := bank_faults(bank_KxE, store.manifest):
         raise UserError(f"{path}: {faults[0]}; embed the bank again, by the store's text encoder")
     _require_encoder(path.with_suffix(".json"), store)
-    return np.float32(bank_KxE)
+    return np.asarray(bank_KxE, np.float32)
 
 
 def _require_encoder(path: pathlib.Path, store: Store) -> None:

@@ -1,0 +1,51 @@
+"""The notebook of docs/ runs, and the API reference names everything public."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+import gvvad_jax as gv
+
+ROOT = pathlib.Path(__file__).parent.parent
+# Runs the code of a notebook, all cells in one namespace, as Jupyter does; prints its variables'
+# AUCs. An `exec` instead of a kernel needs no package that is there for this test alone.
+RUNNER = """
+import json, sys
+space = {"__name__": "__main__"}
+for cell in json.load(open(sys.argv[1], encoding="utf-8"))["cells"]:
+    if cell["cell_type"] == "code":
+        exec(compile("".join(cell["source"]), sys.argv[1], "exec"), space)
+print(json.dumps([space["measures"]["auc"], space["result"].last["auc"]]))
+"""
+
+
+@pytest.mark.slow
+def test_the_notebook_runs_from_arrays_to_an_auc(tmp_path):
+    pytest.importorskip("matplotlib", reason="needs the extra docs")
+    done = subprocess.run(
+        [sys.executable, "-c", RUNNER, str(ROOT / "docs" / "tour.ipynb")],
+        env=os.environ | {"MPLBACKEND": "Agg", "TMPDIR": str(tmp_path)},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    evaluated, trained = json.loads(done.stdout.splitlines()[-1])
+    assert evaluated == trained > 0.8
+
+
+def test_the_notebook_is_stored_without_outputs():
+    cells = json.loads((ROOT / "docs" / "tour.ipynb").read_text(encoding="utf-8"))["cells"]
+    code = [cell for cell in cells if cell["cell_type"] == "code"]
+    assert code and not any(cell["outputs"] or cell["execution_count"] for cell in code)
+
+
+def test_the_reference_names_everything_public():
+    reference = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
+    for name in set(gv.__all__) - {"__version__"}:
+        assert f"::: {getattr(gv, name).__module__}.{name}\n" in reference
