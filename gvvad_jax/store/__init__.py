@@ -1,1 +1,1 @@
-"""The feature store: the one thing that both sides share. numpy only."""
+"""The feature store, through which generation and gvvad_jax exchange videos. numpy only."""

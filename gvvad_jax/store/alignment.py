@@ -1,29 +1,41 @@
-"""How snippets lie over a video's frames, and how their scores become frame scores. numpy only."""
+"""Aligns snippets with a video's frames: their spans, times and frame scores. numpy only.
+
+All functions raise ValueError, with the argument's name, for sizes, rates and shapes that can't be.
+"""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
 from gvvad_jax.command import UserError
+from gvvad_jax.store.files import Json
 
-# The published protocol: a snippet is 16 frames and its score is repeated 16 times.
+# In the published protocol a snippet has 16 frames, and its score is repeated 16 times.
 REFERENCE_REPEAT = 16
-# Of a resampled video: a week at 25 a second. What asks for more is a mistaken rate.
+# Most frames of a resampled video: a week at 25 a second. More means that a rate is wrong.
 MOST_FRAMES = 1 << 24
 
 
+def _require_positive(**values: float) -> None:
+    for name, value in values.items():
+        if not value > 0:
+            raise ValueError(f"{name}: expected a positive number, found {value}")
+
+
 def snippet_spans(num_frames: int, frames: int, stride: int) -> np.ndarray:
-    """Where a video's snippets lie: 0, stride, 2 stride ... until its end is covered.
+    """Computes the spans of a video's snippets, which start at 0, stride, 2 stride ...
+
+    There are as many as it takes to reach the video's end.
 
     Args:
-      num_frames: frames of the video after resampling, at least 1.
-      frames: frames a snippet.
+      num_frames: frames of the video after resampling.
+      frames: frames in a snippet.
       stride: frames from one snippet's start to the next one's.
 
     Returns:
       int64 [T, 2], [start, end) in frames; the last snippet may be shorter than the others.
     """
+    _require_positive(frames=frames, stride=stride)
     num_snippets = max(0, -(-(num_frames - frames) // stride)) + 1
     starts_T = np.arange(num_snippets, dtype=np.int64) * stride
     starts_T = starts_T[starts_T < num_frames]
@@ -31,19 +43,20 @@ def snippet_spans(num_frames: int, frames: int, stride: int) -> np.ndarray:
 
 
 def resampled_frames(num_frames: int, fps: float, target_fps: float) -> np.ndarray:
-    """Which source frames stand for a video resampled to another rate: the nearest ones in time.
+    """Resamples a video to another rate by choosing the source frames nearest in time.
 
     Args:
-      num_frames: of the source, at least 1.
-      fps: of the source.
-      target_fps: wanted.
+      num_frames: frames of the source video, at least 1.
+      fps: frames per second of the source video.
+      target_fps: frames per second to resample to.
 
     Returns:
       int64 [frames at the target rate], indices of source frames.
 
     Raises:
-      UserError: there would be more than MOST_FRAMES.
+      UserError: there would be more than MOST_FRAMES frames.
     """
+    _require_positive(num_frames=num_frames, fps=fps, target_fps=target_fps)
     wanted = num_frames / fps * target_fps
     if not wanted <= MOST_FRAMES:
         raise UserError(
@@ -59,18 +72,19 @@ def resampled_frames(num_frames: int, fps: float, target_fps: float) -> np.ndarr
 def snippet_times(
     num_frames: int, fps: float, frames: int, stride: int, fps_policy: float | str
 ) -> np.ndarray:
-    """The time that each snippet of a video covers.
+    """Computes the time that each snippet of a video covers.
 
     Args:
-      num_frames: of the source video.
-      fps: of the source video.
-      frames: frames a snippet, at the policy's rate.
-      stride: frames between starts, at the policy's rate.
+      num_frames: frames of the source video.
+      fps: frames per second of the source video.
+      frames: frames in a snippet, at the policy's rate.
+      stride: frames from one snippet's start to the next one's, at the policy's rate.
       fps_policy: "native", or the rate in frames per second that videos were resampled to.
 
     Returns:
       float64 [T, 2], start and end in seconds of the source video.
     """
+    _require_positive(fps=fps)
     if fps_policy == "native":
         return snippet_spans(num_frames, frames, stride) / fps
     count = len(resampled_frames(num_frames, fps, float(fps_policy)))
@@ -80,30 +94,33 @@ def snippet_times(
 def frame_scores(
     scores_T: np.ndarray, times_Tx2: np.ndarray, num_frames: int, fps: float
 ) -> np.ndarray:
-    """Frame scores: the mean of the snippets that cover the middle of each frame's time.
+    """Computes frame scores: the mean of the snippets that cover the middle of a frame's time.
 
-    A frame that none covers (a gap between snippets, or rounding at the end) takes the snippet
-    nearest in time.
+    A frame that no snippet covers (in a gap between snippets, or at the end by rounding) takes the
+    score of the snippet nearest in time.
 
     Args:
-      scores_T: one score a snippet.
+      scores_T: one score for each snippet, at least one.
       times_Tx2: start and end of each snippet in seconds, both rising.
       num_frames: frames of the source video.
-      fps: of the source video.
+      fps: frames per second of the source video.
 
     Returns:
       float32 [num_frames].
-
-    Raises:
-      ValueError: scores and times differ in length.
     """
-    if len(scores_T) != len(times_Tx2):
+    if np.ndim(scores_T) != 1 or not len(scores_T):
         raise ValueError(
-            f"expected as many scores as times, found {len(scores_T)} and {len(times_Tx2)}"
+            f"scores_T: expected at least one snippet's score, found {list(np.shape(scores_T))}"
         )
+    if np.shape(times_Tx2) != (len(scores_T), 2):
+        raise ValueError(
+            f"times_Tx2: expected shape [{len(scores_T)}, 2], a start and an end for each score, "
+            f"found {list(np.shape(times_Tx2))}"
+        )
+    _require_positive(fps=fps)
     middles_F = (np.arange(num_frames) + 0.5) / fps
     starts_T, ends_T = times_Tx2.T
-    # Starts and ends both rise, so the snippets that cover a moment are the run [first, last).
+    # Starts and ends both rise, so the snippets that cover a moment are [first, last).
     first_F = np.searchsorted(ends_T, middles_F, side="right")
     last_F = np.searchsorted(starts_T, middles_F, side="right")
     sums = np.concatenate([[0.0], np.cumsum(scores_T, dtype=np.float64)])
@@ -116,20 +133,25 @@ def frame_scores(
     return np.where(count_F > 0, means_F, scores_T[nearest_F]).astype(np.float32)
 
 
-def is_published(snippet: Mapping[str, Any], fps_policy: float | str) -> bool:
-    """Whether the published protocol holds: snippets of 16 frames every 16 at the video's rate.
+def is_published(snippet: Mapping[str, Json], fps_policy: float | str) -> bool:
+    """Tells whether the published protocol applies: snippets of 16 frames, every 16 frames.
 
-    Where a store says "unknown" it may. Other snippets repeated 16 times would be out of time.
+    Other snippets, repeated 16 times, would not match the frames in time. "unknown" values may
+    match.
+
+    Args:
+      snippet: the manifest's {frames, stride, ...}.
+      fps_policy: the manifest's policy; the protocol needs the video's own rate, "native".
     """
     known = {snippet["frames"], snippet["stride"]} - {"unknown"}
     return known <= {REFERENCE_REPEAT} and fps_policy in ("native", "unknown")
 
 
 def reference_frame_scores(scores_T: np.ndarray) -> np.ndarray:
-    """The published protocol: each snippet's score repeated 16 times.
+    """Repeats each snippet's score 16 times, as in the published protocol.
 
     Args:
-      scores_T: one score a snippet.
+      scores_T: one score for each snippet.
 
     Returns:
       float32 [16 T].
@@ -138,17 +160,19 @@ def reference_frame_scores(scores_T: np.ndarray) -> np.ndarray:
 
 
 def reference_align(
-    scores: Sequence[float], labels: Sequence[int]
+    scores: Sequence[float] | np.ndarray, labels: Sequence[int] | np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The published protocol's lengths: too long a truth is cut, too short a one padded.
+    """Cuts or pads labels to the length of the scores, as in the published protocol.
 
     Args:
-      scores: per frame, as `reference_frame_scores` gives them.
-      labels: 0/1 per frame.
+      scores: one score for each frame, from `reference_frame_scores`.
+      labels: 0 or 1 for each frame, at least one.
 
     Returns:
-      (scores, labels) of the scores' length; padding repeats the last label.
+      (scores, labels), both as long as the scores; padding repeats the last label.
     """
+    if not len(labels):
+        raise ValueError("labels: expected at least one frame's label, found none")
     scores, labels = np.asarray(scores), np.asarray(labels)
     if len(labels) >= len(scores):
         return scores, labels[: len(scores)]

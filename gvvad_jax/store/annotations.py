@@ -6,29 +6,28 @@ import math
 import os
 import pathlib
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 
 from gvvad_jax.command import UserError
-from gvvad_jax.store.files import read_json, shortened
+from gvvad_jax.store.files import Json, read_json, shorten
 
 SPLITS = ("train", "validation", "test")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class VideoAnnotation:
-    """What videos.json says of one video.
+    """One video's entry in videos.json.
 
     Attributes:
       id: the video's name, unique in its file.
       file: path relative to the json, a video or a folder of frames.
       label: 1 abnormal, 0 normal.
       split: train, validation or test.
-      cls: class name, e.g. "Fighting"; None where it isn't given.
-      fps: frames per second; None where neither the video nor the file gives it.
-      num_frames: frames of the source video; None where it isn't given.
-      abnormal_frames: [start, end) pairs in source frames; None where only the label is known.
+      cls: class name, e.g. "Fighting"; None if not given.
+      fps: frames per second; None if neither the entry nor the file gives it.
+      num_frames: frames of the source video; None if not given.
+      abnormal_frames: [start, end) pairs in source frames; None if only the label is known.
     """
 
     id: str
@@ -46,18 +45,18 @@ class Annotations:
     """A whole videos.json.
 
     Attributes:
-      videos: by id, in the file's order.
-      path: where it was read from, for messages and for resolving files.
+      videos: the videos by id, in the file's order.
+      path: path of the json, for messages and for resolving files.
     """
 
     videos: Mapping[str, VideoAnnotation]
     path: str
 
     def resolve(self, video: VideoAnnotation) -> pathlib.Path:
-        """The video's file, which may be missing.
+        """Returns the path of the video's file, which may not exist.
 
         Raises:
-          UserError: it would leave the json's folder, or there can't be a file of this name.
+          UserError: the path leaves the json's folder, or can't be a file's.
         """
         folder = pathlib.Path(self.path).resolve().parent
         try:
@@ -65,27 +64,28 @@ class Annotations:
             inside = file.is_relative_to(folder)
             if inside:
                 with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-                    file.stat()  # Raises where a name is too long, or a link leads to itself.
+                    file.stat()  # Raises if a name is too long, or a link leads to itself.
         except (OSError, RuntimeError, ValueError) as error:
             raise UserError(
-                f"{self.path}: video {video.id!r}: expected a file that can be looked for, found "
-                f"{shortened(video.file)} ({getattr(error, 'strerror', None) or error}); correct "
+                f"{self.path}: video {video.id!r}: expected the path of a file, found "
+                f"{shorten(video.file)} ({getattr(error, 'strerror', None) or error}); correct "
                 "the entry"
             ) from error
         if not inside:
-            named = pathlib.Path(os.path.normpath(folder / video.file))
-            link = f", a link to {file}" if named.is_relative_to(folder) else ""
+            unresolved = pathlib.Path(os.path.normpath(folder / video.file))
+            link = f", a link to {file}" if unresolved.is_relative_to(folder) else ""
             raise UserError(
                 f"{self.path}: video {video.id!r}: expected a file inside the json's folder, found "
-                f"{video.file!r}{link}; move it there or make the json's folder its parent"
+                f"{video.file!r}{link}; move the file there, or move the json"
             )
         return file
 
     def in_split(self, split: str) -> list[VideoAnnotation]:
+        """Lists the videos of a split."""
         return [video for video in self.videos.values() if video.split == split]
 
-    def to_json(self) -> dict[str, Any]:
-        """The same content as a JSON object; `from_json` reads it back equal."""
+    def to_json(self) -> dict[str, Json]:
+        """Returns the content of a videos.json, which `from_json` reads back equal."""
         videos = {}
         for video in self.videos.values():
             entry = {key: value for key, value in dataclasses.asdict(video).items() if key != "id"}
@@ -106,13 +106,18 @@ def load(path: str | os.PathLike) -> Annotations:
       Its annotations.
 
     Raises:
-      UserError: the file is missing or some entry of it is wrong; the message names the video.
+      UserError: the file is missing, or an entry is wrong; the message names the video.
     """
     return from_json(read_json(path), str(path))
 
 
-def from_json(content: Any, path: str) -> Annotations:
-    """Checks the content of a videos.json; `path` is for messages and resolving files."""
+def from_json(content: Json, path: str) -> Annotations:
+    """Checks the content of a videos.json; raises UserError as `load` does.
+
+    Args:
+      content: the parsed JSON.
+      path: path of the json, for messages and for resolving files.
+    """
     if not isinstance(content, dict) or not isinstance(content.get("videos"), dict):
         raise UserError(
             f'{path}: expected {{"videos": {{id: {{"file", "label", "split"}}}}}}, found '
@@ -128,12 +133,12 @@ def from_json(content: Any, path: str) -> Annotations:
     return Annotations(videos, path)
 
 
-def _video(video_id: str, entry: Any, default_fps: float | None, path: str) -> VideoAnnotation:
+def _video(video_id: str, entry: Json, default_fps: float | None, path: str) -> VideoAnnotation:
     def check(holds: bool, key: str, expected: str) -> None:
         if not holds:
-            found = entry.get(key) if isinstance(entry, dict) else entry
+            value = entry.get(key) if isinstance(entry, dict) else entry
             raise UserError(
-                f"{path}: video {video_id!r}: expected {key} {expected}, found {found!r}; "
+                f"{path}: video {video_id!r}: expected {key} {expected}, found {value!r}; "
                 "correct the entry"
             )
 
@@ -165,17 +170,17 @@ def _video(video_id: str, entry: Any, default_fps: float | None, path: str) -> V
     )
 
 
-def _is_number(value: Any) -> bool:
+def _is_number(value: Json) -> bool:
     if not isinstance(value, (int, float)) or isinstance(value, bool):
         return False
     try:
         return math.isfinite(value)
-    except OverflowError:  # An int beyond all floats.
+    except OverflowError:  # An int larger than every float.
         return False
 
 
 def _is_text(value: str) -> bool:
-    """Whether it can be written as UTF-8: JSON's escapes can hold half a character."""
+    """Tells whether a text can be written as UTF-8: JSON's escapes can hold lone surrogates."""
     try:
         value.encode()
     except UnicodeEncodeError:
@@ -183,7 +188,7 @@ def _is_text(value: str) -> bool:
     return True
 
 
-def _are_intervals(intervals: Any, num_frames: int | None) -> bool:
+def _are_intervals(intervals: Json, num_frames: int | None) -> bool:
     return isinstance(intervals, list) and all(
         isinstance(pair, (list, tuple))
         and len(pair) == 2
@@ -195,25 +200,25 @@ def _are_intervals(intervals: Any, num_frames: int | None) -> bool:
 
 
 def frame_labels(video: VideoAnnotation, num_frames: int, path: str = "") -> np.ndarray:
-    """0/1 for each frame of a video.
+    """Makes a video's frame labels: 1 for abnormal frames, 0 for the others.
 
     Args:
-      video: its annotation; a normal video needs no intervals.
-      num_frames: length of the result; intervals past it are cut.
-      path: of the annotations, for messages.
+      video: the video's annotation; a normal video needs no intervals.
+      num_frames: number of labels; intervals are cut there.
+      path: path of the annotations, for messages.
 
     Returns:
       uint8 [num_frames].
 
     Raises:
-      UserError: the video is abnormal and its intervals aren't known or all past its end.
+      UserError: an abnormal video has no intervals, or all of them are past its end.
     """
     labels = np.zeros(num_frames, np.uint8)
     if video.label and video.abnormal_frames is None:
         raise UserError(
             f"{path}{': ' * bool(path)}video {video.id!r}: expected abnormal_frames for an "
-            "abnormal video, found none; frame-level measures need them: add them to the "
-            "annotations"
+            "abnormal video, found none; add them to the annotations, because frame-level measures "
+            "need them"
         )
     intervals = video.abnormal_frames or ()
     for start, end in intervals:
@@ -221,7 +226,7 @@ def frame_labels(video: VideoAnnotation, num_frames: int, path: str = "") -> np.
     if intervals and num_frames and not labels.any():
         raise UserError(
             f"{path}{': ' * bool(path)}video {video.id!r}: expected abnormal_frames within its "
-            f"{num_frames} frames, found {list(intervals[0])}; correct them: they may be of "
+            f"{num_frames} frames, found {list(intervals[0])}; correct them: they may belong to "
             "another frame rate"
         )
     return labels

@@ -1,4 +1,4 @@
-"""Files written whole or not at all, and read with one line about what is wrong. numpy only."""
+"""Writes files whole or not at all, and reads them with one-line errors. numpy only."""
 
 import contextlib
 import io
@@ -9,11 +9,13 @@ import secrets
 import zipfile
 import zlib
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 
 from gvvad_jax.command import UserError
+
+T = TypeVar("T")
 
 # A value read from JSON, or to be written as JSON.
 Json = Any
@@ -25,11 +27,11 @@ def write_atomically(path: str | os.PathLike, content: bytes) -> None:
     """Writes a file whole or not at all: temporary name, flush, rename.
 
     Raises:
-      UserError: its folder isn't there.
-      OSError: it can't be written; names `path`, not the temporary name.
+      UserError: the folder doesn't exist.
+      OSError: the file can't be written; the error names `path`, not the temporary name.
     """
     path = pathlib.Path(path)
-    # Not by process ids: those of two pods that share a folder may be the same.
+    # Process ids wouldn't do: two containers that share a folder may have the same ones.
     partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
     try:
         with open(partial, "xb") as file:
@@ -39,26 +41,28 @@ def write_atomically(path: str | os.PathLike, content: bytes) -> None:
         os.replace(partial, path)
     except FileNotFoundError as error:
         raise UserError(
-            f"{path}: expected a folder to write in, found no {path.parent}; make it"
+            f"{path}: expected a folder to write in, found no {path.parent}; create it"
         ) from error
     except OSError as error:
-        # A full disk names no file, and all others the temporary one.
+        # The error of a full disk names no file, and all others name the temporary one.
         raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
-        with contextlib.suppress(OSError):  # Of a folder that is none.
+        with contextlib.suppress(OSError):  # The folder may not be one.
             partial.unlink()
 
 
-def load_array(path: str | os.PathLike, expected: str, mmap_mode: Any = None) -> np.ndarray:
-    """An array of numbers from an .npy file.
+def load_array(
+    path: str | os.PathLike, expected: str, mmap_mode: Literal["r"] | None = None
+) -> np.ndarray:
+    """Loads an array of numbers from an .npy file.
 
     Args:
       path: the file.
-      expected: what it should hold and how to get one, for the message.
-      mmap_mode: "r" maps the file.
+      expected: what the file should hold and how to get one, for the message.
+      mmap_mode: "r" maps the file instead of reading it.
 
     Raises:
-      UserError: no such file, or anything but one array of real numbers.
+      UserError: the file is missing, or holds anything but one array of real numbers.
     """
     try:
         array = np.load(path, mmap_mode=mmap_mode, allow_pickle=False)
@@ -72,26 +76,26 @@ def load_array(path: str | os.PathLike, expected: str, mmap_mode: Any = None) ->
 
 def _damage(error: Exception) -> str:
     if "allow_pickle" in str(error):
-        # numpy's own message advises to load the file unsafely: not passed on.
+        # numpy's own message, which advises to load the file unsafely, isn't shown.
         return "something else (another kind of file, or objects besides numbers)"
     return getattr(error, "strerror", None) or f"something else ({error})"
 
 
 def load_arrays(path: str | os.PathLike, expected: str) -> dict[str, np.ndarray]:
-    """All arrays of an .npz file by name; raises UserError as `load_array` does."""
+    """Loads all arrays of an .npz file by name; raises UserError as `load_array` does."""
     try:
-        found = np.load(path, allow_pickle=False)
-        if isinstance(found, np.lib.npyio.NpzFile):
-            with found:
-                return dict(found)
-        reason = "one array"
+        content = np.load(path, allow_pickle=False)
+        if isinstance(content, np.lib.npyio.NpzFile):
+            with content:
+                return dict(content)
+        found = "one array"
     except _DAMAGED as error:
-        reason = _damage(error)
-    raise UserError(f"{path}: expected {expected}, found {reason}")
+        found = _damage(error)
+    raise UserError(f"{path}: expected {expected}, found {found}")
 
 
 def write_arrays(path: str | os.PathLike, arrays: Mapping[str, np.ndarray]) -> None:
-    """An .npz file of arrays by name, any name: np.savez takes none of its own arguments'."""
+    """Writes arrays to an .npz file by name; np.savez doesn't allow every name."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
         for name, array in arrays.items():
@@ -100,24 +104,28 @@ def write_arrays(path: str | os.PathLike, arrays: Mapping[str, np.ndarray]) -> N
     write_atomically(path, buffer.getvalue())
 
 
-def write_json(path: str | os.PathLike, content: Any, *, sort_keys: bool = False) -> None:
-    """Writes indented JSON, whole or not at all; with `sort_keys` in an order of its own."""
+def write_json(path: str | os.PathLike, content: Json, *, sort_keys: bool = False) -> None:
+    """Writes indented JSON, whole or not at all; `sort_keys` makes the order of names unique."""
     write_atomically(path, (json.dumps(content, indent=1, sort_keys=sort_keys) + "\n").encode())
 
 
 def read_lines(
-    path: str | os.PathLike, parse: Callable[[Any], Any], expected: str, remedy: str
-) -> list[Any]:
-    """What `parse` makes of the JSON of each of a file's lines.
+    path: str | os.PathLike, parse: Callable[[Json], T], expected: str, remedy: str
+) -> list[T]:
+    """Reads a file of JSON lines.
 
     Args:
       path: the file.
-      parse: raises KeyError, TypeError or ValueError for what it can't take.
-      expected: what a line is, for messages.
-      remedy: what to do about a wrong one.
+      parse: turns a line's JSON into a value; raises KeyError, TypeError or ValueError for JSON
+        of another kind.
+      expected: what a line should be, for messages.
+      remedy: what to do about a wrong line, for messages.
+
+    Returns:
+      The value of each line.
 
     Raises:
-      UserError: no such file, or a line that is something else.
+      UserError: the file is missing, or a line is wrong.
     """
     try:
         lines = pathlib.Path(path).read_text(encoding="utf-8").split("\n")
@@ -136,11 +144,11 @@ def read_lines(
     return parsed
 
 
-def read_json(path: str | os.PathLike) -> Any:
-    """A JSON file's content; raises UserError when it is missing, no JSON, or ambiguous."""
+def read_json(path: str | os.PathLike) -> Json:
+    """Reads a JSON file; raises UserError if it is missing, not JSON, or repeats a name."""
     try:
         with open(path, encoding="utf-8") as file:
-            return json.load(file, object_pairs_hook=_object)
+            return json.load(file, object_pairs_hook=_require_unique)
     except OSError as error:
         raise UserError(f"{path}: expected a JSON file, found none ({error.strerror})") from error
     except UserError as error:
@@ -149,17 +157,18 @@ def read_json(path: str | os.PathLike) -> Any:
         raise UserError(f"{path}: expected JSON, found something else ({error})") from error
 
 
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    content: dict[str, Any] = {}
+def _require_unique(pairs: list[tuple[str, Json]]) -> dict[str, Json]:
+    content: dict[str, Json] = {}
     for name, value in pairs:
         if name in content:
             raise UserError(
-                f"expected each name once in an object, found {shortened(name)} twice; rename or "
+                f"expected each name once in an object, found {shorten(name)} twice; rename or "
                 "remove one"
             )
         content[name] = value
     return content
 
 
-def shortened(text: str) -> str:
+def shorten(text: str) -> str:
+    """Quotes a text for a message, at most its first 60 characters if it is long."""
     return repr(text) if len(text) <= 80 else f"{text[:60]!r}... of {len(text)} characters"

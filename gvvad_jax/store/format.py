@@ -1,15 +1,15 @@
-"""The format of a feature store: its manifest, its rows, and their faults. numpy only."""
+"""The format of a feature store: its manifest, its rows, and checks of both. numpy only."""
 
 import dataclasses
 import hashlib
 import operator
 import pathlib
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 
 from gvvad_jax.store import alignment
+from gvvad_jax.store.files import Json
 
 FORMAT_VERSION = 1
 DTYPES = ("float16", "float32")
@@ -20,7 +20,7 @@ STAND_IN = "description"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """What holds for every row of a store; BUILD.md has the whole format.
+    """Settings that all rows of a store share; BUILD.md describes the whole format.
 
     Attributes:
       encoder: {id, weights, pooling, normalised}; "unknown" is allowed for imports.
@@ -28,43 +28,48 @@ class Manifest:
       crops: {count, order}.
       snippet: {frames, stride, pooling: middle|mean}.
       fps_policy: "native", or the frames per second that videos were resampled to.
-      dtype: of the visual rows, float16 or float32.
+      dtype: type of the rows, float16 or float32.
       text: {encoder, dim, normalised}, or None without text.
     """
 
-    encoder: Mapping[str, Any]
+    encoder: Mapping[str, Json]
     dim: int
-    crops: Mapping[str, Any]
-    snippet: Mapping[str, Any]
+    crops: Mapping[str, Json]
+    snippet: Mapping[str, Json]
     fps_policy: float | str
     dtype: str = "float32"
-    text: Mapping[str, Any] | None = None
+    text: Mapping[str, Json] | None = None
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, Json]:
+        """Returns the content of manifest.json."""
         return {"format_version": FORMAT_VERSION} | dataclasses.asdict(self)
 
     def differences(self, other: "Manifest", unknown_agrees: bool = False) -> list[str]:
-        """Fields in which two stores of one run must agree but do not; dtype may differ.
+        """Lists the fields in which two stores of one run must agree but differ.
 
-        A generated video's description may stand in for what any captioner would say. With
-        `unknown_agrees` a value "unknown" (of an imported checkpoint) equals any other.
+        Their dtypes may differ, and a generated video's description may take the place of any
+        captioner's text.
+
+        Args:
+          other: the other store's manifest.
+          unknown_agrees: whether a value "unknown", as imports have, agrees with any other.
         """
-        ours, theirs = self.to_json(), other.to_json()
-        if ours["text"] and theirs["text"]:
-            captioners = {text.get("captioner") for text in (ours["text"], theirs["text"])}
+        left, right = self.to_json(), other.to_json()
+        if left["text"] and right["text"]:
+            captioners = {text.get("captioner") for text in (left["text"], right["text"])}
             if STAND_IN in captioners:
-                ours["text"] = dict(ours["text"], captioner=STAND_IN)
-                theirs["text"] = dict(theirs["text"], captioner=STAND_IN)
+                left["text"] = dict(left["text"], captioner=STAND_IN)
+                right["text"] = dict(right["text"], captioner=STAND_IN)
         fields = ("encoder", "dim", "crops", "snippet", "fps_policy", "text")
         same = _same_or_unknown if unknown_agrees else operator.eq
         return [
-            f"{field} {ours[field]} against {theirs[field]}"
+            f"{field} {left[field]} against {right[field]}"
             for field in fields
-            if not same(ours[field], theirs[field])
+            if not same(left[field], right[field])
         ]
 
     def times(self, row: "Row") -> np.ndarray:
-        """Start and end of each of a video's snippets, float64 [T, 2], in seconds."""
+        """Computes start and end of each of a video's snippets in seconds, float64 [T, 2]."""
         times_Tx2 = alignment.snippet_times(
             row.num_frames,
             row.fps,
@@ -74,39 +79,41 @@ class Manifest:
         )
         if len(times_Tx2) == row.num_snippets:
             return times_Tx2
-        # Imported rows come without their frames: their snippets share the video's time evenly.
+        # Imported rows don't know their frames: their snippets divide the video's time evenly.
         borders = np.linspace(0.0, row.num_frames / row.fps, row.num_snippets + 1)
         return np.stack([borders[:-1], borders[1:]], axis=1)
 
 
-def _same_or_unknown(ours: Any, theirs: Any) -> bool:
-    if "unknown" in (ours, theirs):
+def _same_or_unknown(left: Json, right: Json) -> bool:
+    if "unknown" in (left, right):
         return True
-    if not isinstance(ours, Mapping) or not isinstance(theirs, Mapping):
-        return ours == theirs
-    if "unknown" in (*ours.values(), *theirs.values()):
-        return all(_same_or_unknown(ours[key], theirs[key]) for key in ours.keys() & theirs.keys())
-    return ours == theirs
+    if not isinstance(left, Mapping) or not isinstance(right, Mapping):
+        return bool(left == right)
+    if "unknown" in (*left.values(), *right.values()):
+        return all(_same_or_unknown(left[key], right[key]) for key in left.keys() & right.keys())
+    return left == right
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Row:
-    """One line of a shard's .jsonl: one video.
+    """One video's line in a shard's .jsonl.
 
     Attributes:
       id: the video's id in videos.json.
-      offset: of its first snippet in the shard.
-      num_snippets: T.
+      offset: index of its first snippet in the shard.
+      num_snippets: T, its number of snippets.
       num_frames: frames of the source video, as decoded.
-      fps: of the source video.
+      fps: frames per second of the source video.
       source: real or synthetic.
-      declared_frames: what the container promised; more than decoded means damage.
-      decoded_frames: what was decoded.
-      sha256: of the visual rows' bytes followed by the text rows' bytes.
-      description, twin, seed: where the video was generated.
-      pixel_statistics: the filter's pixel measures, by name.
-      feature_statistics: its measures of the encoder's features of single frames, by name.
-      made_of: a digest of the video's content and of what else its writer was given for it.
+      declared_frames: frames that the container declares; more than decoded means damage.
+      decoded_frames: frames that were decoded.
+      sha256: digest of the visual rows' bytes followed by the text rows' bytes.
+      description: the text that a generated video was made from.
+      twin: id of the generated video's twin, of the other label.
+      seed: the generated video's random seed.
+      pixel_statistics: the filter's measures of pixels, by name.
+      feature_statistics: the filter's measures of single frames' features, by name.
+      made_of: digest of the video's content and of everything else that its rows depend on.
     """
 
     id: str
@@ -127,7 +134,7 @@ class Row:
 
 
 def rows_hash(visual_TxNxD: np.ndarray, text_TxE: np.ndarray | None) -> str:
-    """sha256 of a video's rows, visual then text, as hexadecimal digits."""
+    """Returns the sha256 of a video's rows, visual then text, as hexadecimal digits."""
     digest = hashlib.sha256(np.ascontiguousarray(visual_TxNxD).tobytes())
     if text_TxE is not None:
         digest.update(np.ascontiguousarray(text_TxE).tobytes())
@@ -135,34 +142,40 @@ def rows_hash(visual_TxNxD: np.ndarray, text_TxE: np.ndarray | None) -> str:
 
 
 def shard_paths(path: pathlib.Path) -> list[pathlib.Path]:
-    """The .jsonl files of a store's shards, in order; each stands for its shard below."""
+    """Lists the .jsonl files of a store's shards in order; each identifies its shard."""
     return sorted(path.glob("shard-*.jsonl"))
 
 
 def array_path(shard: pathlib.Path, kind: str) -> pathlib.Path:
-    """Where a shard's rows of a kind, visual or text, are."""
+    """Returns the path of a shard's rows of one kind, visual or text."""
     return shard.with_suffix(f".{kind}.npy")
 
 
 def row_faults(
     row: Row, visual_TxNxD: np.ndarray, text_TxE: np.ndarray | None, manifest: Manifest
 ) -> list[str]:
-    """What is wrong with one video's rows, as "expected, found" phrases."""
+    """Lists what is wrong with one video's rows, as "expected X, found Y"."""
     faults = []
 
-    def expect(what: str, expected: Any, found: Any) -> None:
-        if expected != found:
-            faults.append(f"expected {what} {expected}, found {found}")
+    def expect(name: str, expected: Json, value: Json) -> None:
+        if expected != value:
+            faults.append(f"expected {name} {expected}, found {value}")
 
     shape = (row.num_snippets, manifest.crops["count"], manifest.dim)
     expect("visual shape", shape, visual_TxNxD.shape)
     expect("visual dtype", manifest.dtype, str(visual_TxNxD.dtype))
-    expect("source among", True, row.source in SOURCES)
-    expect("at least one snippet", True, row.num_snippets > 0)
+    if row.source not in SOURCES:
+        faults.append(f"expected source {' or '.join(SOURCES)}, found {row.source!r}")
+    if row.num_snippets <= 0:
+        faults.append(f"expected at least one snippet, found {row.num_snippets}")
     if not np.isfinite(visual_TxNxD).all():
         faults.append("expected finite visual rows, found NaN or infinity")
-    expect("text", bool(manifest.text), text_TxE is not None)
-    if manifest.text and text_TxE is not None:
+    if text_TxE is None:
+        if manifest.text:
+            faults.append("expected text rows, found none")
+    elif not manifest.text:
+        faults.append(f"expected no text rows, found shape {text_TxE.shape}")
+    else:
         expect("text shape", (row.num_snippets, manifest.text["dim"]), text_TxE.shape)
         if not np.isfinite(text_TxE).all():
             faults.append("expected finite text rows, found NaN or infinity")
@@ -170,7 +183,9 @@ def row_faults(
 
 
 def bank_faults(bank_KxE: np.ndarray, manifest: Manifest) -> list[str]:
-    """What is wrong with a prompt bank for a store with text, as "expected, found" phrases."""
+    """Lists what is wrong with a prompt bank for a store with text, as "expected X, found Y"."""
+    if not manifest.text:
+        return ["expected a store with text, found one without"]
     dim = manifest.text["dim"]
     if bank_KxE.ndim != 2 or not len(bank_KxE) or bank_KxE.shape[1] != dim:
         return [f"expected at least one row of width {dim}, found shape {list(bank_KxE.shape)}"]

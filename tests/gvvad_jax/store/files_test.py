@@ -1,4 +1,4 @@
-"""Files: whole or not at all, and what is damaged is named."""
+"""Files are written whole or not at all, and errors name damaged ones."""
 
 import errno
 import io
@@ -25,7 +25,7 @@ def _npy(array):
 @pytest.mark.parametrize(
     "content", [b"", b"words", _npz(), _npz()[:200], _npy(np.zeros(9))[:-8], _npy(np.array(["a"]))]
 )
-def test_what_is_no_array_is_named(tmp_path, content):
+def test_a_file_without_an_array_is_named(tmp_path, content):
     path = tmp_path / "x.npy"
     with pytest.raises(UserError, match="x.npy: expected numbers, found No such file"):
         load_array(path, "numbers")
@@ -36,13 +36,13 @@ def test_what_is_no_array_is_named(tmp_path, content):
 
 
 @pytest.mark.parametrize("content", [b"", b"words", _npz()[:200], _npy(np.zeros(9))])
-def test_what_is_no_npz_is_named(tmp_path, content):
+def test_a_file_that_is_not_an_npz_is_named(tmp_path, content):
     path = tmp_path / "x.npz"
     path.write_bytes(content)
     with pytest.raises(UserError, match="x.npz: expected arrays, found") as caught:
         load_arrays(path, "arrays")
     assert "unsafely" not in str(caught.value)
-    path.write_bytes(_npz().replace(bytes(64), bytes(63) + b"1"))  # Of another checksum.
+    path.write_bytes(_npz().replace(bytes(64), bytes(63) + b"1"))  # The checksum is wrong.
     with pytest.raises(UserError, match="x.npz: expected arrays, found"):
         load_arrays(path, "arrays")
 
@@ -56,7 +56,7 @@ def test_arrays_of_any_name_are_read_back(tmp_path):
         }
 
 
-def test_what_cannot_be_written_is_named_as_the_user_does(tmp_path, monkeypatch):
+def test_a_file_that_cannot_be_written_is_named(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="absent/x: expected a folder to write in, found no "):
         write_atomically(tmp_path / "absent" / "x", b"")
     (tmp_path / "folder").mkdir()

@@ -187,7 +187,7 @@ def test_a_description_stands_in_for_a_caption_between_stores_but_not_within_one
     [
         (lambda v, t: (v[:-1], t), "expected visual shape"),
         (lambda v, t: (v, t[:, :2]), "expected text shape"),
-        (lambda v, t: (v, None), "expected text True"),
+        (lambda v, t: (v, None), "expected text rows, found none"),
         (lambda v, t: (v * np.inf, t), "finite visual"),
     ],
 )
