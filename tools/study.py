@@ -9,8 +9,8 @@ ped2: one detector on a small real data set, on the split of videos.json and on 
 abnormal and 4 normal training videos, beside rules that learn nothing (tools/studies/ped2.py).
 
 The flags of training go into the flagfile. Prints a table on standard error and one JSON object on
-standard output; DIR/summary.json adds confidence intervals and p-values. Repeating the command resumes the study; a finished
-run is a folder DIR/runs/NAME with a result.json.
+standard output; DIR/summary.json adds confidence intervals and p-values. Repeating the command
+resumes the study; a finished run is a folder DIR/runs/NAME with a result.json.
 """
 
 import json
