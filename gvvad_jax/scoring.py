@@ -193,7 +193,7 @@ class Model:
             for start in range(0, len(ids), size):
                 batch = ids[start : start + size]
                 ahead.append((batch, self._score_batch([videos[i] for i in batch], length, size)))
-                if len(ahead) > 1:  # The next one is made ready while this one is computed.
+                if len(ahead) > 1:  # The next batch is prepared while this one is computed.
                     scores |= _unpadded(*ahead.pop(0), lengths)
         for batch, scores_VxT in ahead:
             scores |= _unpadded(batch, scores_VxT, lengths)
@@ -281,10 +281,10 @@ def require_text(value: object, length: int, manifest: Manifest, where: str) -> 
         or text_SxE.shape[1] != dim
         or 2 * len(text_SxE) < length
     ):
-        found = "none" if text_SxE is None else list(text_SxE.shape)
+        shape = "none" if text_SxE is None else list(text_SxE.shape)
         raise UserError(
             f"{where}: expected text, an array [{length}, {dim}], a few rows more or fewer, found "
-            f"{found}; embed the video's captions with the run's text encoder"
+            f"{shape}; embed the video's captions with the run's text encoder"
         )
     return text_SxE
 

@@ -21,11 +21,12 @@ if TYPE_CHECKING:
 
 
 def main(_: Sequence[str]) -> None:
+    config = from_flags(TrainConfig)
+    # After the check of the flags, so that a mistake in them is reported at once.
     import jax
 
     from gvvad_jax.training import fit
 
-    config = from_flags(TrainConfig)
     result = fit(config)
     if jax.process_index():
         return  # The first of several processes reports.

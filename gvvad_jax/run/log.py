@@ -51,9 +51,9 @@ class RunLog:
         values = {name: float(value) for name, value in jax.device_get(metrics).items()}
         checked = {name: values[name] for name in ("loss", "update_norm", "param_norm")}
         if not np.isfinite(list(checked.values())).all():
-            found = ", ".join(f"{name} {value:g}" for name, value in checked.items())
+            shown = ", ".join(f"{name} {value:g}" for name, value in checked.items())
             raise Interrupted(
-                f"step {step}: expected a finite loss, update and parameters, found {found}; in "
+                f"step {step}: expected a finite loss, update and parameters, found {shown}; in "
                 "another --workdir lower --learning_rate or set --clip_norm (python -m "
                 "gvvad_jax.store checks the features)"
             )

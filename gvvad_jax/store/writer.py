@@ -3,6 +3,9 @@
 While a store is written, each video is one part in parts/, which appears whole and is the unit of
 resuming. Packing puts the parts into shards by sorted id, so that shards depend neither on the
 number of writers nor on how often they were killed.
+
+More than 400 lines, because writing, resuming, growing and packing share one rule of which videos
+are done.
 """
 
 import contextlib
@@ -169,6 +172,7 @@ class StoreWriter:
             with self._locked():
                 write_atomically(self.path / "videos.json", _json(self.videos.to_json()))
         self.pack()
+        self._packed = None
 
     def add_video(
         self,

@@ -73,11 +73,11 @@ def test_few_buckets_hold_every_video_with_the_least_padding():
     assert all(scoring.bucket_length(lengths[i]) == n for n, ids in fine.items() for i in ids)
     before = sum(n * len(ids) for n, ids in fine.items())
     for most in (6, 3, 1):
-        found = scoring.buckets(lengths, 1, most)
-        assert len(found) <= most
-        assert sorted(i for ids in found.values() for i in ids) == sorted(lengths)
-        assert all(lengths[i] <= n for n, ids in found.items() for i in ids)
-        padded = sum(n * len(ids) for n, ids in found.items())
+        grouped = scoring.buckets(lengths, 1, most)
+        assert len(grouped) <= most
+        assert sorted(i for ids in grouped.values() for i in ids) == sorted(lengths)
+        assert all(lengths[i] <= n for n, ids in grouped.items() for i in ids)
+        padded = sum(n * len(ids) for n, ids in grouped.items())
         assert padded >= before
         before = padded
     # By hand: 8, 8, 16, 20, 64 into two: 16 and 20 with 8s up to 20, or 64.
@@ -97,8 +97,8 @@ def test_a_short_video_takes_a_longer_ones_empty_place(monkeypatch):
 
 def test_score_and_evaluate_agree_with_training(run, real_store, tmp_path):
     workdir, result = run
-    found = _command("evaluate", f"--workdir={workdir}", f"--store={real_store}")
-    assert found == result.last
+    evaluated = _command("evaluate", f"--workdir={workdir}", f"--store={real_store}")
+    assert evaluated == result.last
     out = tmp_path / "scores.npz"
     _command("score", f"--workdir={workdir}", f"--store={real_store}", f"--out={out}")
     with np.load(out, allow_pickle=False) as scores:
@@ -189,13 +189,13 @@ def test_reference_repeats_only_snippets_of_16_frames(run, tmp_path, stride, pub
     model, members = scoring.load(run[0]), members_of(Store(path), None)
     by_time = evaluation.measure_members(model, members)
     config = dataclasses.replace(model.config, fidelity="reference")
-    found = evaluation.measure_members(dataclasses.replace(model, config=config), members)
+    repeated = evaluation.measure_members(dataclasses.replace(model, config=config), members)
     snippets = sum(m.row.num_snippets for m in members)
-    assert found["frames"] == (16 * snippets if published else by_time["frames"])
-    assert (found == by_time) != published
+    assert repeated["frames"] == (16 * snippets if published else by_time["frames"])
+    assert (repeated == by_time) != published
 
 
-def test_what_cannot_be_measured_is_told_before_scoring(real_store):
+def test_what_cannot_be_measured_is_reported_before_scoring(real_store):
     member = members_of(Store(real_store), None)[3]
     video = dataclasses.replace(member.video, label=1, abnormal_frames=None)
     with pytest.raises(UserError, match="g.json: video 'test-1-0': expected abnormal_frames"):
@@ -217,7 +217,7 @@ def test_another_encoders_store_is_refused(run, tmp_path):
         model.require(Store(tmp_path / "s").manifest, "s")
 
 
-def test_a_checkpoint_that_is_not_there_is_told(run):
+def test_a_checkpoint_that_is_not_there_is_reported(run):
     with pytest.raises(UserError, match="best_on_test"):
         scoring.load(run[0], "best_on_test")
 
@@ -233,10 +233,10 @@ def _truth(tmp_path, **changes):
 def test_files_are_measured_by_hand(tmp_path):
     scores = {"a": np.array([0.1, 0.9, 0.8, 0.2]), "b": np.array([0.3, 0.85])}
     np.savez(tmp_path / "s.npz", **scores)
-    found = evaluation.measure_files(str(tmp_path / "s.npz"), _truth(tmp_path))
+    measures = evaluation.measure_files(str(tmp_path / "s.npz"), _truth(tmp_path))
     # Positives 0.9, 0.8 against 0.1, 0.2, 0.3, 0.85: 4 + 3 of 8.
-    assert found["auc"] == pytest.approx(7 / 8)
-    assert found["auc_abnormal"] == 1.0 and found["frames"] == 6
+    assert measures["auc"] == pytest.approx(7 / 8)
+    assert measures["auc_abnormal"] == 1.0 and measures["frames"] == 6
     labels = {"a": np.array([0, 1, 1, 0]), "b": np.zeros(2, int)}
     np.savez(tmp_path / "g.npz", **labels)
     assert (
@@ -254,7 +254,7 @@ def test_lengths_that_differ_and_missing_videos_are_named(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("scores", "found"),
+    ("scores", "expected"),
     [
         ([0.1, np.nan, 0.8, 0.2], "expected finite scores"),
         ([0.1, np.inf, 0.8, 0.2], "expected finite scores"),
@@ -262,9 +262,9 @@ def test_lengths_that_differ_and_missing_videos_are_named(tmp_path):
         ([[0.1], [0.9], [0.8], [0.2]], "expected 4 frames"),
     ],
 )
-def test_scores_that_cannot_be_ranked_are_named(tmp_path, scores, found):
+def test_scores_that_cannot_be_ranked_are_named(tmp_path, scores, expected):
     np.savez(tmp_path / "s.npz", a=np.array(scores), b=np.zeros(2))
-    with pytest.raises(UserError, match=f"s.npz: video 'a': {found}"):
+    with pytest.raises(UserError, match=f"s.npz: video 'a': {expected}"):
         evaluation.measure_files(str(tmp_path / "s.npz"), _truth(tmp_path, num_frames=4))
 
 

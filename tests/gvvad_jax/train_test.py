@@ -138,8 +138,8 @@ def test_labels_are_part_of_what_a_run_was_begun_with(config, real_store):
 
 def test_two_runs_at_once_are_refused(config):
     pathlib.Path(config.workdir).mkdir()
-    told = pytest.raises(UserError, match="expected no other process to train here")
-    with folder.locked(pathlib.Path(config.workdir)), told:
+    refused = pytest.raises(UserError, match="expected no other process to train here")
+    with folder.locked(pathlib.Path(config.workdir)), refused:
         training.fit(config)
 
 
@@ -167,7 +167,7 @@ def test_an_error_leaves_whole_checkpoints(config, monkeypatch):
     assert [p.name for p in pathlib.Path(config.workdir).glob("checkpoints/last/*")] == ["2"]
 
 
-def test_a_damaged_checkpoint_is_told(trained, tmp_path):
+def test_a_damaged_checkpoint_is_reported(trained, tmp_path):
     config, _ = trained("rtfm")
     workdir = tmp_path / "damaged"
     shutil.copytree(config.workdir, workdir)
@@ -226,9 +226,9 @@ def test_options_resume_too(config, tmp_path):
     model, last = scoring.load(config.workdir), checkpoints.Checkpoints(config.workdir)
     state = last.restore("last", jax.eval_shape(lambda: step.init_state(config, DIM, TEXT_DIM)))
     last.close()
-    found = model.variables["params"]["fc3"]["bias"]
-    np.testing.assert_array_equal(found, state.averaged["params"]["fc3"]["bias"])
-    assert (found != state.params["detector"]["fc3"]["bias"]).all()
+    bias = model.variables["params"]["fc3"]["bias"]
+    np.testing.assert_array_equal(bias, state.averaged["params"]["fc3"]["bias"])
+    assert (bias != state.params["detector"]["fc3"]["bias"]).all()
 
 
 def test_early_stop_ends_where_validation_stands_still(config):
@@ -279,7 +279,7 @@ def test_small_data_works(config, tmp_path):
     assert result.last["videos"] == 2
 
 
-def test_a_missing_bank_is_told(config, tmp_path):
+def test_a_missing_bank_is_reported(config, tmp_path):
     write_store(tmp_path / "s", {"train": (3, 3)})
     (tmp_path / "s" / "bank.npy").unlink()
     with pytest.raises(UserError, match=r"bank.npy: expected LAP's .* --detector=tevad"):
@@ -301,7 +301,7 @@ def test_a_bank_of_another_text_encoder_is_refused(config, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("content", "found"),
+    ("content", "expected"),
     [
         (np.zeros((0, TEXT_DIM)), rf"at least one row .* found shape \[0, {TEXT_DIM}\]"),
         (np.full((2, TEXT_DIM), np.nan), "finite rows, found NaN"),
@@ -309,13 +309,13 @@ def test_a_bank_of_another_text_encoder_is_refused(config, tmp_path):
     ],
     ids=["no rows", "not finite", "no array"],
 )
-def test_a_bank_of_no_use_is_told(tmp_path, content, found):
+def test_a_bank_of_no_use_is_reported(tmp_path, content, expected):
     opened = Store(write_store(tmp_path / "s", {"train": (1, 1)}))
     path = tmp_path / "s" / "bank.npy"
     path.write_bytes(b"")
     if content is not None:
         np.save(path, content)
-    with pytest.raises(UserError, match=rf"bank\.npy: expected {found}"):
+    with pytest.raises(UserError, match=rf"bank\.npy: expected {expected}"):
         training._read_bank(opened)
 
 
@@ -326,7 +326,7 @@ def test_the_commit_is_that_of_this_code_or_unknown(tmp_path, monkeypatch):
     file.touch()
     (tmp_path / ".gitignore").write_text(".venv\n")
     git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b"]
-    for command in (["init", "-q"], ["add", "."], ["commit", "-qm", "theirs"]):
+    for command in (["init", "-q"], ["add", "."], ["commit", "-qm", "other"]):
         subprocess.run([*git, *command], check=True)
     monkeypatch.setattr(training, "__file__", str(file))
     assert training._commit() == "unknown"

@@ -100,7 +100,7 @@ def test_no_store_names_the_remedy(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "found"),
+    ("name", "content", "message"),
     [
         ("shard-00000.visual.npy", b"", "found something else"),
         ("shard-00000.text.npy", b"words", "found something else"),
@@ -111,10 +111,10 @@ def test_no_store_names_the_remedy(tmp_path):
         ("quarantine.jsonl", b'{"id": "a"}', "line 1: expected a video's"),
     ],
 )
-def test_a_damaged_file_is_named(tmp_path, name, content, found):
+def test_a_damaged_file_is_named(tmp_path, name, content, message):
     write(tmp_path)
     (tmp_path / name).write_bytes(content)
-    with pytest.raises(UserError, match=rf"{name}: .*{found}"):
+    with pytest.raises(UserError, match=rf"{name}: .*{message}"):
         Store(tmp_path)
 
 

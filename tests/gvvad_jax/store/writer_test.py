@@ -77,9 +77,9 @@ def test_a_video_is_done_however_the_others_pack_meanwhile(tmp_path, monkeypatch
 
     def packed_after_a_look(path):
         monkeypatch.setattr(pathlib.Path, "exists", exists)
-        found = exists(path)
+        is_there = exists(path)
         assert write(tmp_path / "s", ids=["b", "c", "d/e"])[1]
-        return found
+        return is_there
 
     monkeypatch.setattr(pathlib.Path, "exists", packed_after_a_look)
     assert writer.has("a")
@@ -152,7 +152,7 @@ def test_a_finished_store_is_left_alone(tmp_path):
     assert before == {p.name: p.stat().st_mtime_ns for p in (tmp_path / "s").glob("shard*")}
 
 
-def test_a_quarantined_video_is_told(tmp_path):
+def test_a_quarantined_video_is_reported(tmp_path):
     writer = StoreWriter(tmp_path, MANIFEST, annotated())
     for video_id in IDS[1:]:
         writer.add(*encoded(video_id))
