@@ -48,12 +48,12 @@ def finish(processes):
 
 def read(path):
     """{(mode, config): {name: array}}"""
-    found = collections.defaultdict(dict)
+    results = collections.defaultdict(dict)
     with np.load(path) as file:
         for key, value in file.items():
             mode, config, name = key.split("/", 2)
-            found[mode, config][name] = value
-    return found
+            results[mode, config][name] = value
+    return results
 
 
 # The bias in front of the non-local block's BatchNorm, which takes it away again: its gradient is

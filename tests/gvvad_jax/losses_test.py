@@ -47,8 +47,8 @@ class LossesTest(chex.TestCase, parameterized.TestCase):
 
     @chex.variants(with_jit=True, without_jit=True)
     def test_pseudo_anomaly_loss(self):
-        found = self.variant(losses.pseudo_anomaly_loss)(jnp.array([0.5, 0.25]), jnp.array([0, 1]))
-        np.testing.assert_allclose(found, (np.log(2) + np.log(4)) / 2, rtol=1e-6)
+        loss = self.variant(losses.pseudo_anomaly_loss)(jnp.array([0.5, 0.25]), jnp.array([0, 1]))
+        np.testing.assert_allclose(loss, (np.log(2) + np.log(4)) / 2, rtol=1e-6)
 
     @chex.variants(with_jit=True, without_jit=True)
     def test_triplet_loss(self):
@@ -90,9 +90,9 @@ class LossesTest(chex.TestCase, parameterized.TestCase):
             values_M=jnp.array([1.0, 2.0]), videos_MxJ=jnp.array([[0], [1]]), weight=1.0
         )
         pair = losses.Term(values_M=jnp.array([4.0]), videos_MxJ=jnp.array([[0, 1]]), weight=1.0)
-        found = losses.weigh_labels({"one": one, "pair": pair}, 3.0, 0.5)
-        np.testing.assert_allclose(found["one"].values_M, [3.0, 1.0])
-        np.testing.assert_allclose(found["pair"].values_M, [4.0])
+        weighted = losses.weigh_labels({"one": one, "pair": pair}, 3.0, 0.5)
+        np.testing.assert_allclose(weighted["one"].values_M, [3.0, 1.0])
+        np.testing.assert_allclose(weighted["pair"].values_M, [4.0])
 
     @parameterized.parameters(3, 32)
     def test_reference_regularisers_cross_the_borders_of_videos(self, length):
@@ -111,8 +111,8 @@ class LossesTest(chex.TestCase, parameterized.TestCase):
 
 @pytest.mark.parametrize("probability", [0.0, 1.0])
 def test_cross_entropy_is_clamped_as_in_pytorch(probability):
-    found = losses.binary_cross_entropy(jnp.array(probability), jnp.array(1.0 - probability))
-    np.testing.assert_allclose(found, 100.0)
+    loss = losses.binary_cross_entropy(jnp.array(probability), jnp.array(1.0 - probability))
+    np.testing.assert_allclose(loss, 100.0)
     gradient = jax.grad(losses.binary_cross_entropy)(probability, 1.0 - probability)
     assert np.isfinite(gradient)
 

@@ -66,13 +66,13 @@ def test_false_alarms_are_normal_frames_above_half():
 def test_frame_measures_by_hand():
     labels = {"a": np.array([0, 1]), "b": np.array([1, 0]), "n": np.array([0, 0])}
     scores = {"a": np.array([0.1, 0.9]), "b": np.array([0.3, 0.4]), "n": np.array([0.2, 0.6])}
-    found = metrics.frame_measures(scores, labels, {"a": "Arson", "b": "Abuse", "n": None})
+    measures = metrics.frame_measures(scores, labels, {"a": "Arson", "b": "Abuse", "n": None})
     # Positives 0.9, 0.3; negatives 0.1, 0.4, 0.2, 0.6: 4 + 2 of 8 pairs.
-    assert found["auc"] == pytest.approx(6 / 8)
+    assert measures["auc"] == pytest.approx(6 / 8)
     # Within abnormal videos the negatives are 0.1 and 0.4: 2 + 1 of 4.
-    assert found["auc_abnormal"] == pytest.approx(3 / 4)
-    assert found["per_class"] == {"Abuse": pytest.approx(1 / 3), "Arson": pytest.approx(1.0)}
-    assert found["far"] == pytest.approx(1 / 4)
+    assert measures["auc_abnormal"] == pytest.approx(3 / 4)
+    assert measures["per_class"] == {"Abuse": pytest.approx(1 / 3), "Arson": pytest.approx(1.0)}
+    assert measures["far"] == pytest.approx(1 / 4)
 
 
 def test_a_video_shorter_than_k_is_its_mean():

@@ -40,8 +40,8 @@ def finish(process):
     out, err = process.communicate(timeout=200)
     assert process.returncode == 0, err
     # Gloo writes to standard output as well.
-    found = [json.loads(line) for line in out.splitlines() if line.startswith("{")]
-    return found[0] if found else None
+    results = [json.loads(line) for line in out.splitlines() if line.startswith("{")]
+    return results[0] if results else None
 
 
 def logged(workdir):
@@ -70,12 +70,12 @@ def test_a_killed_process_ends_the_others_and_any_devices_go_on(killed, mode, re
     assert done < STEPS
     # Two processes go on, then one with other devices in the other mode.
     if mode == "mesh":
-        found, others = [finish(process) for process in start_two(real_store, broken, mode)]
-        assert others is None  # The first process alone has a result.
+        result, others = [finish(process) for process in start_two(real_store, broken, mode)]
+        assert others is None  # Only the first process has a result.
     else:
-        found = finish(start(real_store, broken, "--parallel=mesh", devices=4))
+        result = finish(start(real_store, broken, "--parallel=mesh", devices=4))
     for name, value in expected["last"].items():
-        assert found["last"][name] == pytest.approx(value, rel=1e-6), name
+        assert result["last"][name] == pytest.approx(value, rel=1e-6), name
     assert logged(broken).keys() == logged(whole).keys() == set(range(1, STEPS + 1))
     for step, entry in logged(whole).items():
         for name, value in entry.items():

@@ -1,4 +1,4 @@
-"""SSLS: what a synthetic video weighs."""
+"""SSLS: the weight of synthetic videos, and the ways to set lambda."""
 
 import dataclasses
 import functools
@@ -96,14 +96,14 @@ def _at(step, **changes):
     return float(ssls.lambda_of({}, jnp.array(step), config))
 
 
-def test_every_mode_is_one_function_that_starts_where_it_is_told():
+def test_every_mode_starts_at_lambda_value():
     for name in LAMBDA_MODES:
         config = TrainConfig(lambda_mode=name, lambda_value=0.3)
         params = ssls.init_lambda(config)
         assert ("lambda" in params) == (name not in ("fixed", "scheduled"))
-        found = ssls.lambda_of(params, jnp.array(0), config)
-        assert found.dtype == jnp.float32 and found.shape == ()
-        np.testing.assert_allclose(found, 0.3, rtol=1e-6, err_msg=name)
+        lambda_ = ssls.lambda_of(params, jnp.array(0), config)
+        assert lambda_.dtype == jnp.float32 and lambda_.shape == ()
+        np.testing.assert_allclose(lambda_, 0.3, rtol=1e-6, err_msg=name)
 
 
 @pytest.mark.parametrize(
@@ -130,8 +130,8 @@ def test_decays_by_hand():
         "step": {100: 1.0, 299: 1.0, 300: 0.1, 500: 0.01, 999: 1e-4},
     }.items():
         for step, factor in expected.items():
-            found = _at(step, lambda_decay=decay, lambda_shift=0)
-            np.testing.assert_allclose(found, 2 * factor, rtol=1e-4, atol=1e-7)
+            lambda_ = _at(step, lambda_decay=decay, lambda_shift=0)
+            np.testing.assert_allclose(lambda_, 2 * factor, rtol=1e-4, atol=1e-7)
 
 
 def test_past_the_end_the_cosine_stays_at_zero_but_as_published():
@@ -156,13 +156,13 @@ def test_lambdas_gradient_against_finite_differences(mode, fidelity):
     def total(lambda_):
         return ssls.scaled_loss(_terms(), SYNTHETIC_Bx2, lambda_, config)[0]
 
-    found = jax.grad(total)(jnp.array(0.4))
+    gradient = jax.grad(total)(jnp.array(0.4))
     difference = (total(jnp.array(0.41)) - total(jnp.array(0.39))) / 0.02
-    np.testing.assert_allclose(found, difference, rtol=2e-3)
+    np.testing.assert_allclose(gradient, difference, rtol=2e-3)
     # By hand: the synthetic cost, or as published half of all, less 1 / lambda a synthetic video.
     costs = {"paper": 5 / 4 + 0.5 * 10 / 2, "reference": 0.5 * (10 / 4 + 0.5 * 30 / 2)}
     penalty = -0.5 / 0.4 if mode == "uncertainty" else 0.0
-    np.testing.assert_allclose(found, costs[fidelity] + penalty, rtol=1e-5)
+    np.testing.assert_allclose(gradient, costs[fidelity] + penalty, rtol=1e-5)
 
 
 def test_uncertainty_settles_at_one_over_the_synthetic_videos_mean_loss():
@@ -194,12 +194,12 @@ def test_bounded_lambdas_stay_in_their_bounds(mode):
     ("mode", "value"),
     [("sigmoid", 1.0), ("softplus", 0.0), ("uncertainty", -1.0), ("meta", 0.0), ("meta", 1.5)],
 )
-def test_a_start_outside_the_bounds_is_told(mode, value):
+def test_a_start_outside_the_bounds_is_refused(mode, value):
     with pytest.raises(UserError, match=f"--lambda_value: expected between 0 .*{mode}"):
         TrainConfig(lambda_mode=mode, lambda_value=value)
 
 
-def test_what_lambda_multiplies_is_logged_for_each_fidelity():
+def test_the_cost_that_lambda_scales_is_logged_for_each_fidelity():
     for config, expected in ((TrainConfig(), 5 / 4 + 0.5 * 10 / 2), (REFERENCE, 0.5 * 10)):
         _, parts = ssls.scaled_loss(_terms(), SYNTHETIC_Bx2, jnp.array(0.5), config)
         np.testing.assert_allclose(parts["cost_scaled"], expected)
@@ -207,8 +207,8 @@ def test_what_lambda_multiplies_is_logged_for_each_fidelity():
 
 def test_a_large_softplus_start_does_not_overflow():
     config = TrainConfig(lambda_mode="softplus", lambda_value=1000.0)
-    found = ssls.lambda_of(ssls.init_lambda(config), jnp.array(0), config)
-    np.testing.assert_allclose(found, 1000.0)
+    lambda_ = ssls.lambda_of(ssls.init_lambda(config), jnp.array(0), config)
+    np.testing.assert_allclose(lambda_, 1000.0)
 
 
 def test_a_mixture_counts_by_its_parts():

@@ -105,13 +105,13 @@ def test_at_lambda_zero_a_synthetic_videos_features_reach_no_parameter():
 def test_reference_running_variance_is_unbiased():
     old = {"norm": {"mean": jnp.zeros(1), "var": jnp.ones(1)}}
     new = {"norm": {"mean": jnp.ones(1), "var": jnp.array([0.9 + 0.1 * 4.0])}}
-    found = step.unbiased_variance(old, new, count=5)
-    np.testing.assert_allclose(found["norm"]["var"], 0.9 + 0.1 * 4.0 * 5 / 4, rtol=1e-6)
-    np.testing.assert_allclose(found["norm"]["mean"], 1.0)
+    corrected = step.unbiased_variance(old, new, count=5)
+    np.testing.assert_allclose(corrected["norm"]["var"], 0.9 + 0.1 * 4.0 * 5 / 4, rtol=1e-6)
+    np.testing.assert_allclose(corrected["norm"]["mean"], 1.0)
 
 
 def _run(count, batch=BATCH, data=None, **changes):
-    """State and every step's metrics; MIL-Rank unless told, the quickest to compile."""
+    """Runs steps, by default of MIL-Rank, which compiles fastest; returns state and metrics."""
     config = TrainConfig(**({"detector": "mil_rank"} | SMALL | changes))
     state, data = step.init_state(config, 12, 8), make_data() if data is None else data
     train_step, log = jax.jit(step.make_train_step(config)), []
@@ -141,7 +141,7 @@ def test_bounded_lambdas_fall_and_stay_positive(mode):
     assert np.isfinite(state.params["ssls"]["lambda"])
 
 
-def test_fixed_and_scheduled_lambdas_move_as_told_whatever_the_loss():
+def test_fixed_and_scheduled_lambdas_do_not_depend_on_the_loss():
     _, log = _run(4, lambda_value=0.7)
     np.testing.assert_allclose(log["lambda"], 0.7, rtol=1e-6)
     _, log = _run(4, lambda_mode="scheduled", lambda_value=1.0, steps=20, lambda_shift=0)
@@ -213,13 +213,13 @@ def test_mixtures_by_hand():
     batch = BATCH._replace(
         partners_Bx2=jnp.array([[2, 3], [2, 3]]), shares_Bx2=jnp.array([[0.5, 0.75], [1.0, 0.6]])
     )
-    found = step.mixed_videos(data, batch)
+    mixtures = step.mixed_videos(data, batch)
     for name in ("visual_VxNxTxD", "text_VxTxE"):
-        rows, own = getattr(data, name), getattr(found, name)
+        rows, own = getattr(data, name), getattr(mixtures, name)
         np.testing.assert_allclose(own[0], (rows[0] + rows[2]) / 2, rtol=1e-6)
         np.testing.assert_allclose(own[1], 0.75 * rows[1] + 0.25 * rows[3], rtol=1e-5, atol=1e-7)
         np.testing.assert_array_equal(own[2], rows[2])
-    np.testing.assert_allclose(found.synthetic_V, [0.5, 0.25, 1.0, 1.0])
+    np.testing.assert_allclose(mixtures.synthetic_V, [0.5, 0.25, 1.0, 1.0])
 
 
 def test_random_crops_are_distinct_change_with_the_step_and_are_every_videos():
@@ -282,17 +282,17 @@ def _first_moment(config, grads):
 def test_the_detectors_gradient_is_clipped_and_lambdas_is_not():
     grads = {"detector": {"w": jnp.array([30.0, 40.0])}, "ssls": {"lambda": jnp.array(7.0)}}
     config = TrainConfig(lambda_mode="sigmoid", l2=0.0, clip_norm=5.0)
-    detector, of_lambda = _first_moment(config, grads)
+    detector, lambda_ = _first_moment(config, grads)
     np.testing.assert_allclose(detector, [3.0, 4.0], rtol=1e-5)
-    np.testing.assert_allclose(of_lambda, 7.0, rtol=1e-5)
+    np.testing.assert_allclose(lambda_, 7.0, rtol=1e-5)
 
 
 def test_l2_pulls_on_the_published_lambda_alone():
     grads = {"detector": {"w": jnp.zeros(2)}, "ssls": {"lambda": jnp.array(0.0)}}
     for mode, pull in (("learnable", 0.5), ("sigmoid", 0.0), ("meta", 0.0)):
-        detector, of_lambda = _first_moment(TrainConfig(lambda_mode=mode, l2=0.5), grads)
+        detector, lambda_ = _first_moment(TrainConfig(lambda_mode=mode, l2=0.5), grads)
         np.testing.assert_allclose(detector, 0.5)
-        np.testing.assert_allclose(of_lambda, pull)
+        np.testing.assert_allclose(lambda_, pull)
 
 
 def test_adagrad_is_mil_ranks_published_optimiser():
@@ -313,8 +313,8 @@ def test_averaged_parameters_by_hand():
     now = jax.tree.map(lambda x: x + 1.0, state.params)
     state = state.replace(params=now, step=jnp.array(1))
     # (1 + 1) / (10 + 1) at first, the flag's decay later on.
-    found = step.average(state, 0.5)["params"]["fc3"]["bias"]
-    np.testing.assert_allclose(found, before + 9 / 11, rtol=1e-5)
+    after = step.average(state, 0.5)["params"]["fc3"]["bias"]
+    np.testing.assert_allclose(after, before + 9 / 11, rtol=1e-5)
     later = state.replace(step=jnp.array(1000))
     np.testing.assert_allclose(
         step.average(later, 0.5)["params"]["fc3"]["bias"], before + 0.5, rtol=1e-5

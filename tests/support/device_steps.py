@@ -29,7 +29,7 @@ def configs(precision):
 
 
 def data(runner):
-    """The same videos in every mode; what this process isn't asked for it doesn't hand out."""
+    """Returns the same videos in every mode; checks that a process reads only its own rows."""
     rng = np.random.default_rng(0)
     visual = rng.normal(size=(VIDEOS, 2, SEGMENTS, DIM)).astype(np.float32)
     text = rng.normal(size=(VIDEOS, SEGMENTS, TEXT_DIM)).astype(np.float32)
@@ -37,13 +37,13 @@ def data(runner):
     asked = set()
 
     def rows(array):
-        def of(start, stop):
+        def read_rows(start, stop):
             asked.update(range(start, stop))
             return array[start:stop]
 
-        return runner.by_row(array.shape, of)
+        return runner.by_row(array.shape, read_rows)
 
-    found = step.TrainingData(
+    videos = step.TrainingData(
         visual_VxNxTxD=rows(visual),
         text_VxTxE=rows(text),
         synthetic_V=rows(synthetic),
@@ -52,7 +52,7 @@ def data(runner):
     if runner.num_devices > 1:
         most = -(-VIDEOS // runner.num_devices) * jax.local_device_count()
         assert len(asked) <= most, "a process read another's rows"
-    return found
+    return videos
 
 
 def batch(number, config):
@@ -61,29 +61,29 @@ def batch(number, config):
     def videos():
         return rng.integers(0, VIDEOS, (PAIRS, 2)).astype(np.int32)
 
-    found = Batch(videos_Bx2=videos(), pairs_B=np.arange(PAIRS, dtype=np.int32))
+    drawn = Batch(videos_Bx2=videos(), pairs_B=np.arange(PAIRS, dtype=np.int32))
     if config.mixup:
         shares_Bx2 = rng.uniform(0.5, 1, (PAIRS, 2)).astype(np.float32)
-        found = found._replace(partners_Bx2=videos(), shares_Bx2=shares_Bx2, held_out_Bx2=videos())
-    return found
+        drawn = drawn._replace(partners_Bx2=videos(), shares_Bx2=shares_Bx2, held_out_Bx2=videos())
+    return drawn
 
 
 def run(config):
-    """State and last metrics after the steps, by name."""
-    made = parallel.make_train_step
+    """Runs the steps; returns the state and the last metrics by name."""
+    make = parallel.make_train_step
     chex.clear_trace_counter()
     parallel.make_train_step = lambda *args, **kwargs: chex.assert_max_traces(
-        made(*args, **kwargs), n=1
+        make(*args, **kwargs), n=1
     )
     runner = parallel.Runner(config, step.init_state(config, DIM, TEXT_DIM))
-    parallel.make_train_step = made
+    parallel.make_train_step = make
     videos = data(runner)
     for number in range(STEPS):
         metrics = jax.device_get(runner.step(videos, batch(number, config)))
     state = runner.state().replace(opt_state={}, key=())
     leaves, _ = jax.tree_util.tree_flatten_with_path(jax.device_get(state))
-    found = {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}
-    return found | {f"metric {name}": value for name, value in metrics.items()}
+    arrays = {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}
+    return arrays | {f"metric {name}": value for name, value in metrics.items()}
 
 
 def main(precision, out, *names):
@@ -95,8 +95,8 @@ def main(precision, out, *names):
     every = configs(precision)
     for name in names or every:
         for mode in ("single", "pmap", "mesh"):
-            found = run(dataclasses.replace(every[name], parallel=mode))
-            arrays |= {f"{mode}/{name}/{key}": value for key, value in found.items()}
+            values = run(dataclasses.replace(every[name], parallel=mode))
+            arrays |= {f"{mode}/{name}/{key}": value for key, value in values.items()}
     np.savez(out, **arrays)
 
 

@@ -149,11 +149,11 @@ def test_the_whole_gradient_against_finite_differences(name):
                 return loss(optax.tree.add_scale(params, t, direction))
 
             value_and_gradient = jax.jit(jax.value_and_grad(along))
-            found = value_and_gradient(0.0)[1]
-            assert found.dtype == jnp.float64
+            slope = value_and_gradient(0.0)[1]
+            assert slope.dtype == jnp.float64
             step = 1e-6
             difference = value_and_gradient(step)[0] - value_and_gradient(-step)[0]
-            np.testing.assert_allclose(found, difference / (2 * step), rtol=1e-5)
+            np.testing.assert_allclose(slope, difference / (2 * step), rtol=1e-5)
 
 
 def test_dropped_snippets_are_not_selected_while_training():
@@ -212,6 +212,6 @@ def test_the_loss_does_not_depend_on_the_order_of_pairs(name):
 
     order = np.array([4, 5, 0, 1, 2, 3])
     expected = values(_outputs(detector, variables, visual, text), text)
-    found = values(_outputs(detector, variables, visual[order], text[order]), text[order])
+    permuted = values(_outputs(detector, variables, visual[order], text[order]), text[order])
     for term in expected.keys() - {"triplet"}:  # Ties among unsuspected snippets go by index.
-        np.testing.assert_allclose(found[term], expected[term], rtol=1e-5)
+        np.testing.assert_allclose(permuted[term], expected[term], rtol=1e-5)
