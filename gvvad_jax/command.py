@@ -223,7 +223,8 @@ def _is_of(value: Any, kind: Any) -> bool:
     return isinstance(value, _TYPES[kind])
 
 
-_DEFINERS = {
+# By a field's type: how its flag is defined, the values it takes, and their name in messages.
+_DEFINERS: dict[Any, Callable[..., Any]] = {
     bool: flags.DEFINE_bool,
     int: flags.DEFINE_integer,
     int | None: flags.DEFINE_integer,
@@ -231,7 +232,7 @@ _DEFINERS = {
     float | None: flags.DEFINE_float,
     str: flags.DEFINE_string,
 }
-_TYPES = {
+_TYPES: dict[Any, Any] = {
     bool: bool,
     int: numbers.Integral,
     int | None: numbers.Integral | None,
@@ -240,7 +241,7 @@ _TYPES = {
     str: str,
     tuple[int, ...]: tuple,
 }
-_TYPE_NAMES = {
+_TYPE_NAMES: dict[Any, str] = {
     bool: "True or False",
     int: "a whole number",
     int | None: "a whole number or None",
@@ -266,7 +267,8 @@ def define_flags(*classes: type) -> None:
     for field in fields.values():
         text = field.metadata["help"]
         if field.type == tuple[int, ...]:
-            default = ",".join(map(str, field.default))
+            default_items: Any = field.default
+            default = ",".join(map(str, default_items))
             flags.DEFINE_list(field.name, default, text, module_name=sys.argv[0])
         else:
             _DEFINERS[field.type](field.name, field.default, text, module_name=sys.argv[0])

@@ -254,7 +254,7 @@ class TrainConfig:
         False, "Also report the checkpoint that is best on the TEST set, as publications do."
     )
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check(self)
         if "text" not in DETECTORS[self.detector] and self.feature_group == "text":
             raise UserError(

@@ -21,7 +21,7 @@ class Generator:
     Attributes:
       heads: attention heads of its transformer, each 64 wide.
       layers: layers of its transformer.
-      seconds: time of one video on `gpu`, of the size in video_models.PRESETS.
+      seconds: time of one video on `gpu`, of the size in videos/presets.py.
       gpu: GPU that the seconds were measured on.
       source: who measured them.
     """

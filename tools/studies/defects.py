@@ -1,7 +1,7 @@
 """Defects to plant into sound videos, each in several severities, to test the filter with.
 
 A defect is a pure function of the sound frames, a strength and random numbers. The built-in world
-has defects of its own (a video of its twin's event); see generation/world.py.
+has defects of its own (a video of its twin's event); see generation/world.
 
 The kinds in HELD_OUT took no part in choosing the filter's measures and bounds. How the filter does
 on them estimates how it does on a defect that nobody thought of.
