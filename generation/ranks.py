@@ -1,11 +1,13 @@
-"""Sharing work among processes: ranks of a launcher, or actors of Ray, around the same callable.
+"""Sharing of work between processes: ranks of a launcher, or workers of Ray.
 
-A launcher (torchrun, SLURM, a Kubernetes indexed job) starts one process a GPU and sets RANK and
-WORLD_SIZE; each takes every WORLD_SIZE-th item. With `ray_workers` Ray starts the processes, on all
-machines of its cluster. Either way an item is made whole by one process and writes its own file, so
-that any of them may die and the same command goes on; the folder must be one that all of them see.
+A launcher (torchrun, SLURM, a Kubernetes indexed job) starts one process per GPU and sets RANK and
+WORLD_SIZE; each process takes every WORLD_SIZE-th item. With --ray_workers, Ray starts the
+processes on the machines of its cluster. Either way one process does all work on an item and
+writes the item's own file, so that any process may be killed and the same command resumes. The
+output folder must be visible to all processes.
 """
 
+import dataclasses
 import functools
 import logging
 import os
@@ -14,39 +16,66 @@ from typing import Any, TypeVar
 
 import tqdm
 
-from gvvad_jax.command import UserError, option
+from gvvad_jax.command import UserError, check, group
 
-# A flag of everything that loads a model.
-DEVICE = option(
-    "", "of the models: cuda, cpu ...; this rank's GPU where there is one unless told", free=True
+WORKERS = group("Workers")
+# The flag of every command that loads a model.
+DEVICE: str = WORKERS(
+    "",
+    "Device for the models, e.g. cuda or cpu (default: this rank's GPU, else the CPU).",
+    free=True,
 )
 Item = TypeVar("Item")
-# Makes items one after another, yielding after each; does nothing for one that is there already.
-Work = Callable[[Sequence[Item]], Iterator[Any]]
+# Processes items one after another and yields after each; finished items are skipped.
+Work = Callable[[Sequence[Item]], Iterator[None]]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class WorkerOptions:
+    """Workers that Ray starts."""
+
+    ray_workers: int = WORKERS(
+        0, "Number of Ray's worker processes (default: work in this process).", low=0, free=True
+    )
+    gpus_a_worker: float | None = WORKERS(
+        None,
+        "GPUs per Ray worker (default: 1 if this machine has a GPU and the models use it).",
+        low=0,
+        free=True,
+    )
+
+    def __post_init__(self):
+        check(self)
+
+    def gpus_per_worker(self, *, needs_gpu: bool = True) -> float:
+        """Returns the GPUs that Ray gives a worker; without the flag, 1 if there is one here."""
+        if self.gpus_a_worker is not None or not self.ray_workers or not needs_gpu:
+            return self.gpus_a_worker or 0.0
+        return float(this_ranks_device() != "cpu")
 
 
 def rank_and_size() -> tuple[int, int]:
-    """(RANK, WORLD_SIZE) of the environment, (0, 1) without.
+    """Returns RANK and WORLD_SIZE of the environment; (0, 1) if they are not set.
 
     Raises:
-      UserError: they aren't numbers with 0 <= RANK < WORLD_SIZE.
+      UserError: they are not numbers with 0 <= RANK < WORLD_SIZE.
     """
-    given = os.environ.get("RANK", "0"), os.environ.get("WORLD_SIZE", "1")
+    texts = os.environ.get("RANK", "0"), os.environ.get("WORLD_SIZE", "1")
     try:
-        rank, size = int(given[0]), int(given[1])
+        rank, size = int(texts[0]), int(texts[1])
     except ValueError:
         rank, size = -1, 0
     if not 0 <= rank < size:
         raise UserError(
-            f"RANK, WORLD_SIZE: expected 0 <= RANK < WORLD_SIZE, found {given[0]!r} and "
-            f"{given[1]!r}; the launcher sets them, unset both for one process"
+            f"RANK, WORLD_SIZE: expected 0 <= RANK < WORLD_SIZE, found {texts[0]!r} and "
+            f"{texts[1]!r}; the launcher sets them, unset both for one process"
         )
     return rank, size
 
 
 @functools.cache
 def this_ranks_device() -> str:
-    """The GPU that this process is to take of its machine's, by LOCAL_RANK; else the CPU."""
+    """Returns this process's GPU of the machine, by LOCAL_RANK; the CPU if there is none."""
     import torch
 
     gpus = torch.cuda.device_count()
@@ -54,7 +83,7 @@ def this_ranks_device() -> str:
 
 
 def share(items: Sequence[Item]) -> Sequence[Item]:
-    """This rank's part of the items."""
+    """Returns this rank's part of the items."""
     rank, size = rank_and_size()
     return items[rank::size]
 
@@ -69,20 +98,20 @@ def each(
     unit: str,
     progress: bool = True,
 ) -> None:
-    """Does this process's share of the items, or has Ray's actors do all of them.
+    """Processes this rank's share of the items, or lets Ray's workers process all of them.
 
     Args:
-      make_work: loads what the work needs (a model) and returns the work; called once a process.
-        With Ray it goes to other processes: a `functools.partial` of a function of a module, with
-        plain arguments.
-      items: what to make; plain values with Ray.
-      ray_workers: actors, 0 to work in this process.
-      gpus_a_worker: GPUs that Ray gives an actor.
-      label, unit: of the bar.
-      progress: a bar on standard error.
+      make_work: loads the models and returns the work; called once per process. With Ray it must
+        be a `functools.partial` of a module's function with plain arguments, because it is sent to
+        other processes.
+      items: the items; plain values with Ray.
+      ray_workers: number of Ray's workers; 0 works in this process.
+      gpus_a_worker: GPUs per Ray worker.
+      label, unit: texts of the progress bar.
+      progress: whether to show a progress bar on standard error.
 
     Raises:
-      UserError: ranks and Ray at once, or Ray isn't installed; whatever the work raises.
+      UserError: ranks and Ray are combined, or Ray is not installed.
     """
     if not items:
         return
@@ -97,10 +126,17 @@ def each(
             "--ray_workers: expected one process, found WORLD_SIZE over 1; share the work by "
             "ranks or by Ray, not by both"
         )
-    _each_under_ray(make_work, items, ray_workers, gpus_a_worker, label, unit, progress)
+    with tqdm.tqdm(total=len(items), desc=label, unit=unit, disable=not progress) as bar:
+        _each_under_ray(make_work, items, ray_workers, gpus_a_worker, bar)
 
 
-def _each_under_ray(make_work, items, ray_workers, gpus_a_worker, label, unit, progress) -> None:
+def _each_under_ray(
+    make_work: Callable[[], Work],
+    items: Sequence[Item],
+    ray_workers: int,
+    gpus_a_worker: float,
+    bar: tqdm.tqdm,
+) -> None:
     try:
         import ray
         import ray.data
@@ -112,12 +148,12 @@ def _each_under_ray(make_work, items, ray_workers, gpus_a_worker, label, unit, p
     threads = os.environ.get("OMP_NUM_THREADS")
 
     class Actor:
-        """The same work, an item a call; a user's mistake comes back as a row."""
+        """Does the work, one item per call; returns a UserError as a row."""
 
         def __init__(self):
             self.work = None
-            # Ray gives an actor a thread. Sums over as many threads as in a process of its own are
-            # what makes the last bits the same as there; PyTorch isn't imported yet.
+            # Ray sets one thread. With as many threads as in a plain process, sums have the same
+            # last bits as there. PyTorch is not imported yet.
             if threads is None:
                 os.environ.pop("OMP_NUM_THREADS", None)
             else:
@@ -133,21 +169,20 @@ def _each_under_ray(make_work, items, ray_workers, gpus_a_worker, label, unit, p
             return {"mistake": ""}
 
     if not ray.is_initialized():
-        # A cluster named by RAY_ADDRESS, else one on this machine.
+        # The cluster of RAY_ADDRESS, else a new one on this machine.
         ray.init(include_dashboard=False, logging_level=logging.ERROR)
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     ray.data.DataContext.get_current().enable_progress_bars = False
-    # A block an item, or one actor would get them all.
+    # One block per item; otherwise one worker would get all items.
     rows = ray.data.from_items([{"item": item} for item in items], override_num_blocks=len(items))
     done = rows.map(
         Actor,
         compute=ray.data.ActorPoolStrategy(size=ray_workers),
-        # As many actors as cores would leave no core for reading their input, and hang.
+        # With as many workers as cores, no core would be left for reading their input.
         num_cpus=0.5,
         num_gpus=gpus_a_worker,
     )
-    with tqdm.tqdm(total=len(items), desc=label, unit=unit, disable=not progress) as bar:
-        for outcome in done.iter_rows():
-            if outcome["mistake"]:
-                raise UserError(outcome["mistake"])
-            bar.update()
+    for outcome in done.iter_rows():
+        if outcome["mistake"]:
+            raise UserError(outcome["mistake"])
+        bar.update()

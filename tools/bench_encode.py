@@ -25,6 +25,7 @@ def main(_: list[str]) -> None:
     # As generation.encode does; the plain loop gains by it too.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from generation.encoders.clip import ClipEncoder
+    from generation.encoders.options import VisualOptions
 
     values = flags.FLAGS
     if values.json:
@@ -35,10 +36,12 @@ def main(_: list[str]) -> None:
         weights = values.weights
         if weights in encode.MODELS:
             weights = encode.save_model(root / "model", weights)
-        encoder = ClipEncoder(
-            weights, crops=values.crops, dtype=values.compute_dtype or None,
-            device=values.device or None, batch_size=values.crops_at_once,
+        options = VisualOptions(
+            encoder="clip-l14", weights=str(weights), pooling="middle", crops=values.crops,
+            compute_dtype=values.compute_dtype, device=values.device,
+            crops_at_once=values.crops_at_once,
         )  # fmt: skip
+        encoder = ClipEncoder(options)
         figures = encode.measure(videos, weights, values.crops, encoder, values.repeats)
     frames = values.clips * round(values.seconds * values.fps)
     seconds = figures["seconds"]

@@ -1,1 +1,1 @@
-"""Videos to a feature store."""
+"""Encoding of videos into a feature store."""

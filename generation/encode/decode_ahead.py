@@ -1,14 +1,13 @@
-"""Video files -> the frames that models want, snippet by snippet, decoded ahead of the models.
+"""Decodes video files ahead of the models: the frames that each snippet needs.
 
-A sound file is gone through twice: its packets are counted, which says where its snippets lie, and
-then decoded once. `Source.messages` gives `Chunk`s, a few snippets of a video each with the frames
-they need, and after them the video's `Ending`; `ahead` runs that in a thread. What is alive at any
-time are a few chunks, however long the video. Encoders and captioners that want whole videos get
+An undamaged file is read twice: first its packets are counted, which determines its snippets, then
+it is decoded once. `Source.messages` yields `Chunk`s, a few snippets of a video with the frames
+they need, and finally the video's `Ending`; `ahead` runs it in a thread. Only a few chunks are in
+memory at any time, however long the video is. Encoders and captioners that need whole videos get
 all frames with the ending.
 
-Where a file turns out to be damaged, or holds another number of frames than packets, it is decoded
-again with what is now known, on one thread, and messages come with another `Plan`; those of the
-former plan are void.
+If a file turns out to be damaged, or holds another number of frames than of packets, it is decoded
+again in one thread. The new messages have a new `DecodePlan`; those of the old plan are void.
 """
 
 import collections
@@ -16,41 +15,45 @@ import dataclasses
 import pathlib
 import queue
 import threading
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, TypeVar
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
 from generation.encode.recipe import Recipe
+from generation.encode.reporting import DecodingBar
 from generation.media import pixels, reading
 from generation.media.containers import UnreadableError, nothing_decoded
 from gvvad_jax.command import UserError
 from gvvad_jax.store import alignment, annotations
 
-# A chunk is closed when its snippets have this many frames for the encoder, or this much for the
-# captioner: enough to fill batches, little enough to keep several.
+if TYPE_CHECKING:
+    import torch
+
+# A chunk is complete when its snippets have this many frames for the encoder, or this many bytes
+# for the captioner: enough to fill batches, little enough to keep several chunks in memory.
 CHUNK_FRAMES = 96
 CHUNK_BYTES = 64 << 20
-# Chunks alive at once, the one being made and the one being encoded included.
+# Chunks in memory, including the one being decoded and the one being encoded.
 CHUNKS_ALIVE = 4
-# The same for whole videos.
+# Whole videos in memory, counted likewise.
 VIDEOS_ALIVE = 2
-# Time stamps of steady cameras jitter less.
+# Time stamps of cameras with a constant rate jitter less.
 _UNEVEN_SECONDS = 0.5
 Message = TypeVar("Message")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class DecodePlan:
-    """Where a video's snippets lie.
+    """Where a video's snippets are.
 
     Attributes:
       video: the video.
-      fps: of the file.
-      num_frames: of the file.
-      rate: frames per second after the fps policy; spans count in it.
-      spans_Tx2: [start, end) of each snippet.
-      source_F: which frame of the file is each frame at that rate.
+      fps: frames per second of the file.
+      num_frames: number of frames of the file.
+      rate: frames per second after the fps policy.
+      spans_Tx2: [start, end) of each snippet in frames at `rate`.
+      source_F: for each frame at `rate`, its index in the file.
     """
 
     video: annotations.VideoAnnotation
@@ -63,43 +66,43 @@ class DecodePlan:
 
 @dataclasses.dataclass
 class Chunk:
-    """Some snippets of a video, in order, after those of the chunks before it.
+    """The next snippets of a video, in order.
 
     Attributes:
-      plan: of the video.
-      prepared: a list a snippet, the encoder's prepared frames.
-      pictures: an array [k, H, W, 3] a snippet, for a captioner of snippets; empty without one.
+      plan: plan of the video.
+      prepared: for each snippet, the encoder's prepared frames.
+      pictures: for each snippet, frames [k, H, W, 3] for the captioner; empty without one.
     """
 
     plan: DecodePlan
-    prepared: list[list[Any]]
+    prepared: "list[list[torch.Tensor]]"
     pictures: list[np.ndarray]
 
 
 @dataclasses.dataclass
 class Ending:
-    """A video is through.
+    """The end of a video.
 
     Attributes:
-      plan: of the video.
-      declared_frames: see video_io.Video.
-      faults: what is to be told of the file, beside the two counts.
-      pixel_statistics: None where nobody measured.
-      probes: the encoder's `prepare_whole`d frames, at the meter's times.
-      frames_FxHxWx3: all frames at the plan's rate; None where nobody wants whole videos.
+      plan: plan of the video.
+      declared_frames: see reading.Video.
+      faults: warnings about the file.
+      pixel_statistics: results of pixels.Meter; None if nothing was measured.
+      probes: frames that the encoder prepared for `consistency`, one per measured frame.
+      frames_FxHxWx3: all frames at the plan's rate; None if no model needs whole videos.
     """
 
     plan: DecodePlan
     declared_frames: int
     faults: list[str]
     pixel_statistics: dict[str, float] | None
-    probes: list[Any]
+    probes: "list[torch.Tensor]"
     frames_FxHxWx3: np.ndarray | None
 
 
 @dataclasses.dataclass(frozen=True)
 class Unreadable:
-    """A file of which not one frame could be decoded."""
+    """A file without a single frame that can be decoded."""
 
     video: annotations.VideoAnnotation
     reason: str
@@ -109,33 +112,45 @@ class Source:
     """Reads videos for a recipe.
 
     Args:
-      videos: for files and frame rates.
-      recipe: says which frames are wanted.
-      measure: whether pixels and consistency are measured as well.
+      videos: the list of all videos, with files and frame rates.
+      recipe: says which frames are needed.
+      measure: whether to measure pixels and consistency as well.
+      bar: shows the share of the current video's frames that are decoded.
     """
 
-    def __init__(self, videos: annotations.Annotations, recipe: Recipe, *, measure: bool = True):
+    def __init__(
+        self,
+        videos: annotations.Annotations,
+        recipe: Recipe,
+        *,
+        measure: bool = True,
+        bar: DecodingBar | None = None,
+    ):
         self._videos, self._recipe, self._measure = videos, recipe, measure
+        self._bar = bar or DecodingBar(enabled=False)
 
     def messages(
         self, videos: Iterable[annotations.VideoAnnotation]
-    ) -> Iterator[Chunk | Ending | Unreadable]:
-        """Each video's chunks and then its ending, or that it can't be read.
+    ) -> Generator[Chunk | Ending | Unreadable, None, None]:
+        """Yields each video's chunks and then its ending, or that it is unreadable.
 
         Raises:
-          UserError: a frame rate is neither in the file nor in videos.json, or no possible one.
+          UserError: a frame rate is missing in the file and in videos.json, or impossible.
         """
         for video in videos:
+            self._bar.start(video.id)
             path = self._videos.resolve(video)
             try:
                 read = self._read_whole if self._recipe.whole_video else self._stream
                 yield from read(video, path)
             except UnreadableError as error:
-                # As the list names it: a store doesn't depend on where its videos lay.
+                # The path as in the list, because a store must not depend on its videos' location.
                 yield Unreadable(video, str(error).replace(str(path), video.file))
 
-    def _read_whole(self, video, path: pathlib.Path) -> Iterator[Chunk | Ending]:
-        decoded = reading.read(path)
+    def _read_whole(
+        self, video: annotations.VideoAnnotation, path: pathlib.Path
+    ) -> Iterator[Chunk | Ending]:
+        decoded = reading.read(path, on_progress=self._bar.update)
         frames_FxHxWx3 = decoded.frames_TxHxWx3
         plan = self._plan(video, decoded.fps, len(frames_FxHxWx3))
         meter = self._meter(plan)
@@ -149,10 +164,13 @@ class Source:
             ending.frames_FxHxWx3 = frames_FxHxWx3[plan.source_F]
         yield ending
 
-    def _stream(self, video, path: pathlib.Path) -> Iterator[Chunk | Ending]:
+    def _stream(
+        self, video: annotations.VideoAnnotation, path: pathlib.Path
+    ) -> Iterator[Chunk | Ending]:
         reader = reading.Reader(path)
         count = reader.num_frames
-        # With as many frames as packets, the first pass; the third with the second one's count.
+        # The first pass suffices if there are as many frames as packets; the second pass counts
+        # the frames for the third.
         for threads in (True, False, False):
             if not count:
                 break
@@ -160,6 +178,7 @@ class Source:
             meter = self._meter(plan)
             chunks = _Chunks(plan, self._recipe, meter, 3 * reader.height * reader.width)
             for index, frame_HxWx3 in reader.frames(chunks.wanted(), threads=threads):
+                self._bar.update(index + 1, count)
                 yield from chunks.take(index, frame_HxWx3)
             if reader.decoded_frames == count and not (threads and reader.damaged):
                 yield self._ending(plan, meter, chunks, reader)
@@ -167,12 +186,14 @@ class Source:
             count = reader.decoded_frames
         raise nothing_decoded(path, reader.declared_frames)
 
-    def _plan(self, video, fps: float | None, num_frames: int) -> DecodePlan:
+    def _plan(
+        self, video: annotations.VideoAnnotation, fps: float | None, num_frames: int
+    ) -> DecodePlan:
         fps = fps or video.fps
         if not fps:
             raise UserError(
-                f"{self._videos.path}: video {video.id!r}: expected fps, found it neither in "
-                f"{video.file} nor here; add it to the entry"
+                f"{self._videos.path}: video {video.id!r}: expected fps, found none in "
+                f"{video.file} or here; add it to the entry"
             )
         recipe = self._recipe
         rate, source_F = fps, np.arange(num_frames)
@@ -191,37 +212,41 @@ class Source:
         return pixels.Meter(plan.num_frames, plan.fps) if self._measure else None
 
     def _ending(
-        self, plan: DecodePlan, meter, chunks: "_Chunks", of: reading.Video | reading.Reader
+        self,
+        plan: DecodePlan,
+        meter: pixels.Meter | None,
+        chunks: "_Chunks",
+        decoded: reading.Video | reading.Reader,
     ) -> Ending:
-        assert not chunks.pending, "every snippet's frames have come"
+        assert not chunks.pending, "some snippets lack frames"
         faults = []
-        if of.damaged:
+        if decoded.damaged:
             faults.append(
-                f"{of.damaged} packets or frames are damaged; what could be decoded is encoded"
+                f"{decoded.damaged} packets or frames are damaged; the decodable frames are encoded"
             )
-        if of.uneven_seconds > _UNEVEN_SECONDS:
+        if decoded.uneven_seconds > _UNEVEN_SECONDS:
             faults.append(
-                f"frames are up to {of.uneven_seconds:.1f} s off from {plan.fps:g} a second, as "
-                "which they are taken; re-encode it at a constant rate where times matter"
+                f"time stamps deviate by up to {decoded.uneven_seconds:.1f} s from the assumed "
+                f"{plan.fps:g} fps; re-encode the file at a constant rate if times matter"
             )
         statistics = None
         if meter is not None:
-            statistics = meter.statistics(plan.num_frames, of.declared_frames)
-        return Ending(plan, of.declared_frames, faults, statistics, chunks.probes, None)
+            statistics = meter.statistics(plan.num_frames, decoded.declared_frames)
+        return Ending(plan, decoded.declared_frames, faults, statistics, chunks.probes, None)
 
 
 class _Chunks:
-    """Hands a video's frames to whom they are for, and gives chunks as they become complete.
+    """Distributes a video's frames to encoder, captioner and meter, and yields complete chunks.
 
     Args:
-      plan: of the video.
-      recipe: says which frames are wanted.
-      meter: measures pixels; None for no measures, of consistency neither.
-      frame_bytes: of one RGB frame.
+      plan: plan of the video.
+      recipe: says which frames are needed.
+      meter: measures pixels; None to measure neither pixels nor consistency.
+      frame_bytes: bytes of one RGB frame.
 
     Attributes:
-      pending: what isn't complete.
-      probes: what the encoder measures consistency on, as far as frames have come.
+      pending: incomplete chunks.
+      probes: frames that the encoder prepared for `consistency` so far.
     """
 
     def __init__(
@@ -229,9 +254,9 @@ class _Chunks:
     ):
         self._plan, self._encoder, self._meter = plan, recipe.encoder, meter
         self._measured = set(meter.wanted.tolist()) if meter is not None else set()
-        self.probes: list[Any] = []
+        self.probes: list[torch.Tensor] = []
         self.pending: collections.deque[_Group] = collections.deque()
-        captioner = recipe.captioner_of_snippets
+        captioner = recipe.snippet_captioner
         for start, end in plan.spans_Tx2.tolist():
             uses = [] if self._encoder.whole_video else self._encoder.frames_of(start, end)
             shows = captioner.frames_of(start, end) if captioner is not None else []
@@ -243,12 +268,12 @@ class _Chunks:
             self.pending[-1].add(uses, shows)
 
     def wanted(self) -> np.ndarray:
-        """Every frame that somebody wants, rising."""
-        of_groups = [frames for group in self.pending for frames in (group.used, group.shown)]
-        return np.array(sorted(self._measured.union(*of_groups)), np.int64)
+        """Returns every frame that is needed, ascending."""
+        needed = [frames for group in self.pending for frames in (group.used, group.shown)]
+        return np.array(sorted(self._measured.union(*needed)), np.int64)
 
     def take(self, index: int, frame_HxWx3: np.ndarray) -> Iterator[Chunk]:
-        """The next of the wanted frames; gives the chunks that it completes."""
+        """Takes the next of the wanted frames and yields the chunks that it completes."""
         if index in self._measured:
             self._meter.add(frame_HxWx3)
             if not self._encoder.whole_video:
@@ -267,24 +292,33 @@ class _Chunks:
 
 
 class _Group:
-    """A chunk to come: its snippets, by which frames of the file they want."""
+    """An incomplete chunk: snippets with the frames that they need.
+
+    Attributes:
+      used, shown: frames that the encoder and the captioner need.
+      first, last: first and last of these frames.
+      prepared, pictures: the frames so far, as the encoder and the captioner get them.
+    """
 
     def __init__(self):
         self._uses: list[list[int]] = []
         self._shows: list[list[int]] = []
         self.used: set[int] = set()
         self.shown: set[int] = set()
-        self.first, self.last = None, -1
-        self.prepared: dict[int, Any] = {}
+        self.first: int | None = None
+        self.last = -1
+        self.prepared: dict[int, torch.Tensor] = {}
         self.pictures: dict[int, np.ndarray] = {}
 
     def has_room(self, uses: Sequence[int], shows: Sequence[int], frame_bytes: int) -> bool:
+        """Returns whether a snippet that needs these frames fits in."""
         return (
             len(self.used.union(uses)) <= CHUNK_FRAMES
             and len(self.shown.union(shows)) * frame_bytes <= CHUNK_BYTES
         )
 
     def add(self, uses: list[int], shows: list[int]) -> None:
+        """Adds a snippet that needs these frames."""
         self._uses.append(uses)
         self._shows.append(shows)
         self.used.update(uses)
@@ -293,24 +327,25 @@ class _Group:
         self.first = min(*uses, *shows, self.last) if self.first is None else self.first
 
     def chunk(self, plan: DecodePlan) -> Chunk:
+        """Returns the complete chunk."""
         pictures = [
             np.stack([self.pictures[i] for i in frames]) for frames in self._shows if frames
         ]
         return Chunk(plan, [[self.prepared[i] for i in frames] for frames in self._uses], pictures)
 
 
-def ahead(messages: Iterator[Message], alive: int) -> Iterator[Message]:
-    """Runs an iterator in a thread, so that it works while its items are being worked on.
+def ahead(messages: Generator[Message, None, None], alive: int) -> Generator[Message, None, None]:
+    """Runs a generator in a thread, so that it works while its items are processed.
 
     Args:
-      messages: closed in the thread when this ends, for whatever reason.
-      alive: items at once: those that wait, the one being made and the one that was given out,
-        until the next is asked for.
+      messages: the generator; the thread closes it when this generator ends or is closed.
+      alive: number of items in memory: those that wait, the one being made and the last one
+        yielded.
 
     Raises:
-      Whatever `messages` raises.
+      Exception: whatever `messages` raises.
     """
-    out: queue.SimpleQueue = queue.SimpleQueue()
+    out: queue.SimpleQueue[tuple[Message | None, BaseException | None]] = queue.SimpleQueue()
     room, stop = threading.Semaphore(alive), threading.Event()
 
     def run() -> None:

@@ -1,59 +1,66 @@
-"""What a store's row was made of: the video's content, the prompt record, whether it is real."""
+"""What a store's rows were made from: digests of videos, their descriptions and their source."""
 
-import hashlib
 import json
 import os
 import pathlib
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gvvad_jax.command import UserError
 from gvvad_jax.store import annotations, digests
-from gvvad_jax.store.files import read_json, write_atomically
+from gvvad_jax.store.files import read_json, write_json
 from gvvad_jax.store.format import STAND_IN
 from gvvad_jax.store.writer import outdated
 
-# Beside the manifest: what made the store, as far as stores needn't agree on it.
-_MADE_BY = "encoding.json"
-# Of a file; of a folder of frames, so many files.
+if TYPE_CHECKING:
+    from generation.prompts.descriptions import Description
+
+# Beside the manifest: facts about the encoding on which combined stores need not agree.
+_NOTES = "encoding.json"
+# Bytes read at each end of a file, and number of files sampled from a folder of images.
 _SAMPLE_BYTES = 64 << 10
 _SAMPLE_FRAMES = 16
-_OF_RECORD = ("description", "phrase", "twin", "seed")
+_DESCRIPTION_FIELDS = ("description", "phrase", "twin", "seed")
 
 
-def made_of(
-    videos: annotations.Annotations, records: Mapping[str, Any], source: str
+def video_digests(
+    videos: annotations.Annotations, descriptions: "Mapping[str, Description]", source: str
 ) -> dict[str, str]:
-    """A digest by video id: another one, another row. Cheap, and without paths and dates.
+    """Returns a digest by video id; a video whose digest changes is encoded again.
+
+    The digest depends on the file's size, first and last bytes, on the description and on the
+    source, but not on paths and dates.
 
     Args:
-      videos: whose files are looked at, by size, first and last bytes.
-      records: prompts.Description by video id, where given.
-      source: real or synthetic.
+      videos: the videos.
+      descriptions: descriptions of generated videos by video id.
+      source: "real" or "synthetic".
 
     Raises:
-      UserError: a file can't be read.
+      UserError: a file cannot be read.
     """
     return {
-        video.id: _digest(videos.resolve(video), video, records.get(video.id), source)
+        video.id: _digest(videos.resolve(video), video, descriptions.get(video.id), source)
         for video in videos.videos.values()
     }
 
 
-def descriptions(prompts_path: str | os.PathLike | None) -> dict[str, Any]:
-    """The records of generated videos, by video id."""
+def descriptions_by_id(prompts_path: str | os.PathLike | None) -> "dict[str, Description]":
+    """Reads the descriptions of generated videos, by video id; {} without a file."""
     if prompts_path is None:
         return {}
     from generation.prompts.descriptions import load_descriptions
 
-    return {record.id: record for record in load_descriptions(prompts_path)}
+    return {description.id: description for description in load_descriptions(prompts_path)}
 
 
 def require_descriptions(
-    videos: Iterable[str], records: Mapping[str, Any], prompts_path: str | os.PathLike | None
+    video_ids: Iterable[str],
+    descriptions: "Mapping[str, Description]",
+    prompts_path: str | os.PathLike | None,
 ) -> None:
-    """For text rows that are of the phrases that videos were generated from."""
-    missing = sorted(set(videos) - set(records))
+    """Raises UserError if a video that is to be captioned by its description has none."""
+    missing = sorted(set(video_ids) - set(descriptions))
     if missing:
         raise UserError(
             f"--prompts: expected a description of each video for --captioner={STAND_IN}, "
@@ -62,50 +69,56 @@ def require_descriptions(
         )
 
 
-def is_made_by(
+def is_finished(
     path: str | os.PathLike,
-    ours: Mapping[str, Any],
+    fingerprint: Mapping[str, Any],
     videos: annotations.Annotations,
-    made_of: Mapping[str, str],
+    digest_by_id: Mapping[str, str],
 ) -> bool:
-    """Whether there is a finished store of these options, videos and what they are made of.
+    """Returns whether the store of these options and videos is already finished.
 
     Args:
       path: the store's folder.
-      ours: recipe.Options.fingerprint.
-      videos, made_of: see above.
+      fingerprint: result of EncodeOptions.fingerprint.
+      videos: the videos.
+      digest_by_id: result of `video_digests`.
     """
     path = pathlib.Path(path)
-    if not (path / _MADE_BY).exists() or (path / "parts").exists():
+    if not (path / _NOTES).exists() or (path / "parts").exists():
         return False
-    kept = annotations.load(path / "videos.json")
-    noted = read_json(path / _MADE_BY)
-    weights = noted.get("weights", {})
+    stored_videos = annotations.load(path / "videos.json").videos
+    notes = read_json(path / _NOTES)
+    weights = notes.get("weights", {})
     return (
-        noted.get("options") == ours["options"]
-        # A checkpoint that is gone is taken for the one that was here.
-        and all(d in (None, weights.get(key)) for key, d in ours["weights"].items())
-        and dict(kept.videos) == dict(videos.videos)
-        and not outdated(path, made_of)
+        notes.get("options") == fingerprint["options"]
+        # A checkpoint that has been removed is assumed to be the one that was used.
+        and all(d in (None, weights.get(key)) for key, d in fingerprint["weights"].items())
+        and dict(stored_videos) == dict(videos.videos)
+        and not outdated(path, digest_by_id)
     )
 
 
-def note(path: pathlib.Path, **noted: Any) -> None:
-    """Adds to encoding.json; values that are lists to those that are there."""
-    made_by = path / _MADE_BY
-    content = read_json(made_by) if made_by.exists() else {}
-    for key, value in noted.items():
+def add_notes(path: pathlib.Path, **notes: Any) -> None:
+    """Adds values to a store's encoding.json; lists are merged with the lists there."""
+    notes_path = path / _NOTES
+    old = read_json(notes_path) if notes_path.exists() else None
+    content = dict(old or {})
+    for key, value in notes.items():
         if isinstance(value, list):
             value = sorted({*content.get(key, ()), *value})
         content[key] = value
-    written = (json.dumps(content, indent=1, sort_keys=True) + "\n").encode()
-    if not made_by.exists() or made_by.read_bytes() != written:
-        write_atomically(made_by, written)
+    if content != old:
+        write_json(notes_path, content, sort_keys=True)
 
 
-def _digest(path: pathlib.Path, video: Any, record: Any, source: str) -> str:
+def _digest(
+    path: pathlib.Path,
+    video: annotations.VideoAnnotation,
+    description: "Description | None",
+    source: str,
+) -> str:
     try:
-        return _read_digest(path, video, record, source)
+        return _read_digest(path, video, description, source)
     except OSError as error:
         raise UserError(
             f"{error.filename or path}: expected the file of video {video.id!r}, found one that "
@@ -113,12 +126,15 @@ def _digest(path: pathlib.Path, video: Any, record: Any, source: str) -> str:
         ) from error
 
 
-def _read_digest(path: pathlib.Path, video: Any, record: Any, source: str) -> str:
-    facts: list[Any] = [
-        source,
-        None if record is None else [getattr(record, k) for k in _OF_RECORD],
-    ]
-    digest = hashlib.sha256()
+def _read_digest(
+    path: pathlib.Path,
+    video: annotations.VideoAnnotation,
+    description: "Description | None",
+    source: str,
+) -> str:
+    facts: list[Any] = [source, None]
+    if description is not None:
+        facts[1] = [getattr(description, name) for name in _DESCRIPTION_FIELDS]
     if path.is_dir():
         from generation.media import image_folders
 
@@ -131,8 +147,8 @@ def _read_digest(path: pathlib.Path, video: Any, record: Any, source: str) -> st
     else:
         facts.append(path.stat().st_size)
         samples = [path]
-    digest.update(json.dumps(facts).encode())
+    content = bytearray(json.dumps(facts).encode())
     for sample in samples:
         _, first, last = digests.read_ends(sample, _SAMPLE_BYTES)
-        digest.update(first + last)
-    return digest.hexdigest()[:16]
+        content += first + last
+    return digests.of_bytes(content)[:16]

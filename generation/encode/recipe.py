@@ -1,36 +1,35 @@
-"""What a store's rows are made with: options, which are plain values, and the models they name."""
+"""How a store's rows are computed: options, which are plain values, and the models they name."""
 
 import dataclasses
 import os
 from typing import Any
 
 from generation import ranks
-from generation.chat.options import ChatOptions
-from generation.encoders import banks
-from generation.encoders.protocols import Captioner, StandIn, TextEmbedder, VisualEncoder
-from generation.ranks import DEVICE
-from gvvad_jax.command import UserError, option, settled
+from generation.encoders.options import CaptionOptions, TextOptions, VisualOptions
+from generation.encoders.protocols import Captioner, StandIn, TextEncoder, VisualEncoder
+from gvvad_jax.command import UserError, group, settled
 from gvvad_jax.store import digests
-from gvvad_jax.store.format import DTYPES, SOURCES, STAND_IN, Manifest
+from gvvad_jax.store.format import DTYPES, SOURCES, Manifest
 
-# Motion is cheap enough to look often; CLIP's is the published protocol, end to end.
+# Motion is cheap enough for overlapping snippets; CLIP's do not overlap, as in published work.
 DEFAULT_STRIDES = {"motion": 4, "clip-l14": 16}
-_CAPTIONERS = ("rules", "git", "blip", "chat", STAND_IN, "none")
+SNIPPETS = group("Snippets")
+ROWS = group("Data")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """Everything that a video's rows depend on, beside the video.
+    """Everything apart from a video that its rows depend on.
 
     Attributes:
-      encoder: of the visual rows.
-      snippet_frames, snippet_stride: at the policy's rate.
-      fps_policy: "native", or the frames per second that videos are resampled to.
-      dtype: of the rows, float16 or float32.
-      captioner: of the text rows; None for a store without text.
-      text_embedder: of captions and prompt bank; needed where there is a captioner.
-      bank: name of the prompt bank that goes beside the manifest.
-      source: real or synthetic.
+      encoder: encoder of the visual rows.
+      snippet_frames, snippet_stride: length and distance of snippets in frames after resampling.
+      fps_policy: "native", or the frames per second to which videos are resampled.
+      dtype: number format of the rows, float16 or float32.
+      captioner: captioner of the text rows; None for a store without text.
+      text_encoder: encoder of captions and prompt bank; required with a captioner.
+      bank: name of the prompt bank that is written beside the manifest.
+      source: "real" or "synthetic".
     """
 
     encoder: VisualEncoder
@@ -39,35 +38,36 @@ class Recipe:
     fps_policy: float | str = "native"
     dtype: str = "float32"
     captioner: Captioner | StandIn | None = None
-    text_embedder: TextEmbedder | None = None
+    text_encoder: TextEncoder | None = None
     bank: str = "ucf_crime"
     source: str = "real"
 
     @property
-    def describes(self) -> bool:
-        """Whether the text rows are of the phrases that the videos were generated from."""
+    def uses_descriptions(self) -> bool:
+        """Whether text rows come from the phrases that the videos were generated from."""
         return isinstance(self.captioner, StandIn)
 
     @property
-    def captioner_of_snippets(self) -> Captioner | None:
-        """The captioner, where it works snippet by snippet."""
-        if self.captioner is None or self.describes or self.captioner.whole_video:
+    def snippet_captioner(self) -> Captioner | None:
+        """The captioner if it works snippet by snippet, else None."""
+        if self.captioner is None or self.uses_descriptions or self.captioner.whole_video:
             return None
         return self.captioner
 
     @property
     def whole_video(self) -> bool:
-        """Whether somebody wants all frames of a video at once."""
+        """Whether the encoder or the captioner needs all frames of a video at once."""
         captions_whole = self.captioner is not None and self.captioner.whole_video
         return self.encoder.whole_video or captions_whole
 
     def manifest(self) -> Manifest:
+        """Returns the manifest of stores made by this recipe."""
         text = None
         if self.captioner is not None:
             text = {
-                "encoder": self.text_embedder.id,
-                "dim": self.text_embedder.dim,
-                "normalised": self.text_embedder.normalised,
+                "encoder": self.text_encoder.id,
+                "dim": self.text_encoder.dim,
+                "normalised": self.text_encoder.normalised,
                 "captioner": self.captioner.id,
             }
         return Manifest(
@@ -86,84 +86,62 @@ class Recipe:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class EncodeOptions(ChatOptions):
-    """A recipe in plain values: it can go to other processes, which load the models themselves."""
+class EncodeOptions(VisualOptions, CaptionOptions, TextOptions):
+    """A recipe in plain values, which can be sent to other processes that load the models."""
 
-    encoder: str = option("motion", "visual encoder", choices=tuple(DEFAULT_STRIDES))
-    weights: str = option("", "clip-l14: another CLIP checkpoint's name, or its folder")
-    pooling: str = option("mean", "frames to a snippet", choices=("mean", "middle"))
-    crops: str = option("", "clip-l14: centre, ten or whole; centre unless told")
-    resize: int | None = option(None, "crops=ten: short side that they are cut from; 256", low=1)
-    snippet_frames: int = option(16, "frames a snippet", low=1)
-    snippet_stride: int | None = option(
-        None, f"frames from one start to the next; {DEFAULT_STRIDES} unless told", low=1
+    source: str = ROWS("real", "Source of the videos.", choices=SOURCES)
+    dtype: str = ROWS("float32", "Number format of the rows.", choices=DTYPES)
+    snippet_frames: int = SNIPPETS(16, "Frames per snippet.", low=1)
+    snippet_stride: int | None = SNIPPETS(
+        None,
+        "Frames from the start of one snippet to the start of the next (default: "
+        + ", ".join(f"{stride} for {name}" for name, stride in DEFAULT_STRIDES.items())
+        + ").",
+        low=1,
     )
-    fps_policy: str = option("native", "native, or frames per second to resample to")
-    dtype: str = option("float32", "of the rows", choices=DTYPES)
-    source: str = option("real", "where the videos come from", choices=SOURCES)
-    captioner: str = option(
-        "rules", "text rows; rules takes whole videos into memory", choices=_CAPTIONERS
+    fps_policy: str = SNIPPETS(
+        "native", "Frame rate before cutting snippets: native, or frames per second to resample to."
     )
-    caption_weights: str = option("", "git, blip: another checkpoint's name, or its folder")
-    text_encoder: str = option("hashed", "embeds captions: hashed, simcse, clip-l14, transformer")
-    text_weights: str = option("", "another checkpoint's name, or its folder")
-    bank: str = option("ucf_crime", "anomaly prompts", choices=banks.BANKS)
-    compute_dtype: str = option(
-        "",
-        "clip-l14, git and blip compute in float32, float16 or bfloat16; float16 on a GPU unless "
-        "told",
-        free=True,
-    )
-    crops_at_once: int = option(64, "clip-l14: crops through the model at once", low=1, free=True)
-    device: str = DEVICE
 
     def __post_init__(self):
         super().__post_init__()
         parse_fps_policy(self.fps_policy)
-        for name, user, users in (
-            ("weights", self.encoder, ("clip-l14",)),
-            ("caption_weights", self.captioner, ("git", "blip")),
+        for flag, value, choice, choices in (
+            ("weights", self.weights, self.encoder, ("clip-l14",)),
+            ("caption_weights", self.caption_weights, self.captioner, ("git", "blip")),
         ):
-            if getattr(self, name) and user not in users:
+            if value and choice not in choices:
                 raise UserError(
-                    f"--{name}: expected {' or '.join(users)} to load it, found {user}, which has "
-                    "no weights; give another, or leave it out"
+                    f"--{flag}: expected {' or '.join(choices)} to load it, found {choice}, which "
+                    "has no weights; give another, or leave it out"
                 )
 
     @property
     def stride(self) -> int:
+        """Frames from the start of one snippet to the start of the next."""
         return self.snippet_stride or DEFAULT_STRIDES[self.encoder]
 
+    @property
+    def needs_torch(self) -> bool:
+        """Whether any of the models runs in PyTorch."""
+        encodes_text = self.captioner != "none" and self.text_encoder != "hashed"
+        return self.encoder != "motion" or self.captioner in ("git", "blip") or encodes_text
+
     def recipe(self, out: str | os.PathLike = "store") -> Recipe:
-        """Loads the models, all but CLIP's weights, which are read when they are needed.
+        """Loads the models, except for CLIP's weights, which are read when they are needed.
 
         Args:
-          out: the store's folder; beside it lie a chat server's answers unless `cache` is told.
+          out: the store's folder; without --cache, a chat server's answers are kept beside it.
 
         Raises:
-          UserError: a name or combination that doesn't exist, weights that can't be loaded.
+          UserError: options do not fit together, or weights cannot be loaded.
         """
-        from generation.encoders.visual import make_encoder
+        from generation.encoders import captions, text, visual
 
-        device = self.device or (ranks.this_ranks_device() if self.needs_torch else None)
-        chat = self.with_cache(out) if self.captioner == "chat" else None
-        clip = {
-            "weights": self.weights,
-            "resize": self.resize,
-            "dtype": self.compute_dtype,
-            "batch_size": self.crops_at_once,
-            "device": device,
-        }
-        encoder = make_encoder(self.encoder, pooling=self.pooling, crops=self.crops, **clip)
-        captioner, text_embedder = make_captioner(
-            self.captioner,
-            self.text_encoder,
-            caption_weights=self.caption_weights,
-            text_weights=self.text_weights,
-            device=device,
-            dtype=self.compute_dtype or None,
-            chat=chat,
-        )
+        device = self.device or (ranks.this_ranks_device() if self.needs_torch else "")
+        options = dataclasses.replace(self.with_cache(out), device=device)
+        encoder = visual.make_encoder(options)
+        captioner = captions.make_captioner(options)
         return Recipe(
             encoder=encoder,
             snippet_frames=self.snippet_frames,
@@ -171,23 +149,23 @@ class EncodeOptions(ChatOptions):
             fps_policy=parse_fps_policy(self.fps_policy),
             dtype=self.dtype,
             captioner=captioner,
-            text_embedder=text_embedder,
+            text_encoder=None if captioner is None else text.make_text_encoder(options),
             bank=self.bank,
             source=self.source,
         )
 
     def fingerprint(self) -> dict[str, Any]:
-        """What shapes a row, without loading anything.
+        """Identifies everything that shapes a row, without loading models.
 
         Returns:
-          {options, a hash; weights, digest by field, None where a checkpoint isn't here}.
+          {options: a digest; weights: a digest by field, None for checkpoints that are missing}.
         """
         from generation.encoders import pretrained
 
         values = settled(self)
         checkpoints = self._checkpoints()
         for key in ("weights", "caption_weights", "text_weights"):
-            # A store doesn't depend on where weights lay.
+            # The location of the weights does not matter.
             values[key] = pretrained.name_of(checkpoints.get(key, values[key]))
         values["snippet_stride"] = self.stride
         return {
@@ -196,61 +174,23 @@ class EncodeOptions(ChatOptions):
         }
 
     def _checkpoints(self) -> dict[str, str]:
-        """The name or folder of each checkpoint that is used, by field."""
-        from generation.encoders import captions
-        from generation.encoders import clip as encoders_clip
-        from generation.encoders import text as encoders_text
+        """Returns the name or folder of each checkpoint that is used, by field."""
+        from generation.encoders import captions, clip, text
 
         used = {}
         if self.encoder == "clip-l14":
-            used["weights"] = self.weights or encoders_clip.DEFAULT_WEIGHTS
+            used["weights"] = self.weights or clip.DEFAULT_WEIGHTS
         if self.captioner in captions.DEFAULT_WEIGHTS:
-            used["caption_weights"] = (
-                self.caption_weights or captions.DEFAULT_WEIGHTS[self.captioner]
-            )
-        if self.captioner != "none" and self.text_encoder in encoders_text.DEFAULT_WEIGHTS:
-            used["text_weights"] = (
-                self.text_weights or encoders_text.DEFAULT_WEIGHTS[self.text_encoder]
-            )
+            default = captions.DEFAULT_WEIGHTS[self.captioner]
+            used["caption_weights"] = self.caption_weights or default
+        if self.captioner != "none" and self.text_encoder in text.DEFAULT_WEIGHTS:
+            default = text.DEFAULT_WEIGHTS[self.text_encoder]
+            used["text_weights"] = self.text_weights or default
         return used
-
-    @property
-    def needs_torch(self) -> bool:
-        embeds = self.captioner != "none" and self.text_encoder != "hashed"
-        return self.encoder != "motion" or self.captioner in ("git", "blip") or embeds
-
-
-def make_captioner(
-    name: str, text_encoder: str, *, text_weights: str = "", caption_weights: str = "", **settings
-) -> tuple[Captioner | StandIn | None, TextEmbedder | None]:
-    """The captioner and text embedder of these names; (None, None) for "none".
-
-    Args:
-      name: one of captions.CAPTIONERS, or "description".
-      text_encoder: one of text_encoders.TEXT_ENCODERS.
-      text_weights, caption_weights: other checkpoints' names or folders.
-      **settings: device, of both; dtype and chat, see captions.make_captioner.
-
-    Raises:
-      UserError: an unknown name, weights that can't be loaded.
-    """
-    if name == "none":
-        return None, None
-    from generation.encoders import captions
-    from generation.encoders import text as encoders_text
-
-    if name == STAND_IN:
-        captioner = StandIn()
-    else:
-        captioner = captions.make_captioner(name, weights=caption_weights, **settings)
-    device = settings.get("device")
-    return captioner, encoders_text.make_text_encoder(
-        text_encoder, weights=text_weights, device=device
-    )
 
 
 def parse_fps_policy(text: str) -> float | str:
-    """ "native", or a number of frames per second up to 1000; raises UserError."""
+    """Returns "native" or a frame rate up to 1000; raises UserError for other texts."""
     if text == "native":
         return text
     try:
@@ -260,6 +200,6 @@ def parse_fps_policy(text: str) -> float | str:
     if not 0 < rate <= 1000:
         raise UserError(
             f"--fps_policy: expected native or up to 1000 frames per second, found {text!r}; "
-            "correct it"
+            "correct the flag"
         )
     return rate

@@ -1,1 +1,1 @@
-"""Frames and sentences to features."""
+"""Encoders: frames to features and captions, sentences to vectors."""

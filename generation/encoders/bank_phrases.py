@@ -1,9 +1,9 @@
-"""The phrases of the prompt banks: our own words, for published ones have no licence.
+"""Phrases of the prompt banks, written for this project because published ones have no licence.
 
-A bank is written in two vocabularies. "motion" says what a class looks like in the words that the
-rule-based captioner (motion_captions.py) has for the same sights; "plain" says it as people do,
-and as models that were trained on people's captions do. A captioner names its vocabulary. Whoever
-changes a phrase raises text_bank.BANK_VERSION: stores of different banks don't compare.
+Each bank has two vocabularies. "motion" describes a class in the words that the rule-based
+captioner (motion_captions.py) uses for the same sights; "plain" describes it in everyday words, as
+models trained on human captions do. A captioner names its vocabulary. Whoever changes a phrase
+raises banks.BANK_VERSION, because stores with different banks are not comparable.
 """
 
 # UCF-Crime: its 13 classes (Sultani et al., 2018).
@@ -115,7 +115,7 @@ _UCF_CRIME_PLAIN = {
         "someone sprays paint on a wall and breaks a vending machine",
     ),
 }
-# XD-Violence: its six classes (Wu et al., 2020); films, sports and cameras in the hand too.
+# XD-Violence: its six classes (Wu et al., 2020); it includes films, sports and handheld cameras.
 _XD_VIOLENCE_MOTION = {
     "Abuse": (
         "slapping and shaking someone weaker, erratic motion to and fro in one spot",
@@ -168,8 +168,8 @@ _XD_VIOLENCE_PLAIN = {
         "a man in a suit shoots several people with a pistol",
     ),
 }
-# ShanghaiTech Campus (Luo et al., 2017) has no official list of classes: its anomalies are
-# whatever walkers on a campus don't do. These are what its videos are commonly said to show.
+# ShanghaiTech Campus (Luo et al., 2017) has no official list of classes: every behaviour that is
+# unusual on a campus is an anomaly. These classes are what its videos are commonly said to show.
 _SHANGHAITECH_MOTION = {
     "Biking": (
         "one people-sized region on a bicycle moving very fast to the right or left",

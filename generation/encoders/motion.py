@@ -1,10 +1,4 @@
-"""Visual encoders: frames of a video -> one feature row a snippet and crop.
-
-`motion` needs no weights: optical flow and image gradients on a grid (OpenCV). `clip-l14` is
-CLIP's vision tower (clip_encoder.py). An encoder has an id, dim, crops and manifest for the store.
-One with `whole_video` wants all frames of a video, `encode_video(frames, spans, fps)`; one without,
-some frames of each snippet, `frames_of(start, end)`, `prepare(frame)`, `encode_snippets(snippets)`.
-"""
+"""The motion encoder: optical flow and image gradients on a grid, computed with OpenCV."""
 
 import functools
 from collections.abc import Iterator
@@ -12,45 +6,45 @@ from collections.abc import Iterator
 import cv2
 import numpy as np
 
-# The motion encoder's default snippets: long enough to average flow's noise, close enough
-# together to place an event.
+# The motion encoder's default snippets: long enough to average out the noise of the flow, and close
+# enough together to locate an event.
 SNIPPET_FRAMES = 16
 SNIPPET_STRIDE = 4
 
 
 class MotionEncoder:
-    """What moves and how: optical flow and gradient histograms on a grid, no weights.
+    """Describes motion by optical flow and gradient histograms on a grid, without weights.
 
     Every pair of neighbouring frames is described on a 4x6 grid of cells by
-      - 99th percentile and mean of flow speed, in percent of the image's width a second;
-      - how much the cell moves as one, |mean flow|, and the entropy of flow directions;
-      - change of the flow since the last pair (oscillation, jerk), 99th percentile and mean;
-      - gradient strength and frame difference;
+      - the 99th percentile and the mean of the flow's speed, in percent of the width per second;
+      - how uniformly the cell moves, |mean flow|, and the entropy of flow directions;
+      - the change of the flow since the last pair (oscillation, jerk), 99th percentile and mean;
+      - the gradients' strength and the difference between the frames;
       - histograms of flow directions and of gradient orientations.
-    Training videos are few, so of the place only an outline is kept: a frame's row holds, of each
-    quantity of motion, the largest values over all cells and the largest in each row and column of
-    the grid; and everything of the four fastest cells and of the four most jerking ones. A
-    snippet's row is the mean and the maximum over its frames. Heavy-tailed quantities are
-    log(1 + x). Rates are per second, so that frame rates and sizes compare; the features want
-    standardising.
+    Because there are few training videos, only an outline of the places is kept. A frame's row
+    holds, for each quantity of motion, the largest values over all cells and the largest value in
+    each row and column of the grid, and all quantities of the four fastest cells and of the four
+    cells with the strongest jerk. A snippet's row is the mean and the maximum over its frames.
+    Heavy-tailed quantities are log(1 + x). Rates are per second, so that videos of different frame
+    rates and sizes are comparable. The features should be standardised.
 
     Attributes:
-      id, dim, crops, manifest: for the store.
+      id, dim, crops, manifest, whole_video: see VisualEncoder.
     """
 
     id = "motion-v1"
     whole_video = True
     grid = (4, 6)
     working_width = 240
-    # OpenCV's flow reads beyond smaller pictures.
+    # OpenCV's flow reads out of bounds for smaller pictures.
     least_side = 16
     num_statistics = 8
-    # The first so many say how things move, the rest how they look.
+    # The first statistics describe motion, the others appearance.
     num_motion_statistics = 6
     directions = 8
     orientations = 4
     order_statistics = (0, 1, 2, 4, 8, 16)
-    # By which statistics the cells to be described in full are chosen, and how many by each.
+    # Statistics that select the cells to describe in full, and the number of cells for each.
     leading_statistics = (0, 4)
     leading_cells = 4
 
@@ -72,11 +66,11 @@ class MotionEncoder:
     def encode_video(
         self, frames_FxHxWx3: np.ndarray, spans_Tx2: np.ndarray, fps: float
     ) -> np.ndarray:
-        """Features of a video's snippets.
+        """Computes the features of a video's snippets.
 
         Args:
-          frames_FxHxWx3: RGB uint8, at the rate that `spans` count in.
-          spans_Tx2: [start, end) of each snippet in frames.
+          frames_FxHxWx3: RGB uint8.
+          spans_Tx2: [start, end) of each snippet in these frames.
           fps: frames per second.
 
         Returns:
@@ -91,7 +85,7 @@ class MotionEncoder:
         return np.float32(feat_TxD)[:, None]
 
     def _frame_rows(self, frames_FxHxWx3: np.ndarray, fps: float) -> Iterator[np.ndarray]:
-        """One row a frame; the first frame takes the second's motion."""
+        """Yields one row per frame; the first frame takes the motion of the second one."""
         gray = [self._working(frame) for frame in frames_FxHxWx3]
         per_second = 100.0 * fps / gray[0].shape[1]
         flow_HxWx2 = None
@@ -117,15 +111,21 @@ class MotionEncoder:
         below, beside = (max(0, self.least_side - side) for side in gray_HxW.shape)
         if not below and not beside:
             return gray_HxW
-        # Padded, not stretched: that would change speeds.
+        # Padded, because stretching would change speeds.
         return cv2.copyMakeBorder(gray_HxW, 0, below, 0, beside, cv2.BORDER_REPLICATE)
 
-    def _row(self, flow_HxWx2, last_HxWx2, gradient_HxWx2, difference_HxW) -> np.ndarray:
-        """Everything about one frame."""
+    def _row(
+        self,
+        flow_HxWx2: np.ndarray,
+        last_HxWx2: np.ndarray,
+        gradient_HxWx2: np.ndarray,
+        difference_HxW: np.ndarray,
+    ) -> np.ndarray:
+        """Computes the row of one frame."""
         speed_HxW = np.linalg.norm(flow_HxWx2, axis=2)
         strength_HxW = np.linalg.norm(gradient_HxWx2, axis=2)
         directions_CxK = self._histogram(_angle(flow_HxWx2), speed_HxW, self.directions)
-        # An edge's two sides have opposite gradients and one orientation.
+        # The two sides of an edge have opposite gradients but the same orientation.
         orientations_CxK = self._histogram(
             2 * _angle(gradient_HxWx2), strength_HxW, self.orientations
         )
@@ -148,9 +148,14 @@ class MotionEncoder:
         )
 
     def _statistics(
-        self, flow_HxWx2, last_HxWx2, directions_CxK, strength_HxW, difference_HxW
+        self,
+        flow_HxWx2: np.ndarray,
+        last_HxWx2: np.ndarray,
+        directions_CxK: np.ndarray,
+        strength_HxW: np.ndarray,
+        difference_HxW: np.ndarray,
     ) -> np.ndarray:
-        """Each quantity in each cell [S, C], those of motion first."""
+        """Computes each quantity in each cell [S, C], those of motion first."""
         speed_HxW = np.linalg.norm(flow_HxWx2, axis=2)
         change_HxW = np.linalg.norm(flow_HxWx2 - last_HxWx2, axis=2)
         mean_C = self._cell_mean(speed_HxW).ravel()
@@ -176,7 +181,7 @@ class MotionEncoder:
         return cv2.resize(image_HxWx, (columns, rows), interpolation=cv2.INTER_AREA)
 
     def _cell_percentile(self, image_HxW: np.ndarray) -> np.ndarray:
-        """99th percentile in each cell [C]; rows and columns beyond a whole cell are left out."""
+        """Computes the 99th percentile in each cell [C], without incomplete rows and columns."""
         rows, columns = self.grid
         height, width = image_HxW.shape[0] // rows, image_HxW.shape[1] // columns
         cells = image_HxW[: rows * height, : columns * width].reshape(rows, height, columns, width)
@@ -185,7 +190,7 @@ class MotionEncoder:
         return np.partition(cells, place, axis=1)[:, place]
 
     def _histogram(self, angle_HxW: np.ndarray, weight_HxW: np.ndarray, bins: int) -> np.ndarray:
-        """Weighted histogram of angles in each cell [C, bins], a mean over the cell's pixels."""
+        """Computes weighted histograms of angles [C, bins], as means over the cell's pixels."""
         turns_HxW = (angle_HxW / (2 * np.pi)) % 1.0
         bin_HxW = np.minimum((turns_HxW * bins).astype(np.int32), bins - 1)
         cell_HxW = _cell_index(angle_HxW.shape, self.grid)

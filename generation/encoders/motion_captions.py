@@ -1,8 +1,8 @@
-"""Captions of snippets from pixels alone.
+"""The rule-based captioner: captions of snippets from pixels alone, without weights.
 
-`MotionCaptioner` needs no weights: it looks at optical flow, at what differs from the background
-and at light, and says it in plain English, in the "motion" vocabulary of the prompt banks
-(bank_phrases.py). Nothing here sees a label, a name or what a video was made from.
+It measures optical flow, differences from the background and brightness, and describes them in
+English, in the "motion" vocabulary of the prompt banks (bank_phrases.py). It never sees a label, a
+name or the description that a video was generated from.
 """
 
 import dataclasses
@@ -11,29 +11,29 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
-# Flow is taken at this width and about this rate, so that captions of different sources compare.
+# Flow is computed at this width and about this rate, so that captions of all videos are comparable.
 _WIDTH = 160
 _FPS = 10.0
 _CELLS = (8, 10)
-# A snippet shorter than this borrows its neighbours' frames: to and fro takes time to see.
+# Shorter snippets borrow frames of their neighbours: motion to and fro takes time to see.
 _MIN_STEPS = 4
 
 
 @dataclasses.dataclass(frozen=True)
 class Facts:
-    """What the captioner measured of one snippet; lengths in percent of the width.
+    """Measures of one snippet; lengths are in percent of the width.
 
     Attributes:
-      regions: moving regions apart from each other, the median over the snippet.
-      height: of the tallest of them, as a share of the picture's.
-      wide: whether that one is wider than tall.
-      speed: of the fastest cell, per second, the median over the snippet.
-      direction_xy: mean velocity of that cell, right and down.
+      regions: number of separate moving regions, median over the snippet.
+      height: height of the tallest region as a share of the picture's height.
+      wide: whether the tallest region is wider than tall.
+      speed: speed of the fastest cell per second, median over the snippet.
+      direction_xy: mean velocity of the fastest cell, right and down.
       agitation: motion to and fro in the busiest cells, per second.
-      spread: share of all motion to and fro that lies away from its centre.
+      spread: share of all motion to and fro that is far from its centre.
       outward: motion away from the busiest spot, per second; negative towards it.
       flames: largest share of pixels that are fire-coloured and changing.
-      flashes: how often the whole picture lights up for a moment.
+      flashes: number of times that the whole picture lights up briefly.
       sway: motion of the whole picture, per second.
     """
 
@@ -52,35 +52,26 @@ class Facts:
 
 @dataclasses.dataclass
 class _Steps:
-    """Measures of successive pairs of frames (steps), about _FPS of them a second."""
+    """Measures of successive pairs of frames (steps), about _FPS per second."""
 
-    first_S: np.ndarray  # index of a pair's first frame
-    velocity_SxRxCx2: np.ndarray  # mean flow of grid cells, without the camera's
+    first_S: np.ndarray  # index of each pair's first frame
+    velocity_SxRxCx2: np.ndarray  # mean flow of grid cells, minus the camera's motion
     speed_SxRxC: np.ndarray  # mean length of the flow
-    regions_Sx3: np.ndarray  # number, height and width over height of the tallest
+    regions_Sx3: np.ndarray  # number of regions, and of the tallest: height, width over height
     flames_S: np.ndarray
-    light_S: np.ndarray  # mean grey of the first frame
+    light_S: np.ndarray  # mean grey level of the first frame
     sway_S: np.ndarray
 
 
 class MotionCaptioner:
-    """One sentence a snippet on number, size, speed and direction of what moves, and on light."""
+    """Describes the number, size, speed and direction of moving regions, and the light."""
 
     id = "motion-rules-v1"
     whole_video = True
     vocabulary = "motion"
 
-    def caption(self, frames_FxHxWx3: np.ndarray, fps: float) -> str:
-        """The caption of one snippet.
-
-        Args:
-          frames_FxHxWx3: RGB uint8.
-          fps: frames per second.
-        """
-        return self.captions(frames_FxHxWx3, np.array([[0, len(frames_FxHxWx3)]]), fps)[0]
-
     def captions(self, frames_FxHxWx3: np.ndarray, spans_Tx2: np.ndarray, fps: float) -> list[str]:
-        """The captions of a video's snippets; the whole video tells what its background is.
+        """Captions a video's snippets; the background is estimated from the whole video.
 
         Args:
           frames_FxHxWx3: RGB uint8.
@@ -96,7 +87,7 @@ class MotionCaptioner:
 
 
 def measure(frames_FxHxWx3: np.ndarray, spans_Tx2: np.ndarray, fps: float) -> list[Facts]:
-    """Facts of each snippet; see MotionCaptioner.captions. At least two frames."""
+    """Measures each snippet of at least two frames; see MotionCaptioner.captions."""
     steps = _steps(frames_FxHxWx3, fps)
     facts = []
     for start, end in spans_Tx2:
@@ -145,7 +136,7 @@ def _steps(frames_FxHxWx3: np.ndarray, fps: float) -> _Steps:
 
 
 def _prepared(frame_HxWx3: np.ndarray, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """(RGB, blurred grey) at the working size; the blur takes most of a camera's noise."""
+    """Returns (RGB, blurred grey) at the working size; the blur removes most camera noise."""
     if frame_HxWx3.shape[1::-1] != size:
         frame_HxWx3 = cv2.resize(frame_HxWx3, size, interpolation=cv2.INTER_AREA)
     grey_HxW = cv2.cvtColor(frame_HxWx3, cv2.COLOR_RGB2GRAY)
@@ -161,7 +152,7 @@ def _background(frames_FxHxWx3: np.ndarray, size: tuple[int, int]) -> np.ndarray
 def _regions(
     grey_HxW: np.ndarray, background_HxW: np.ndarray, speed_HxW: np.ndarray
 ) -> tuple[float, float, float]:
-    """(number, height share of the tallest, its width over height) of moving foreground."""
+    """Returns the number of moving regions, and of the tallest: height share, width over height."""
     difference_HxW = grey_HxW - background_HxW
     difference_HxW = np.abs(difference_HxW - np.int16(np.median(difference_HxW[::3, ::3])))
     noise = 1.5 * float(np.median(difference_HxW[::3, ::3]))
@@ -177,13 +168,13 @@ def _regions(
 
 
 def _flames(before_HxWx3: np.ndarray, after_HxWx3: np.ndarray) -> float:
-    """Share of pixels that become or stop being fire-coloured, and visibly so."""
+    """Returns the share of pixels that visibly become or stop being fire-coloured."""
 
     def channels(image_HxWx3):
         return (image_HxWx3[::2, ::2, i].astype(np.int16) for i in range(3))
 
     def fire_coloured(red, green, blue):
-        # Green keeps out what is plainly red, such as a car.
+        # The condition on green excludes plain red, such as a car.
         return (red > 150) & (red - blue > 60) & (red > green) & (green > 80)
 
     before, after = tuple(channels(before_HxWx3)), tuple(channels(after_HxWx3))
@@ -224,7 +215,7 @@ def _facts(steps: _Steps, inside: np.ndarray) -> Facts:
 
 
 def _reversal(velocity_SxRxCx2: np.ndarray) -> np.ndarray:
-    """Share of motion in each cell that is turned back two steps later: 0 steady, 1 to and fro."""
+    """Returns the share of each cell's motion that reverses within two steps; 0 is steady."""
     lag = min(2, len(velocity_SxRxCx2) - 1)
     if lag < 1:
         return np.zeros(velocity_SxRxCx2.shape[1:3])
@@ -234,13 +225,13 @@ def _reversal(velocity_SxRxCx2: np.ndarray) -> np.ndarray:
 
 
 def _flashes(light_S: np.ndarray) -> int:
-    """How often the light rises above both neighbouring steps by more than 6 grey levels."""
+    """Counts steps that are brighter than both neighbours by more than 6 grey levels."""
     if len(light_S) < 3:
         return 0
     return int((np.minimum(light_S[1:-1] - light_S[:-2], light_S[1:-1] - light_S[2:]) > 6).sum())
 
 
-# Bounds are factors of two: pace and restlessness are seen in ratios.
+# Bounds are factors of two, because pace and restlessness are perceived in ratios.
 _PACES = (
     (2.0, "barely"),
     (4.0, "very slowly"),
@@ -277,7 +268,7 @@ def _word(value: float, scale: Sequence[tuple[float, str]]) -> str:
 
 
 def describe(facts: Facts) -> str:
-    """Facts in plain English, in the words that the prompt bank uses for the same sights."""
+    """Describes the measures in the words that the prompt bank uses for the same sights."""
     clauses = [f"{_subject(facts)} {_motion(facts)}".strip()]
     agitation = _word(facts.agitation, _AGITATION)
     if facts.agitation >= _ERRATIC:
@@ -288,7 +279,7 @@ def describe(facts: Facts) -> str:
     if facts.flames > 0.006:
         clauses.append("bright orange flames flickering")
     if facts.flashes:
-        # A gun or a blast lights up the picture now and then, a broken lamp all the time.
+        # A gun or a blast lights up the picture a few times, a broken lamp all the time.
         clauses.append("a sudden bright flash" if facts.flashes < 4 else "a lamp switching")
     if facts.sway > 3.0:
         clauses.append("the camera itself is swaying")

@@ -1,30 +1,32 @@
-"""Published checkpoints, by name or from a folder: whole, or a user's mistake in one line.
+"""Loading of published checkpoints, by name or from a folder.
 
-transformers fills what a checkpoint lacks with random numbers (or with whatever is in memory) and
-warns; a caption or an embedding made so looks like any other. Here that is an error.
+transformers fills weights that a checkpoint lacks with random numbers and only warns; the captions
+or embeddings look normal. Here that is an error.
 """
 
 import contextlib
-import hashlib
-import json
 import os
 import pickle
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 from gvvad_jax.command import UserError
-from gvvad_jax.store import digests
+from gvvad_jax.store import digests, files
+
+if TYPE_CHECKING:
+    import torch
 
 DTYPES = ("float32", "float16", "bfloat16")
-# Where weights are, in the order in which transformers looks; an index names several files.
+# Files of weights in the order in which transformers looks for them; an index names several.
 _WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 _SAMPLE_BYTES = 1 << 20
 
 
-def library() -> Any:
-    """The transformers module; raises UserError where it isn't installed."""
+def library() -> ModuleType:
+    """Returns the transformers module; raises UserError if it or PyTorch is not installed."""
     try:
-        import torch  # noqa: F401  transformers without it only says so when a model is made.
+        import torch  # noqa: F401  Without it, transformers fails only when it makes a model.
         import transformers
     except ImportError as error:
         raise UserError(
@@ -34,57 +36,62 @@ def library() -> Any:
 
 
 def name_of(weights: str) -> str:
-    """A checkpoint's name without its owner or folder, for ids."""
-    return str(weights).rstrip("/").rsplit("/", 1)[-1]
+    """Returns a checkpoint's name without its owner or folder, for ids."""
+    return weights.rstrip("/").rsplit("/", 1)[-1]
 
 
 def known_digest(weights: str) -> str | None:
-    """12 hexadecimal digits that tell checkpoints apart, whatever their folders are called.
+    """Returns 12 hexadecimal digits that identify a checkpoint, whatever its folder is called.
 
-    Of config.json and each file of weights: its size, its first and its last MiB. A Hub's name and
-    a copy of its files give the same.
+    They depend on the size, the first and the last MiB of config.json and of each file of weights.
+    A Hub name and a copy of its files give the same digits.
 
     Args:
       weights: a checkpoint's name or folder.
 
     Returns:
-      None where its files aren't here.
+      The digits; None if the files are not on this machine.
     """
     paths = _files_of(weights, _cached)
     if paths is None:
         return None
-    digest = hashlib.sha256()
+    content = bytearray()
     for path in paths:
         size, first, last = digests.read_ends(path, _SAMPLE_BYTES)
-        digest.update(size.to_bytes(8, "little") + first + last)
-    return digest.hexdigest()[:12]
+        content += size.to_bytes(8, "little") + first + last
+    return digests.of_bytes(content)[:12]
 
 
 def digest(weights: str) -> str:
-    """The same, after fetching what isn't here; call it inside `reading`."""
-    found = known_digest(weights)
-    if found is None and not os.path.isdir(weights):
+    """Returns `known_digest` after fetching missing files; call it inside `reading`."""
+    known = known_digest(weights)
+    if known is None and not os.path.isdir(weights):
         _files_of(weights, _fetched)
-        found = known_digest(weights)
-    if found is None:
-        raise OSError(f"no config.json with {' or '.join(_WEIGHTS)}, or not all that an index says")
-    return found
+        known = known_digest(weights)
+    if known is None:
+        raise OSError(
+            f"no config.json with {' or '.join(_WEIGHTS)}, or fewer files than their index names"
+        )
+    return known
 
 
 def _files_of(weights: str, locate: Callable[[str, str], str | None]) -> list[str] | None:
-    """config.json and the files of weights that transformers would read; None if one isn't there.
+    """Returns config.json and the files of weights that transformers would read.
 
     Args:
       weights: a checkpoint's name or folder.
-      locate: (weights, name of a file) -> its path, None if it isn't there.
+      locate: returns the path of a checkpoint's file, or None if it is missing.
+
+    Returns:
+      The paths; None if a file is missing.
     """
     config = locate(weights, "config.json")
     for name in _WEIGHTS if config else ():
         if whole := locate(weights, name):
             return [config, whole]
         if index := locate(weights, f"{name}.index.json"):
-            with open(index, encoding="utf-8") as file:
-                parts = sorted(map(os.path.basename, set(json.load(file)["weight_map"].values())))
+            names = set(files.read_json(index)["weight_map"].values())
+            parts = sorted(map(os.path.basename, names))
             paths = [locate(weights, part) for part in parts]
             return None if None in paths else [config, *paths]
     return None
@@ -96,11 +103,11 @@ def _cached(weights: str, name: str) -> str | None:
         return path if os.path.isfile(path) else None
     try:
         import huggingface_hub
-    except ImportError:  # What needs weights says so.
+    except ImportError:  # Whatever needs the weights reports this.
         return None
     try:
         path = huggingface_hub.try_to_load_from_cache(weights, name)
-    except huggingface_hub.errors.HFValidationError:  # A folder that isn't there.
+    except huggingface_hub.errors.HFValidationError:  # The name of a missing folder.
         return None
     return path if isinstance(path, str) else None
 
@@ -112,63 +119,68 @@ def _fetched(weights: str, name: str) -> str | None:
 
 
 def usual_dtype(device: str) -> str:
-    """What models compute in unless told: float16 on a GPU, float32 elsewhere."""
+    """Returns the default number format: float16 on a GPU, else float32."""
     return "float16" if device.startswith("cuda") else "float32"
 
 
-def choose_device(device: str | None) -> str:
-    """The device asked for, else a GPU where there is one; raises UserError for no device."""
+def choose_device(device: str) -> str:
+    """Returns the given device, or for "" a GPU if there is one, else the CPU.
+
+    Raises:
+      UserError: PyTorch has no such device.
+    """
     import torch
 
-    if device is None:
+    if not device:
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise UserError(
-            f"--device={device}: expected one that PyTorch has here, found {_first_line(error)}; "
+            f"--device={device}: expected a device of this machine, found {_first_line(error)}; "
             "give cpu, or leave it out"
         ) from error
     return device
 
 
-def choose_batch_size(batch_size: int | None, device: str) -> int:
-    """The one asked for, else 16 on a GPU; a CPU, which gains nothing by more, takes one."""
-    if batch_size is None:
-        return 1 if device == "cpu" else 16
-    return batch_size
+def batch_size(device: str) -> int:
+    """Returns 16 on a GPU and 1 on a CPU, which gains nothing from larger batches."""
+    return 1 if device == "cpu" else 16
 
 
-def choose_dtype(dtype: str) -> Any:
-    """The torch dtype of this name; raises UserError for one that isn't in DTYPES."""
+def torch_dtype(name: str) -> "torch.dtype":
+    """Returns the torch dtype of this name; raises UserError if it is not one of DTYPES."""
     import torch
 
-    if dtype not in DTYPES:
-        raise UserError(f"dtype: expected one of {', '.join(DTYPES)}, found {dtype!r}")
-    return getattr(torch, dtype)
+    if name not in DTYPES:
+        raise UserError(
+            f"--compute_dtype: expected one of {', '.join(DTYPES)}, found {name!r}; correct the "
+            "flag"
+        )
+    return getattr(torch, name)
 
 
 @contextlib.contextmanager
 def reading(weights: str, expected: str) -> Iterator[None]:
-    """Turns whatever the libraries raise for a checkpoint they can't read into a UserError.
+    """Turns everything that the libraries raise for an unreadable checkpoint into a UserError.
 
     Args:
       weights: the checkpoint's name or folder.
-      expected: what it should be, e.g. "a CLIP checkpoint".
+      expected: the expected kind of checkpoint, e.g. "a CLIP checkpoint".
     """
     import torch
     from transformers.utils import logging
 
     verbosity = logging.get_verbosity()
-    # What they warn of is an error here, told in `load`.
+    # `load` raises errors for what transformers warns of.
     logging.set_verbosity_error()
     try:
         yield
     except (UserError, MemoryError, torch.OutOfMemoryError):
         raise
-    except Exception as error:  # Of a dozen kinds, depending on which file is wrong in what way.
+    except Exception as error:  # A dozen types, depending on which file is wrong and how.
         raise UserError(
-            f"{weights}: expected {expected}, found {_found(weights, error)}; give the folder of "
+            f"{weights}: expected {expected}, found {_problem(weights, error)}; give the folder of "
             "a downloaded one"
         ) from error
     finally:
@@ -179,37 +191,39 @@ def load(
     model_class: Any,
     weights: str,
     *,
-    dtype: Any,
+    dtype: "torch.dtype",
     device: str,
     model_types: Sequence[str] = (),
     may_lack: Sequence[str] = (),
     **kwargs: Any,
 ) -> Any:
-    """A model for inference with every weight from the checkpoint; call it inside `reading`.
+    """Loads a model for inference, all of its weights from the checkpoint.
+
+    Call it inside `reading`.
 
     Args:
-      model_class: with transformers' from_pretrained.
+      model_class: a class of transformers with from_pretrained.
       weights: the checkpoint's name or folder.
-      dtype: torch's.
-      device: where the model goes.
-      model_types: what the checkpoint's config may call itself; anything unless told.
-      may_lack: parts of names of weights that aren't used.
-      **kwargs: for from_pretrained.
+      dtype: number format of the model.
+      device: device of the model.
+      model_types: accepted values of the config's model_type (default: any).
+      may_lack: parts of names of weights that are not used.
+      **kwargs: arguments of from_pretrained.
 
     Raises:
-      UserError: the checkpoint is another model's or lacks weights.
+      UserError: the checkpoint is of another model or lacks weights.
     """
     if model_types:
-        found = library().PreTrainedConfig.get_config_dict(weights)[0].get("model_type")
-        if found not in model_types:
+        model_type = library().PreTrainedConfig.get_config_dict(weights)[0].get("model_type")
+        if model_type not in model_types:
             raise UserError(
                 f"{weights}: expected a checkpoint of {' or '.join(model_types)}, found one of "
-                f"{found}; give another"
+                f"{model_type}; give another"
             )
     model, report = model_class.from_pretrained(
         weights, dtype=dtype, output_loading_info=True, **kwargs
     )
-    # Old checkpoints hold position_ids, new ones don't; they are no weights.
+    # Only old checkpoints hold position_ids, which are not weights.
     unused = (*may_lack, "position_ids")
     missing = [n for n in sorted(report["missing_keys"]) if not any(part in n for part in unused)]
     if missing:
@@ -220,11 +234,11 @@ def load(
     return model.to(device).eval()
 
 
-def _found(weights: str, error: Exception) -> str:
+def _problem(weights: str, error: Exception) -> str:
     if weights.startswith(("/", ".", "~")) and not os.path.isdir(weights):
         return "no such folder"
     if isinstance(error, pickle.UnpicklingError):
-        # PyTorch's own message advises to load the file unsafely: not passed on.
+        # PyTorch's own message is not shown, because it advises to load the file unsafely.
         return "another kind of file, or objects besides tensors"
     return _first_line(error)
 

@@ -1,9 +1,9 @@
-"""Text embeddings: sentences to vectors, for captions and the prompt banks.
+"""Text encoders: sentences to vectors, for captions and prompt banks.
 
-`hashed` needs no weights: hashed n-grams, so a caption lies close to the prompts whose words it
-shares. `simcse` is what the published features were made with; `clip-l14` is CLIP's text tower;
-`transformer` is any BERT-like checkpoint. Vectors of different encoders don't mix: the id says of
-which encoder they are.
+`hashed` needs no weights: it hashes n-grams, so a caption lies close to the prompts whose words it
+shares. `simcse` is the encoder of the published features; `clip-l14` is CLIP's text tower;
+`transformer` is any BERT-like checkpoint. Vectors of different encoders are not comparable; their
+ids tell them apart.
 """
 
 import collections
@@ -11,70 +11,47 @@ import itertools
 import re
 import zlib
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import numpy as np
 
 from generation.encoders import pretrained
+from generation.encoders.options import TextOptions
+from generation.encoders.protocols import TextEncoder
 from gvvad_jax.command import UserError
 
-# The checkpoint unless another is given, and which output is a text's vector.
+# By kind: the default checkpoint, and which output is a text's vector.
 _KINDS = {
     "simcse": ("princeton-nlp/sup-simcse-bert-base-uncased", "pooler"),
     "clip-l14": ("openai/clip-vit-large-patch14", "projection"),
     "transformer": ("", "mean"),
 }
-TEXT_ENCODERS = ("hashed", *_KINDS)
-DEFAULT_WEIGHTS = {name: weights for name, (weights, _) in _KINDS.items()}
+DEFAULT_WEIGHTS = {kind: weights for kind, (weights, _) in _KINDS.items()}
 
 
-def make_text_encoder(
-    name: str, *, weights: str = "", device: str | None = None, dtype: str = "float32"
-) -> Any:
-    """The text encoder of this name: an object with id, dim, normalised and __call__(texts).
-
-    Args:
-      name: one of TEXT_ENCODERS.
-      weights: another checkpoint's name or folder; `transformer` has none by itself.
-      device: torch's name of it; a GPU where there is one unless told.
-      dtype: of the model: float32, float16 or bfloat16. Vectors are float32 in any case.
+def make_text_encoder(options: TextOptions) -> TextEncoder:
+    """Returns the text encoder that the options name.
 
     Raises:
-      UserError: an unknown name, weights missing or of another model.
+      UserError: the weights are missing or of another model.
     """
-    if name == "hashed":
-        return HashedTextEmbedder()
-    if name not in _KINDS:
-        raise UserError(
-            f"--text_encoder: expected one of {', '.join(TEXT_ENCODERS)}, found {name!r}"
-        )
-    weights = weights or _KINDS[name][0]
-    if not weights:
-        raise UserError(
-            "--text_weights: expected a checkpoint for --text_encoder=transformer, found none; "
-            "give its name or folder"
-        )
-    return PretrainedTextEncoder(name, weights, device=device, dtype=dtype)
+    if options.text_encoder == "hashed":
+        return HashedTextEncoder()
+    return PretrainedTextEncoder(options)
 
 
-class HashedTextEmbedder:
-    """Sentences to vectors by hashed word and character n-grams; no weights, no vocabulary.
+class HashedTextEncoder:
+    """Sentences to vectors by hashed word and character n-grams, without weights or vocabulary.
 
     Cosines are high where sentences share words, word pairs or parts of words. The hash is CRC-32,
-    the same everywhere and always.
-
-    Args:
-      dim: of the vectors; two n-grams in general fall on different places.
+    so that vectors are the same on every machine.
     """
 
     id = "hashed-ngrams-v1"
     normalised = True
-
-    def __init__(self, dim: int = 256):
-        self.dim = dim
+    dim = 256
 
     def __call__(self, texts: Sequence[str]) -> np.ndarray:
-        """float32 [len(texts), dim], each of length 1 (0 for a text without letters or digits)."""
+        """Returns float32 [len(texts), dim] of length 1; 0 for texts without letters and digits."""
         distinct = {text: self._embed(text) for text in dict.fromkeys(texts)}
         rows = [distinct[text] for text in texts]
         return np.stack(rows) if rows else np.zeros((0, self.dim), np.float32)
@@ -83,7 +60,7 @@ class HashedTextEmbedder:
         vector_E = np.zeros(self.dim, np.float64)
         for ngram, weight in _ngrams(text):
             digest = zlib.crc32(ngram.encode())
-            # The lowest bit gives the sign, so that collisions cancel rather than add up.
+            # The lowest bit gives the sign, so that collisions cancel out on average.
             vector_E[(digest >> 1) % self.dim] += weight if digest & 1 else -weight
         length = np.linalg.norm(vector_E)
         return (vector_E / length if length else vector_E).astype(np.float32)
@@ -99,7 +76,7 @@ _WORD_WEIGHT, _CHARACTER_WEIGHT = 1.0, 0.25
 
 
 def _ngrams(text: str) -> list[tuple[str, float]]:
-    """(n-gram, weight): words, pairs of words, and runs of 3 to 5 characters within words."""
+    """Returns (n-gram, weight) of words, pairs of words, and 3 to 5 characters within words."""
     words = [word for word in re.findall(r"[a-z0-9]+", text.lower()) if word not in _STOP_WORDS]
     ngrams = [(f"1 {word}", _WORD_WEIGHT) for word in words]
     ngrams += [(f"2 {a} {b}", _WORD_WEIGHT) for a, b in itertools.pairwise(words)]
@@ -116,22 +93,18 @@ class PretrainedTextEncoder:
 
     A text's vector is the pooler's output (simcse), CLIP's projected `text_embeds` (clip-l14) or
     the mean of the last layer's states over its tokens (transformer). Texts beyond the model's
-    length (77 tokens for CLIP) are cut. Batches always have the same number of rows and a width
-    that follows from the text itself, so a vector's bits don't depend on what else was asked for:
-    a run that was killed and went on ends with the same rows.
+    length (77 tokens for CLIP) are truncated. All batches have the same number of rows, and their
+    width depends on the text alone, so a vector's bits do not depend on the other texts: a run that
+    was killed and resumed ends with the same rows. The computation is in float32.
 
     Args:
-      kind: simcse, clip-l14 or transformer.
-      weights: a checkpoint's name or folder, as transformers' from_pretrained takes it.
-      device: torch's name of it; a GPU where there is one unless told.
-      dtype: of the model.
-      batch_size: texts through the model at once; 16 on a GPU and 1 on a CPU unless told.
+      options: the checkpoint and its device.
 
     Raises:
-      UserError: the weights can't be loaded or are another model's.
+      UserError: the weights are missing, cannot be loaded or are of another model.
 
     Attributes:
-      id, dim, normalised: for the store.
+      id, dim, normalised: see protocols.TextEncoder.
     """
 
     normalised = False
@@ -139,19 +112,18 @@ class PretrainedTextEncoder:
     step = 8
     longest = 512
 
-    def __init__(
-        self,
-        kind: str,
-        weights: str,
-        *,
-        device: str | None = None,
-        dtype: str = "float32",
-        batch_size: int | None = None,
-    ):
+    def __init__(self, options: TextOptions):
         transformers = pretrained.library()
-        self._pooling = _KINDS[kind][1]
-        self._device = pretrained.choose_device(device)
-        self._batch_size = pretrained.choose_batch_size(batch_size, self._device)
+        kind = options.text_encoder
+        default_weights, self._pooling = _KINDS[kind]
+        weights = options.text_weights or default_weights
+        if not weights:
+            raise UserError(
+                f"--text_weights: expected a checkpoint for --text_encoder={kind}, found none; "
+                "give its name or folder"
+            )
+        self._device = pretrained.choose_device(options.device)
+        self._batch_size = pretrained.batch_size(self._device)
         clip = self._pooling == "projection"
         model_class = transformers.CLIPTextModelWithProjection if clip else transformers.AutoModel
         types = ("clip", "clip_text_model") if clip else ()
@@ -164,7 +136,7 @@ class PretrainedTextEncoder:
             self._model = pretrained.load(
                 model_class,
                 weights,
-                dtype=pretrained.choose_dtype(dtype),
+                dtype=pretrained.torch_dtype("float32"),
                 device=self._device,
                 model_types=types,
                 may_lack=("pooler",) if self._pooling == "mean" else (),
@@ -189,7 +161,7 @@ class PretrainedTextEncoder:
         )
 
     def __call__(self, texts: Sequence[str]) -> np.ndarray:
-        """float32 [len(texts), dim]; a text that comes again is embedded once."""
+        """Returns float32 [len(texts), dim]; repeated texts are embedded once."""
         distinct = {}
         for width, batch in self._batches(list(dict.fromkeys(texts))):
             rows_BxE = self._embed(batch, width)
@@ -198,7 +170,7 @@ class PretrainedTextEncoder:
         return np.stack(rows) if rows else np.zeros((0, self.dim), np.float32)
 
     def _batches(self, texts: list[str]) -> Iterator[tuple[int, list[str]]]:
-        """(width in tokens, texts of that width), at most batch_size at once."""
+        """Yields (width in tokens, texts of that width), at most a batch of them."""
         if not texts:
             return
         tokens = self._tokenizer(texts, truncation=True, max_length=self._longest)["input_ids"]

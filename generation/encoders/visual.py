@@ -1,36 +1,33 @@
 """Visual encoders by name."""
 
-from typing import Any
-
-from generation.encoders.motion import MotionEncoder
+from generation.encoders.options import VisualOptions
+from generation.encoders.protocols import VisualEncoder
 from gvvad_jax.command import UserError
 
-ENCODERS = ("motion", "clip-l14")
 
+def make_encoder(options: VisualOptions) -> VisualEncoder:
+    """Returns the visual encoder that the options name.
 
-def make_encoder(name: str, *, pooling: str = "mean", crops: str = "", **settings: Any) -> Any:
-    """The encoder of this name.
-
-    Args:
-      name: one of ENCODERS.
-      pooling: "mean" over a snippet's frames, or its "middle" frame (CLIP only).
-      crops: for CLIP "centre", "ten" or "whole"; centre unless told. Motion has the whole frame.
-      **settings: for CLIP, see ClipEncoder; those that are None or "" are its own.
+    `motion` needs no weights: optical flow and image gradients on a grid. `clip-l14` is CLIP's
+    vision tower; its weights are read when they are first needed.
 
     Raises:
-      UserError: an unknown name, or something that the encoder doesn't have.
+      UserError: the encoder does not have the requested pooling or crops, or there is no such
+        checkpoint.
     """
-    if name == "clip-l14":
+    if options.encoder == "clip-l14":
         from generation.encoders.clip import ClipEncoder
 
-        given = {key: value for key, value in settings.items() if value not in (None, "")}
-        return ClipEncoder(pooling=pooling, crops=crops or "centre", **given)
-    if name != "motion":
-        raise UserError(f"--encoder: expected one of {', '.join(ENCODERS)}, found {name!r}")
-    for flag, value, only in (("pooling", pooling, "mean"), ("crops", crops or "whole", "whole")):
-        if value != only:
+        return ClipEncoder(options)
+    from generation.encoders.motion import MotionEncoder
+
+    for flag, value, expected in (
+        ("pooling", options.pooling, "mean"),
+        ("crops", options.crops or "whole", "whole"),
+    ):
+        if value != expected:
             raise UserError(
-                f"--{flag}: expected {only} for the motion encoder, found {value!r}; motion is "
-                "between whole frames"
+                f"--{flag}: expected {expected} for the motion encoder, found {value!r}; motion is "
+                "measured between whole frames"
             )
     return MotionEncoder()

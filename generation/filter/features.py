@@ -104,27 +104,28 @@ def is_clip(manifest: Manifest) -> bool:
 
 
 def clip_text_encoder(manifest: Manifest, weights: str = "") -> TextEncoder:
-    """The text tower of the checkpoint that a store was encoded with.
+    """Loads the text tower of the checkpoint that a store was encoded with.
 
     Args:
-      manifest: of the store.
-      weights: the checkpoint's name or folder; the encoder's own default unless given.
+      manifest: manifest of the store.
+      weights: the checkpoint's name or folder (default: the default of --encoder=clip-l14).
 
     Raises:
-      UserError: the store isn't CLIP's, or the weights are of another checkpoint.
+      UserError: the store's encoder is not CLIP, or the weights are of another checkpoint.
     """
-    from generation.encoders import clip as encoders_clip
-    from generation.encoders import text
+    from generation.encoders import clip, options, text
 
-    weights = weights or encoders_clip.DEFAULT_WEIGHTS
-    ours, theirs = pretrained.name_of(weights), str(manifest.encoder["weights"])
+    weights = weights or clip.DEFAULT_WEIGHTS
+    name, store_name = pretrained.name_of(weights), str(manifest.encoder["weights"])
     remedy = "give the name or folder that the store was encoded with"
-    if not is_clip(manifest) or ours != theirs:
+    if not is_clip(manifest) or name != store_name:
         raise UserError(
             "--clip_weights: expected the checkpoint of the store's features, "
-            f"{manifest.encoder['id']!r} of {theirs!r}, found {ours!r}; {remedy}"
+            f"{manifest.encoder['id']!r} of {store_name!r}, found {name!r}; {remedy}"
         )
-    encoder = text.make_text_encoder("clip-l14", weights=weights)
+    encoder = text.make_text_encoder(
+        options.TextOptions(text_encoder="clip-l14", text_weights=weights)
+    )
     if manifest.encoder.get("digest") not in (None, pretrained.known_digest(weights)):
         raise UserError(
             f"--clip_weights: expected the weights of digest {manifest.encoder['digest']}, the "

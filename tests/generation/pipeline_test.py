@@ -118,9 +118,11 @@ def test_mistakes_of_late_stages_are_told_before_anything_is_made(tmp_path, sect
     )
     if section == "plan":
         settings = dataclasses.replace(settings, rows=EncodeOptions(captioner="none"))
-    wrong = dataclasses.replace(getattr(settings, section), **options)
+    fields = vars(getattr(settings, section)) | options
     with pytest.raises(UserError, match=told):
-        pipeline.run(dataclasses.replace(settings, **{section: wrong}))
+        pipeline.run(
+            dataclasses.replace(settings, **{section: pipeline.SECTIONS[section](**fields)})
+        )
     assert not (tmp_path / "p").exists()
 
 

@@ -1,13 +1,22 @@
-"""A tiny random CLIP, saved as a checkpoint with its image processor."""
+"""A tiny random CLIP, saved as a checkpoint with its image processor, and its encoder."""
+
+
+def make_encoder(weights, **settings):
+    """Returns the ClipEncoder of a checkpoint, by default of each snippet's middle frame."""
+    from generation.encoders.clip import ClipEncoder
+    from generation.encoders.options import VisualOptions
+
+    fields = {"encoder": "clip-l14", "weights": str(weights), "pooling": "middle"}
+    return ClipEncoder(VisualOptions(**(fields | settings)))
 
 
 def save(folder, image_size=16, patch_size=8, scale=1.0):
-    """Saves a vision tower into the folder and gives the folder's name.
+    """Saves a vision tower into a folder and returns the folder's name.
 
     Args:
-      folder: to make.
-      image_size, patch_size: pixels.
-      scale: of the last layer's weights.
+      folder: the folder to create.
+      image_size, patch_size: sizes in pixels.
+      scale: factor of the last layer's weights.
     """
     import torch
     from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
@@ -19,7 +28,7 @@ def save(folder, image_size=16, patch_size=8, scale=1.0):
     )  # fmt: skip
     model = CLIPVisionModelWithProjection(config)
     with torch.no_grad():
-        # As random as they come, embeddings of different pictures would hardly differ.
+        # Without this, embeddings of different pictures would hardly differ.
         model.vision_model.embeddings.patch_embedding.weight.mul_(20)
         model.visual_projection.weight.mul_(scale)
     model.save_pretrained(folder)
@@ -28,10 +37,10 @@ def save(folder, image_size=16, patch_size=8, scale=1.0):
 
 
 def save_processor(folder, image_size):
+    """Saves an image processor with other numbers than CLIP's own."""
     from transformers import CLIPImageProcessorPil
 
     crop = {"height": image_size, "width": image_size}
-    # Other numbers than CLIP's own: they must come from the checkpoint.
     normalise = {"image_mean": [0.4, 0.5, 0.6], "image_std": [0.2, 0.25, 0.3]}
     size = {"shortest_edge": image_size}
     CLIPImageProcessorPil(size=size, crop_size=crop, **normalise).save_pretrained(folder)

@@ -23,7 +23,7 @@ WORKING_WIDTH = 240
 
 def footage_digest(annotated: annotations.Annotations) -> str:
     """Digest of the videos' files and annotations; scores that were kept under it stay valid."""
-    content = [annotated.to_json(), provenance.made_of(annotated, {}, "real")]
+    content = [annotated.to_json(), provenance.video_digests(annotated, {}, "real")]
     return digests.of_json(content)[:16]
 
 

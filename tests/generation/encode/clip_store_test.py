@@ -1,4 +1,4 @@
-"""Encoding with CLIP, video by video and chunk by chunk: rows, text, damage, kill, ranks."""
+"""Encoding with CLIP, chunk by chunk: rows, text, damage, resuming and ranks."""
 
 import dataclasses
 import json
@@ -17,8 +17,8 @@ from generation.chat.options import ChatOptions
 from generation.encode import decode_ahead, encoding
 from generation.encode.recipe import EncodeOptions
 from generation.encoders import banks, captions
-from generation.encoders import text as encoders_text
-from generation.encoders.clip import ClipEncoder
+from generation.encoders.options import TEXT_ENCODERS, CaptionOptions, TextOptions
+from generation.encoders.text import HashedTextEncoder, make_text_encoder
 from generation.media import pixels, reading
 from generation.media.writing import write_video
 from generation.prompts.descriptions import save_descriptions
@@ -33,7 +33,7 @@ from tests.support.tiny_transformers import save_bert, save_git
 from tests.support.tiny_videos import moving, write_damaged, write_list
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-EMBEDDER = encoders_text.HashedTextEmbedder()
+TEXT_ENCODER = HashedTextEncoder()
 # Half of a hundred frames by the policy, and a last snippet that is short.
 SNIPPET = {"snippet_frames": 8, "snippet_stride": 8}
 
@@ -60,7 +60,7 @@ def test_rows_are_those_of_whole_videos(videos_folder, weights, tmp_path, monkey
     made = _options(weights, crops="ten", pooling="mean", fps_policy=fps_policy, dtype="float16")
     opened = _encode(videos_folder / "videos.json", tmp_path / "s", made)
     assert opened.manifest.crops["count"] == 10 and opened.manifest.crops["resize"] == 18
-    encoder = ClipEncoder(weights, crops="ten", pooling="mean")
+    encoder = tiny_clip.make_encoder(weights, crops="ten", pooling="mean")
     for name in "abcd":
         row, frames = opened.rows[name], reading.read(videos_folder / f"{name}.mp4").frames_TxHxWx3
         assert row.num_frames == row.decoded_frames == row.declared_frames == len(frames)
@@ -75,7 +75,7 @@ def test_rows_are_those_of_whole_videos(videos_folder, weights, tmp_path, monkey
         np.testing.assert_allclose(opened.visual(name), expected_TxNxD, atol=2e-3)
 
 
-def test_stores_computed_in_other_numbers_agree(videos_folder, weights, tmp_path):
+def test_stores_computed_in_other_dtypes_agree(videos_folder, weights, tmp_path):
     full = _encode(videos_folder / "videos.json", tmp_path / "full", _options(weights))
     half = _options(weights, compute_dtype="bfloat16", source="synthetic")
     half = _encode(videos_folder / "videos.json", tmp_path / "half", half)
@@ -84,7 +84,7 @@ def test_stores_computed_in_other_numbers_agree(videos_folder, weights, tmp_path
         noted = json.loads((tmp_path / name / "encoding.json").read_text())
         assert noted["computed_in"] == [dtype]
     assert not np.array_equal(full.visual("a"), half.visual("a"))
-    # Going on in other numbers makes no other store; what was done is noted.
+    # A store may be resumed in another dtype; both are noted.
     _encode(write_list(videos_folder, "abc"), tmp_path / "mixed", _options(weights))
     mixed = _options(weights, compute_dtype="bfloat16")
     mixed = _encode(write_list(videos_folder, "abcd"), tmp_path / "mixed", mixed)
@@ -100,12 +100,12 @@ def test_a_finished_store_is_recognised_without_its_models(videos_folder, weight
     made = _options(str(folder), pooling="middle")
     _encode(videos_folder / "videos.json", tmp_path / "s", made)
     before = _files(tmp_path / "s")
-    # Others under the same name are others.
+    # Other weights under the same name are told apart.
     other = dataclasses.replace(made, weights=tiny_clip.save(tmp_path / "b/tiny-clip", scale=2))
     with pytest.raises(UserError, match="the same settings, found encoder .*'digest'"):
         encoding.encode(videos_folder / "videos.json", tmp_path / "s", other, progress=False)
     shutil.rmtree(folder)
-    # By the options alone, wherever the weights lay, whatever they were computed with.
+    # The location of the weights and the device do not matter.
     moved = dataclasses.replace(made, weights="elsewhere/tiny-clip", device="cuda")
     assert encoding.encode(videos_folder / "videos.json", tmp_path / "s", moved, progress=False)
     assert _files(tmp_path / "s") == before
@@ -116,7 +116,7 @@ def test_a_finished_store_is_recognised_without_its_models(videos_folder, weight
             )
 
 
-def test_damaged_videos_are_encoded_as_far_as_they_go(
+def test_decodable_frames_of_damaged_videos_are_encoded(
     videos_folder, weights, tmp_path, capsys, monkeypatch
 ):
     monkeypatch.setattr(decode_ahead, "CHUNK_FRAMES", 2)
@@ -133,11 +133,11 @@ def test_damaged_videos_are_encoded_as_far_as_they_go(
     row = opened.rows["bad"]
     assert (row.declared_frames, row.decoded_frames) == (57, len(decoded.frames_TxHxWx3))
     spans = alignment.snippet_spans(row.num_frames, 8, 8)
-    expected = ClipEncoder(weights).encode_video(decoded.frames_TxHxWx3, spans, 10.0)
+    expected = tiny_clip.make_encoder(weights).encode_video(decoded.frames_TxHxWx3, spans, 10.0)
     np.testing.assert_allclose(opened.visual("bad"), expected, atol=1e-5)
-    told = capsys.readouterr().err
-    assert f"bad: {decoded.damaged} packets or frames are damaged" in told
-    assert "rubbish: not encoded: rubbish.mp4: expected a video file" in told
+    errors = capsys.readouterr().err
+    assert f"bad: {decoded.damaged} packets or frames are damaged" in errors
+    assert "rubbish: not encoded: rubbish.mp4: expected a video file" in errors
     again = _encode(videos, tmp_path / "again", _options(weights, pooling="middle"))
     np.testing.assert_array_equal(again.visual("bad"), opened.visual("bad"))
 
@@ -158,7 +158,7 @@ def test_descriptions_stand_in_for_captions(videos_folder, weights, tmp_path):
             record.twin,
             record.seed,
         )
-        expected = np.repeat(EMBEDDER([record.phrase]), row.num_snippets, axis=0)
+        expected = np.repeat(TEXT_ENCODER([record.phrase]), row.num_snippets, axis=0)
         np.testing.assert_array_equal(opened.text(record.id), expected)
     assert opened.manifest.text["captioner"] == STAND_IN
     bank = json.loads((tmp_path / "s" / "bank.json").read_text())
@@ -184,8 +184,8 @@ def test_captions_and_their_embeddings_by_pretrained_models(
     )  # fmt: skip
     videos = write_list(videos_folder, "ab")
     opened = _encode(videos, tmp_path / "s", made)
-    captioner = captions.make_captioner("git", weights=str(git))
-    embed = encoders_text.make_text_encoder("simcse", weights=str(bert))
+    captioner = captions.make_captioner(CaptionOptions(captioner="git", caption_weights=str(git)))
+    embed = make_text_encoder(TextOptions(text_encoder="simcse", text_weights=str(bert)))
     assert opened.manifest.text == {
         "encoder": embed.id, "dim": 16, "normalised": False, "captioner": captioner.id
     }  # fmt: skip
@@ -201,8 +201,8 @@ def test_captions_and_their_embeddings_by_pretrained_models(
     assert set(noted["weights"]) == {"weights", "caption_weights", "text_weights"}
     half = dataclasses.replace(made, compute_dtype="bfloat16").recipe()
     assert half.captioner.dtype == "bfloat16" and half.manifest() == opened.manifest
-    assert half.text_embedder._model.dtype == torch.float32
-    # Rows of another text encoder would mean nothing to this bank.
+    assert half.text_encoder._model.dtype == torch.float32
+    # Rows of another text encoder are not comparable with this bank.
     other = dataclasses.replace(made, text_encoder="transformer")
     with pytest.raises(UserError, match="the same settings, found text"):
         encoding.encode(videos, tmp_path / "s", other)
@@ -212,8 +212,8 @@ class _Seen(pydantic.BaseModel):
     caption: str
 
 
-class ByServer:
-    """Captions by a chat server, which is told a snippet's mean colour."""
+class ServerCaptioner:
+    """Captions by a chat server that gets a snippet's mean colour."""
 
     id, whole_video, vocabulary = "by-server", False, "plain"
 
@@ -224,9 +224,10 @@ class ByServer:
         return [start, end - 1]
 
     def caption_snippets(self, snippets):
-        told = [str(snippet.mean(axis=(0, 1, 2)).round(2).tolist()) for snippet in snippets]
+        colours = [str(snippet.mean(axis=(0, 1, 2)).round(2).tolist()) for snippet in snippets]
         requests = [
-            client.Request("a snippet", [{"role": "user", "content": text}], _Seen) for text in told
+            client.Request("a snippet", [{"role": "user", "content": text}], _Seen)
+            for text in colours
         ]
         answers = self._server.ask_all(requests, progress=False)
         for answer in answers:
@@ -235,11 +236,15 @@ class ByServer:
         return [answer.value.caption for answer in answers]
 
 
-def test_a_video_whose_caption_fails_is_done_later(videos_folder, weights, tmp_path, capsys):
+def test_a_video_whose_caption_failed_is_encoded_by_the_next_run(
+    videos_folder, weights, tmp_path, capsys
+):
     videos = write_list(videos_folder, "abcd")
     with ChatServer(lambda body: {"caption": body["messages"][0]["content"]}) as server:
         made = _options(weights).recipe()
-        made = dataclasses.replace(made, captioner=ByServer(server.url), text_embedder=EMBEDDER)
+        made = dataclasses.replace(
+            made, captioner=ServerCaptioner(server.url), text_encoder=TEXT_ENCODER
+        )
         frames = reading.read(videos_folder / "b.mp4").frames_TxHxWx3
         colour = str(frames[[8, 15]].mean(axis=(0, 1, 2)).round(2).tolist())
         server.fail(colour, "500")
@@ -248,11 +253,11 @@ def test_a_video_whose_caption_fails_is_done_later(videos_folder, weights, tmp_p
         assert "b: not encoded: a snippet: HTTP 500" in capsys.readouterr().err
         asked = len(server.asked)
         opened = _encode(videos, tmp_path / "s", made)
-        # The other three were done.
+        # The other three videos are not encoded again.
         assert len(server.asked) - asked == opened.rows["b"].num_snippets
-    np.testing.assert_array_equal(opened.text("b")[1:2], EMBEDDER([colour]))
-    # What would fail for every video is no misfortune of one.
-    wrong = dataclasses.replace(made, captioner=ByServer("http://127.0.0.1:9/v1"))
+    np.testing.assert_array_equal(opened.text("b")[1:2], TEXT_ENCODER([colour]))
+    # An error that affects every video ends the run.
+    wrong = dataclasses.replace(made, captioner=ServerCaptioner("http://127.0.0.1:9/v1"))
     with pytest.raises(UserError, match="expected an OpenAI-compatible server"):
         encoding.encode(videos, tmp_path / "t", wrong, progress=False)
 
@@ -265,7 +270,7 @@ def _command(videos, weights, out):
     ]
 
 
-def test_killed_and_by_ranks_the_rows_are_the_same(weights, tmp_path, monkeypatch):
+def test_killed_runs_and_ranks_give_the_same_rows(weights, tmp_path, monkeypatch):
     for number in range(3):
         write_video(tmp_path / f"{number}.mp4", moving(10 + 5 * number, seed=number), fps=10)
     names = [f"v{number:02d}" for number in range(16)]
@@ -290,11 +295,10 @@ def test_killed_and_by_ranks_the_rows_are_the_same(weights, tmp_path, monkeypatc
     assert _files(tmp_path / "ranks") == expected
 
 
-def test_options_name_what_exists(weights):
+def test_options_offer_existing_choices(weights):
     choices = {field.name: field.metadata for field in dataclasses.fields(EncodeOptions)}
-    assert set(choices["captioner"]["choices"]) == {*captions.CAPTIONERS, STAND_IN}
-    for name in encoders_text.TEXT_ENCODERS:
-        assert name in choices["text_encoder"]["help"]
+    assert STAND_IN in choices["captioner"]["choices"]
+    assert choices["text_encoder"]["choices"] == TEXT_ENCODERS
     assert choices["bank"]["choices"] == banks.BANKS
     assert EncodeOptions().stride == 4 and _options(weights, snippet_stride=None).stride == 16
     for wrong, message in (

@@ -1,4 +1,4 @@
-"""Decoding ahead: what comes is what a whole video in memory would give, and little is alive."""
+"""Decoding ahead gives the frames of whole videos but keeps few of them in memory."""
 
 import dataclasses
 import gc
@@ -11,19 +11,18 @@ import pytest
 
 from generation.encode import decode_ahead
 from generation.encode.recipe import Recipe
-from generation.encoders.clip import ClipEncoder
 from generation.media import pixels, reading
 from generation.media.writing import write_video
 from gvvad_jax.command import UserError
 from gvvad_jax.store import alignment, annotations
-from tests.support import tiny_videos
+from tests.support import tiny_clip, tiny_videos
 from tests.support.tiny_videos import moving, write_damaged, write_faststart, write_uneven
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 class FewFrames:
-    """A captioner that looks at first and last frame, and tells their mean colours."""
+    """A captioner that reports the mean colours of the first and last frame."""
 
     id, whole_video, vocabulary = "few-frames", False, "plain"
 
@@ -35,7 +34,7 @@ class FewFrames:
 
 
 class WholeVideo:
-    """What wants whole videos; the tests look at what it would get."""
+    """An encoder or captioner that needs whole videos."""
 
     id, whole_video, vocabulary = "whole", True, "motion"
 
@@ -64,7 +63,7 @@ def test_chunks_give_what_the_whole_video_gives(
     monkeypatch.setattr(decode_ahead, "CHUNK_FRAMES", 10)
     monkeypatch.setattr(decode_ahead, "CHUNK_BYTES", 5 * 64 * 96 * 3)
     videos = _videos(videos_folder, "a", "b", "c")
-    encoder, captioner = ClipEncoder(weights, pooling=pooling, crops="ten"), FewFrames()
+    encoder, captioner = tiny_clip.make_encoder(weights, pooling=pooling, crops="ten"), FewFrames()
     made = _recipe(encoder, captioner=captioner, fps_policy=fps_policy, snippet_stride=stride)
     rows, captions, chunks = [], [], 0
     for message in _messages(videos, made):
@@ -92,9 +91,9 @@ def test_chunks_give_what_the_whole_video_gives(
     assert chunks > 3, "more than a chunk a video"
 
 
-def test_who_wants_whole_videos_gets_them(weights, videos_folder):
+def test_whole_videos_are_given_where_they_are_needed(weights, videos_folder):
     videos = _videos(videos_folder, "a", "b")
-    encoder = ClipEncoder(weights)
+    encoder = tiny_clip.make_encoder(weights)
     made = _recipe(encoder, captioner=WholeVideo(), fps_policy=5.0)
     messages = _messages(videos, made)
     streamed = _messages(videos, dataclasses.replace(made, captioner=None))
@@ -110,7 +109,7 @@ def test_who_wants_whole_videos_gets_them(weights, videos_folder):
 
 
 @pytest.mark.parametrize("damage", ["bytes", "cut short"])
-def test_damage_makes_a_new_plan_by_what_could_be_decoded(weights, tmp_path, monkeypatch, damage):
+def test_damage_makes_a_new_plan_for_the_decodable_frames(weights, tmp_path, monkeypatch, damage):
     monkeypatch.setattr(decode_ahead, "CHUNK_FRAMES", 2)
     if damage == "bytes":
         write_video(tmp_path / "v.mp4", moving(50), fps=10)
@@ -128,12 +127,12 @@ def test_damage_makes_a_new_plan_by_what_could_be_decoded(weights, tmp_path, mon
     count = len(expected.frames_TxHxWx3)
     (tmp_path / "rubbish.mp4").write_bytes(b"no video at all" * 100)
     videos = _videos(tmp_path, "bad", "rubbish", "v")
-    encoder = ClipEncoder(weights)
+    encoder = tiny_clip.make_encoder(weights)
     messages = _messages(videos, _recipe(encoder, snippet_frames=4, snippet_stride=4))
     ending, unreadable, sound = (m for m in messages if not isinstance(m, decode_ahead.Chunk))
     assert ending.plan.num_frames == count and ending.declared_frames == 50
     assert ending.plan.spans_Tx2[-1, 1] == count
-    assert "damaged; what could be decoded is encoded" in ending.faults[0]
+    assert "damaged; the decodable frames are encoded" in ending.faults[0]
     assert ending.pixel_statistics["decoded_share"] == pytest.approx(count / 50, abs=1e-3)
     plans = {id(m.plan): m.plan for m in messages if isinstance(m, decode_ahead.Chunk)}
     assert len(plans) > 2, "a first one that failed, and those of the two videos"
@@ -145,11 +144,11 @@ def test_damage_makes_a_new_plan_by_what_could_be_decoded(weights, tmp_path, mon
     assert sound.plan.num_frames == 50 and sound.faults == []
 
 
-def test_frames_that_are_not_evenly_spaced_are_told(weights, tmp_path):
+def test_uneven_frames_are_reported(weights, tmp_path):
     write_uneven(tmp_path / "v.mp4")
-    *_, ending = _messages(_videos(tmp_path, "v"), _recipe(ClipEncoder(weights)))
+    *_, ending = _messages(_videos(tmp_path, "v"), _recipe(tiny_clip.make_encoder(weights)))
     assert len(ending.faults) == 1
-    assert "up to 1.5 s off from 4 a second" in ending.faults[0]
+    assert "up to 1.5 s from the assumed 4 fps" in ending.faults[0]
 
 
 def test_a_frame_rate_is_required(weights, videos_folder, monkeypatch):
@@ -162,11 +161,11 @@ def test_a_frame_rate_is_required(weights, videos_folder, monkeypatch):
 
     monkeypatch.setattr(reading.Packets, "__init__", without_rate)
     with pytest.raises(UserError, match="video 'a': expected fps"):
-        _messages(videos, _recipe(ClipEncoder(weights)))
+        _messages(videos, _recipe(tiny_clip.make_encoder(weights)))
 
 
 class _Counter:
-    """How many of some objects are alive, and were at most; of its own kinds of objects."""
+    """Counts how many objects of a kind are alive, were alive at most, and existed at all."""
 
     def __init__(self):
         self.alive = self.most = self.total = 0
@@ -182,14 +181,14 @@ class _Counter:
         self.alive -= 1
 
 
-def test_a_long_video_is_never_in_memory(weights, tmp_path, monkeypatch):
+def test_a_long_video_is_never_in_memory_as_a_whole(weights, tmp_path, monkeypatch):
     monkeypatch.setattr(decode_ahead, "CHUNK_FRAMES", 8)
     write_video(tmp_path / "v.mp4", moving(1200), fps=25)
     videos = _videos(tmp_path, "v")
     pictures, prepared = _Counter(), _Counter()
-    real = reading._rgb
-    monkeypatch.setattr(reading, "_rgb", lambda frame, size: pictures.watch(real(frame, size)))
-    encoder = ClipEncoder(weights, pooling="mean")
+    convert = reading._rgb
+    monkeypatch.setattr(reading, "_rgb", lambda frame, size: pictures.watch(convert(frame, size)))
+    encoder = tiny_clip.make_encoder(weights, pooling="mean")
     prepare = encoder.prepare
     monkeypatch.setattr(encoder, "prepare", lambda frame: prepared.watch(prepare(frame)))
     source = decode_ahead.Source(videos, _recipe(encoder))
@@ -210,15 +209,15 @@ def test_a_long_video_is_never_in_memory(weights, tmp_path, monkeypatch):
     assert prepared.alive == pictures.alive == 0
 
 
-def test_whole_videos_are_alive_two_at_a_time(tmp_path, monkeypatch):
+def test_at_most_two_whole_videos_are_in_memory(tmp_path, monkeypatch):
     names = [f"v{number}" for number in range(6)]
     for name in names:
         write_video(tmp_path / f"{name}.mp4", moving(4), fps=10)
     videos = _videos(tmp_path, *names)
-    counter, real = _Counter(), reading.read
+    counter, read_video = _Counter(), reading.read
 
-    def read(path):
-        video = real(path)
+    def read(path, **settings):
+        video = read_video(path, **settings)
         counter.watch(video.frames_TxHxWx3)
         return video
 
@@ -229,11 +228,11 @@ def test_whole_videos_are_alive_two_at_a_time(tmp_path, monkeypatch):
     ):
         time.sleep(0.02)
         del message
-    # How far the thread gets ahead is a matter of time; how many are alive is not.
+    # How far the thread gets ahead varies; how many videos are alive does not.
     assert counter.total == 6 and counter.most <= 2
 
 
-def test_ahead_works_while_its_items_are_worked_on():
+def test_ahead_works_while_its_items_are_processed():
     made = []
 
     def items():
@@ -244,7 +243,7 @@ def test_ahead_works_while_its_items_are_worked_on():
     found = []
     for number in decode_ahead.ahead(items(), 4):
         deadline = time.monotonic() + 10
-        while len(made) < min(number + 4, 10):  # Hangs if nothing is made meanwhile.
+        while len(made) < min(number + 4, 10):  # Fails unless items are made meanwhile.
             assert time.monotonic() < deadline
             time.sleep(0.001)
         assert len(made) <= number + 4
@@ -256,7 +255,7 @@ def _alive():
     return [thread for thread in threading.enumerate() if thread.name == "decode"]
 
 
-def test_ahead_passes_errors_on_and_leaves_no_thread_behind():
+def test_ahead_passes_errors_on_and_ends_its_thread():
     closed = threading.Event()
 
     def items(fails):
@@ -281,7 +280,7 @@ def test_ahead_passes_errors_on_and_leaves_no_thread_behind():
     assert closed.is_set() and not _alive()
 
 
-def test_a_rate_that_cannot_be_is_told_with_its_video(weights, videos_folder):
-    made = _recipe(ClipEncoder(weights=weights), fps_policy=1e12)
+def test_an_impossible_rate_is_reported_with_its_video(weights, videos_folder):
+    made = _recipe(tiny_clip.make_encoder(weights), fps_policy=1e12)
     with pytest.raises(UserError, match="videos.json: video 'a': expected at most 16777216 frames"):
         _messages(_videos(videos_folder, "a"), made)

@@ -1,4 +1,4 @@
-"""Encoding real H.264 files: what goes into rows, damage told by name, kill and ranks."""
+"""Encoding H.264 files: rows, reports of damage, resuming and ranks."""
 
 import dataclasses
 import json
@@ -8,12 +8,13 @@ import shutil
 import subprocess
 import sys
 
-import av
 import numpy as np
 import pytest
 
 from generation.encode import encoding, provenance
-from generation.encode.recipe import EncodeOptions, make_captioner, parse_fps_policy
+from generation.encode.recipe import EncodeOptions, parse_fps_policy
+from generation.encoders.motion_captions import MotionCaptioner
+from generation.encoders.text import HashedTextEncoder
 from generation.media import reading
 from generation.media.writing import write_video
 from generation.prompts.descriptions import save_descriptions
@@ -23,12 +24,13 @@ from gvvad_jax.store import annotations
 from gvvad_jax.store.reader import Store
 from tests.support import killing
 from tests.support.chat_server import ChatServer
+from tests.support.tiny_videos import write_faststart, write_image
 
-CAPTIONER, EMBEDDER = make_captioner("rules", "hashed")
+CAPTIONER, TEXT_ENCODER = MotionCaptioner(), HashedTextEncoder()
 
 
 class MeanColour:
-    """The simplest encoder: a snippet is its mean colour."""
+    """The simplest encoder: a snippet's feature is its mean colour."""
 
     id = "mean-colour"
     dim = 3
@@ -46,11 +48,11 @@ def _recipe(**changes):
 
 
 def _with_text(**changes):
-    return _recipe(captioner=CAPTIONER, text_embedder=EMBEDDER, **changes)
+    return _recipe(captioner=CAPTIONER, text_encoder=TEXT_ENCODER, **changes)
 
 
 def _frames(seed, num_frames=40):
-    """A box that swings or walks through a textured place."""
+    """Returns frames of a box that swings or moves through a textured place."""
     rng = np.random.default_rng(seed)
     place = np.kron(rng.integers(60, 190, (8, 10, 3)), np.ones((8, 8, 1))).astype(np.uint8)
     frames = np.repeat(place[None], num_frames, axis=0)
@@ -87,7 +89,7 @@ def _encode(videos_folder, out, recipe, **options):
     return opened
 
 
-def test_rows_hold_features_text_and_what_the_file_was(videos_folder, tmp_path):
+def test_rows_hold_features_text_and_facts_about_the_file(videos_folder, tmp_path):
     opened = _encode(videos_folder, tmp_path / "s", _with_text())
     row = opened.rows["b"]
     # 44 frames in snippets of 16 every 8: starts 0, 8, 16, 24 and 32.
@@ -97,7 +99,7 @@ def test_rows_hold_features_text_and_what_the_file_was(videos_folder, tmp_path):
     expected = frames[8:24].mean(axis=(0, 1, 2))
     np.testing.assert_allclose(opened.visual("b")[1, 0], expected, rtol=1e-5)
     captions = CAPTIONER.captions(frames, np.array([[0, 16], [8, 24]]), 10.0)
-    np.testing.assert_array_equal(opened.text("b")[:2], EMBEDDER(captions))
+    np.testing.assert_array_equal(opened.text("b")[:2], TEXT_ENCODER(captions))
     assert row.pixel_statistics["frozen_share"] == 0 and row.pixel_statistics["motion"] > 1
     assert opened.manifest.text == {
         "encoder": "hashed-ngrams-v1",
@@ -126,8 +128,8 @@ def test_fps_policy_resamples(videos_folder, tmp_path):
             parse_fps_policy(wrong)
 
 
-def test_the_truth_does_not_reach_captions_or_features(videos_folder, tmp_path):
-    """The same pixels under other names, with labels flipped and all else said of them removed."""
+def test_labels_and_names_do_not_change_captions_or_features(videos_folder, tmp_path):
+    """The same pixels get other names and labels, and lose their other annotations."""
     folder = tmp_path / "renamed"
     folder.mkdir()
     names = dict(zip("abcde", ("x4", "x1", "x0", "x3", "x2"), strict=True))
@@ -139,11 +141,11 @@ def test_the_truth_does_not_reach_captions_or_features(videos_folder, tmp_path):
         truth[old]["label"] = n % 2
         if n % 2 == 0:
             del truth[old]["abnormal_frames"]
-    told = tmp_path / "told"
-    shutil.copytree(videos_folder, told)
-    _list(told, truth)
+    labelled = tmp_path / "labelled"
+    shutil.copytree(videos_folder, labelled)
+    _list(labelled, truth)
     _list(folder, {names[n]: _entry(names[n], label=1 - e["label"]) for n, e in truth.items()})
-    with_truth = _encode(told, tmp_path / "s1", _with_text())
+    with_truth = _encode(labelled, tmp_path / "s1", _with_text())
     without = _encode(folder, tmp_path / "s2", _with_text())
     for old, new in names.items():
         np.testing.assert_array_equal(with_truth.text(old), without.text(new))
@@ -151,7 +153,7 @@ def test_the_truth_does_not_reach_captions_or_features(videos_folder, tmp_path):
     assert not np.array_equal(with_truth.text("a")[0], with_truth.text("b")[0])
 
 
-def test_generated_videos_carry_what_they_were_made_from(videos_folder, tmp_path):
+def test_rows_of_generated_videos_hold_their_descriptions(videos_folder, tmp_path):
     records = write_grammar(2, 0)
     for record in records:
         shutil.copy(videos_folder / "a.mp4", tmp_path / f"{record.id}.mp4")
@@ -172,26 +174,15 @@ def test_generated_videos_carry_what_they_were_made_from(videos_folder, tmp_path
     )
 
 
-def _write_faststart(path, frames):
-    """An .mp4 whose index comes first, so that it can be cut short and still be opened."""
-    with av.open(str(path), "w", options={"movflags": "faststart"}) as container:
-        stream = container.add_stream("libx264", rate=10)
-        stream.height, stream.width, stream.pix_fmt = *frames.shape[1:3], "yuv420p"
-        stream.gop_size = 8
-        for image in frames:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, "rgb24")))
-        container.mux(stream.encode())
-
-
-def test_damage_is_told_by_name_and_never_silent(videos_folder, tmp_path, capsys):
+def test_damaged_videos_are_reported_by_name(videos_folder, tmp_path, capsys):
     noisy = np.random.default_rng(0).integers(0, 255, (40, 64, 80, 3), dtype=np.uint8)
-    _write_faststart(tmp_path / "half.mp4", noisy)
+    write_faststart(tmp_path / "half.mp4", noisy)
     whole = (tmp_path / "half.mp4").read_bytes()
     (tmp_path / "half.mp4").write_bytes(whole[: len(whole) // 2])
     (tmp_path / "rubbish.mp4").write_bytes(b"no video at all" * 100)
     shutil.copy(videos_folder / "a.mp4", tmp_path / "longer.mp4")
-    shutil.copy(videos_folder / "a.mp4", tmp_path / "sound.mp4")
-    names = ("half", "rubbish", "longer", "sound")
+    shutil.copy(videos_folder / "a.mp4", tmp_path / "undamaged.mp4")
+    names = ("half", "rubbish", "longer", "undamaged")
     entries = {name: _entry(name) for name in names}
     entries["longer"] |= {"num_frames": 90, "fps": 25}
     _list(tmp_path, entries)
@@ -202,22 +193,18 @@ def test_damage_is_told_by_name_and_never_silent(videos_folder, tmp_path, capsys
     assert row.pixel_statistics["decoded_share"] == pytest.approx(row.decoded_frames / 40)
     assert list(opened.quarantined) == ["rubbish"]
     assert str(tmp_path) not in opened.quarantined["rubbish"]
-    told = capsys.readouterr().err
-    assert f"half: the file declares 40 frames, {row.decoded_frames} could be decoded" in told
-    assert "rubbish: not encoded: rubbish.mp4: expected a video file" in told
-    assert "longer: videos.json says 90 frames, the file has 40" in told
-    assert "longer: videos.json says 25 fps, the file 10" in told
-    assert "sound" not in told
+    errors = capsys.readouterr().err
+    assert f"half: the file declares 40 frames, {row.decoded_frames} could be decoded" in errors
+    assert "rubbish: not encoded: rubbish.mp4: expected a video file" in errors
+    assert "longer: videos.json says 90 frames, the file has 40" in errors
+    assert "longer: videos.json says 25 fps, the file 10" in errors
+    assert "undamaged" not in errors
 
 
 def test_frame_rate_comes_from_videos_json_for_folders_and_is_required(tmp_path):
     (tmp_path / "frames").mkdir()
     for n, image in enumerate(_frames(0, 20)):
-        with av.open(str(tmp_path / "frames" / f"{n:03d}.png"), "w") as container:
-            stream = container.add_stream("png", rate=1)
-            stream.height, stream.width, stream.pix_fmt = 64, 80, "rgb24"
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, "rgb24")))
-            container.mux(stream.encode())
+        write_image(tmp_path / "frames" / f"{n:03d}.png", image)
     entry = {"file": "frames", "label": 0, "split": "train"}
     _list(tmp_path, {"f": entry})
     with pytest.raises(UserError, match="video 'f': expected fps"):
@@ -226,7 +213,7 @@ def test_frame_rate_comes_from_videos_json_for_folders_and_is_required(tmp_path)
     assert _encode(tmp_path, tmp_path / "s", _recipe()).rows["f"].fps == 12
 
 
-def test_users_mistakes(videos_folder, tmp_path):
+def test_user_errors(videos_folder, tmp_path):
     _list(tmp_path, {"gone": _entry("gone")})
     with pytest.raises(UserError, match="1 of them missing, 'gone.mp4' first"):
         encoding.encode(tmp_path / "videos.json", tmp_path / "s", _recipe(), progress=False)
@@ -237,7 +224,7 @@ def test_users_mistakes(videos_folder, tmp_path):
     with pytest.raises(UserError, match="snippet"):
         encoding.encode(videos_folder / "videos.json", tmp_path / "s2", _recipe(snippet_frames=8))
     with pytest.raises(UserError, match="--captioner"):
-        make_captioner("oracle", "hashed")
+        EncodeOptions(captioner="oracle")
 
 
 @pytest.fixture
@@ -253,7 +240,7 @@ def generated(videos_folder, tmp_path):
     return folder, records
 
 
-def test_rows_of_another_record_source_or_bank_are_not_kept(generated, tmp_path, capsys):
+def test_rows_of_another_description_source_or_bank_are_not_kept(generated, tmp_path, capsys):
     folder, records = generated
     given = {"prompts_path": folder / "prompts.jsonl"}
     made = EncodeOptions(encoder="motion", snippet_stride=8, source="synthetic", captioner="none")
@@ -263,8 +250,8 @@ def test_rows_of_another_record_source_or_bank_are_not_kept(generated, tmp_path,
     assert {(r.source, r.twin) for r in opened.rows.values()} == {
         ("synthetic", record.twin) for record in records
     }
-    told = capsys.readouterr().err
-    assert all(f"{r.id}: its row is of another file, prompt record" in told for r in records)
+    errors = capsys.readouterr().err
+    assert all(f"{r.id}: its row is of another file, description" in errors for r in records)
     _encode(folder, tmp_path / "whole", made, **given)
     assert _files(tmp_path / "s") == _files(tmp_path / "whole")
     described = dataclasses.replace(made, captioner="description")
@@ -273,14 +260,14 @@ def test_rows_of_another_record_source_or_bank_are_not_kept(generated, tmp_path,
     save_descriptions(folder / "prompts.jsonl", [changed, records[1]])
     capsys.readouterr()
     after = _encode(folder, tmp_path / "t", described, **given)
-    np.testing.assert_array_equal(after.text(changed.id)[0], EMBEDDER([changed.phrase])[0])
+    np.testing.assert_array_equal(after.text(changed.id)[0], TEXT_ENCODER([changed.phrase])[0])
     np.testing.assert_array_equal(after.text(records[1].id), before.text(records[1].id))
     assert records[1].id not in capsys.readouterr().err
     _encode(folder, tmp_path / "t", dataclasses.replace(described, bank="tad"), **given)
     assert json.loads((tmp_path / "t" / "bank.json").read_text())["bank"] == "tad"
 
 
-def test_rows_of_other_files_are_not_kept(videos_folder, tmp_path, capsys):
+def test_rows_of_changed_files_are_not_kept(videos_folder, tmp_path, capsys):
     folder = tmp_path / "videos"
     shutil.copytree(videos_folder, folder)
     (folder / "e.mp4").write_bytes(b"rubbish" * 100)
@@ -290,8 +277,8 @@ def test_rows_of_other_files_are_not_kept(videos_folder, tmp_path, capsys):
     os.utime(folder / "a.mp4", (0, 0))
     capsys.readouterr()
     opened = _encode(folder, tmp_path / "s", _recipe())
-    told = capsys.readouterr().err
-    assert [f"warning: {n}: its row" in told for n in "abcde"] == [0, 1, 0, 0, 1]
+    errors = capsys.readouterr().err
+    assert [f"warning: {n}: its row" in errors for n in "abcde"] == [0, 1, 0, 0, 1]
     _encode(folder, tmp_path / "whole", _recipe())
     assert _files(tmp_path / "s") == _files(tmp_path / "whole") and len(opened.rows) == 5
     shutil.copytree(tmp_path / "s", tmp_path / "moved")
@@ -300,26 +287,26 @@ def test_rows_of_other_files_are_not_kept(videos_folder, tmp_path, capsys):
     assert "its row" not in capsys.readouterr().err
 
 
-def test_folders_of_frames_are_told_apart_by_their_contents(tmp_path):
+def test_digests_of_image_folders_depend_on_their_contents(tmp_path):
     (tmp_path / "f").mkdir()
     for n in range(40):
         (tmp_path / "f" / f"{n:03d}.bmp").write_bytes(bytes([n]) * 100)
     entry = {"f": {"file": "f", "label": 0, "split": "train", "fps": 10}}
 
-    def made_of():
-        return provenance.made_of(annotations.load(_list(tmp_path, entry)), {}, "real")["f"]
+    def digest():
+        return provenance.video_digests(annotations.load(_list(tmp_path, entry)), {}, "real")["f"]
 
-    found = [made_of()]
-    (tmp_path / "f" / "003.bmp").write_bytes(b"x" * 100)  # The second that is looked into.
-    found.append(made_of())
+    values = [digest()]
+    (tmp_path / "f" / "003.bmp").write_bytes(b"x" * 100)  # The second file that is sampled.
+    values.append(digest())
     (tmp_path / "f" / "004.bmp").unlink()
-    found.append(made_of())
+    values.append(digest())
     entry["f"]["fps"] = 20
-    found.append(made_of())
-    assert len(set(found)) == 4 and made_of() == found[-1]
+    values.append(digest())
+    assert len(set(values)) == 4 and digest() == values[-1]
 
 
-def test_what_a_chat_server_cost_is_told(videos_folder, tmp_path):
+def test_the_usage_of_a_chat_server_is_reported(videos_folder, tmp_path):
     _list(tmp_path, {"a": _entry("a")})
     shutil.copy(videos_folder / "a.mp4", tmp_path / "a.mp4")
     with ChatServer(lambda body: {"caption": "a man walks"}) as server:
@@ -355,7 +342,7 @@ def uninterrupted(videos_folder, tmp_path_factory):
     return _files(out)
 
 
-def test_killed_and_run_again_gives_the_same_bytes(videos_folder, uninterrupted, tmp_path):
+def test_a_killed_run_resumes_to_the_same_bytes(videos_folder, uninterrupted, tmp_path):
     out = tmp_path / "s"
     killing.run(_command(videos_folder, out), "parts/*.json", 2)
     assert len(list(out.glob("parts/*.json"))) == 2
@@ -381,7 +368,7 @@ def test_two_ranks_give_the_same_bytes_as_one(videos_folder, uninterrupted, tmp_
     assert _files(out) == uninterrupted
 
 
-def test_a_mistake_on_the_command_line_is_one_line(tmp_path):
+def test_errors_on_the_command_line_are_one_line(tmp_path):
     for arguments in ([], [f"--videos={tmp_path / 'none.json'}", "--out=s"], ["--encoder=none"]):
         command = [sys.executable, "-m", "generation.encode", *arguments]
         failed = subprocess.run(command, capture_output=True, text=True, cwd=os.getcwd())

@@ -1,4 +1,4 @@
-"""What a store's row was made of: digests of videos."""
+"""Digests of videos, which tell whether a row is up to date."""
 
 import json
 
@@ -9,10 +9,10 @@ from gvvad_jax.command import UserError
 from gvvad_jax.store import annotations, digests
 
 
-def _made_of(folder, file):
+def _digest(folder, file):
     videos = {"a": {"file": file, "label": 0, "split": "train", "fps": 10}}
     (folder / "videos.json").write_text(json.dumps({"videos": videos}))
-    return provenance.made_of(annotations.load(folder / "videos.json"), {}, "real")["a"]
+    return provenance.video_digests(annotations.load(folder / "videos.json"), {}, "real")["a"]
 
 
 def _frames(folder, names):
@@ -31,13 +31,13 @@ def test_a_video_that_cannot_be_read_is_named(tmp_path, monkeypatch, file):
 
     monkeypatch.setattr(digests, "read_ends", refused)
     with pytest.raises(UserError, match=f"{file}.* video 'a', .*Permission denied.*readable"):
-        _made_of(tmp_path, file)
+        _digest(tmp_path, file)
 
 
-def test_a_folder_is_looked_at_in_the_order_of_its_frames(tmp_path):
-    # As it was: another digest would have every store of padded names encoded again.
+def test_a_folder_is_read_in_the_order_of_its_frames(tmp_path):
+    # With another digest, every store of padded names would be encoded again.
     _frames(tmp_path / "padded", [f"{number:02d}.png" for number in range(12)])
-    assert _made_of(tmp_path, "padded") == "f0d1d33153fad816"
-    # Another order of frames than by letters, in which rows were once made.
+    assert _digest(tmp_path, "padded") == "f0d1d33153fad816"
+    # The old digest, when frames were ordered by letters.
     _frames(tmp_path / "plain", [f"{number}.png" for number in range(12)])
-    assert _made_of(tmp_path, "plain") != "7ab841cb28ba4139"
+    assert _digest(tmp_path, "plain") != "7ab841cb28ba4139"

@@ -10,11 +10,12 @@ import torch
 from PIL import Image, ImageOps
 
 from generation.encoders import pretrained
-from generation.encoders.clip import CROPS, ClipEncoder, resized_size, ten_crops
+from generation.encoders.clip import CROPS, resized_size, ten_crops
 from generation.media import reading
 from generation.media.writing import write_video
 from gvvad_jax.command import UserError
 from tests.support import tiny_clip
+from tests.support.tiny_clip import make_encoder
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 SPANS = np.array([[0, 4], [2, 6], [4, 6]])
@@ -27,7 +28,7 @@ def large_input(tmp_path_factory):
 
 
 def picture(height, width, seed=0):
-    """Large and small structure, and hard edges."""
+    """Returns a picture with large and small structure and hard edges."""
     rng = np.random.default_rng(seed)
     coarse = np.kron(rng.integers(0, 256, (height // 8 + 1, width // 8 + 1, 3)), np.ones((8, 8, 1)))
     fine = rng.normal(0, 12, (height, width, 3))
@@ -51,16 +52,16 @@ def _loaded(weights):
 
 
 def _reference(weights, images, **settings):
-    """What the checkpoint's own processor and model make of PIL images [F, dim]."""
+    """Returns the results of the checkpoint's own processor and model [F, dim]."""
     processor, model = _loaded(weights)
     pixels = processor(images=images, return_tensors="pt", **settings)["pixel_values"]
     with torch.inference_mode():
         return model(pixel_values=pixels).image_embeds.numpy()
 
 
-def _close(found, expected):
+def _assert_close(actual, expected):
     # Two grey levels of 256 in the pixels.
-    np.testing.assert_allclose(found, expected, atol=0.02 * np.abs(expected).max())
+    np.testing.assert_allclose(actual, expected, atol=0.02 * np.abs(expected).max())
 
 
 def test_ten_crops_lie_where_torchvision_puts_them():
@@ -73,17 +74,17 @@ def test_ten_crops_lie_where_torchvision_puts_them():
         for image in (image_7x9, mirrored_7x9)
         for top, left in places
     ]
-    found = ten_crops(torch.from_numpy(image_7x9), 4)
-    np.testing.assert_array_equal(np.stack(found), expected)
+    crops = ten_crops(torch.from_numpy(image_7x9), 4)
+    np.testing.assert_array_equal(np.stack(crops), expected)
     # The mirrored frame's top left is the frame's top right, mirrored.
-    np.testing.assert_array_equal(found[5], np.fliplr(found[1]))
+    np.testing.assert_array_equal(crops[5], np.fliplr(crops[1]))
     count, order = CROPS["ten"]
     assert count == 10 and order.startswith(
         "top left, top right, bottom left, bottom right, centre"
     )
 
 
-def test_the_short_side_is_resized_and_the_long_one_rounded_down():
+def test_the_short_side_is_resized_and_the_long_side_rounded_down():
     assert resized_size(240, 320, 256) == (256, 341)
     assert resized_size(320, 240, 256) == (341, 256)
     assert resized_size(360, 480, 224) == (224, 298)
@@ -100,11 +101,11 @@ def test_the_centre_crop_is_the_processors_within_two_grey_levels(
 
     write_video(tmp_path / "v.mp4", [picture(height, width)], fps=10)
     frame = reading.read(tmp_path / "v.mp4").frames_TxHxWx3[0]
-    found = ClipEncoder(large_input).prepare(frame)
-    assert found.shape == (3, 224, 224) and found.dtype == torch.uint8
+    actual = make_encoder(large_input).prepare(frame)
+    assert actual.shape == (3, 224, 224) and actual.dtype == torch.uint8
     processor = CLIPImageProcessorPil.from_pretrained(large_input)
     pixels = processor(images=Image.fromarray(frame), do_normalize=False, do_rescale=False)
-    difference = np.abs(found.numpy().astype(int) - pixels["pixel_values"][0].astype(int))
+    difference = np.abs(actual.numpy().astype(int) - pixels["pixel_values"][0].astype(int))
     assert difference.max() <= 2 and difference.mean() < 0.05
 
 
@@ -130,11 +131,11 @@ def test_features_are_the_checkpoints_own(weights, frames, crops):
             for turn in (lambda image: image, ImageOps.mirror)
             for top, left in places
         ]
-    encoder = ClipEncoder(weights, pooling="mean", crops=crops)
-    found = encoder.encode_video(frames, SPANS, 10.0)
-    assert found.dtype == np.float32 and encoder.dim == 6
+    encoder = make_encoder(weights, pooling="mean", crops=crops)
+    actual = encoder.encode_video(frames, SPANS, 10.0)
+    assert actual.dtype == np.float32 and encoder.dim == 6
     expected_FxNxD = np.stack(expected_NxFxD, axis=1)
-    _close(found, [expected_FxNxD[start:end].mean(axis=0) for start, end in SPANS])
+    _assert_close(actual, [expected_FxNxD[start:end].mean(axis=0) for start, end in SPANS])
     assert encoder.crops == {"count": len(expected_NxFxD), "order": CROPS[crops][1]} | (
         {"resize": 18} if crops == "ten" else {}
     )
@@ -142,50 +143,50 @@ def test_features_are_the_checkpoints_own(weights, frames, crops):
 
 def test_pooling(weights, frames):
     single = np.stack([np.arange(6), np.arange(1, 7)], axis=1)
-    rows = ClipEncoder(weights).encode_video(frames, single, 10.0)
-    middle = ClipEncoder(weights, pooling="middle").encode_video(frames, SPANS, 10.0)
+    rows = make_encoder(weights).encode_video(frames, single, 10.0)
+    middle = make_encoder(weights, pooling="middle").encode_video(frames, SPANS, 10.0)
     np.testing.assert_allclose(middle, rows[[1, 3, 4]], atol=1e-5)
-    mean = ClipEncoder(weights, pooling="mean").encode_video(frames, SPANS, 10.0)
+    mean = make_encoder(weights, pooling="mean").encode_video(frames, SPANS, 10.0)
     expected = [rows[:4].mean(axis=0), rows[2:].mean(axis=0), rows[4:].mean(axis=0)]
     np.testing.assert_allclose(mean, expected, atol=1e-5)
     assert not np.allclose(mean, middle, atol=1e-2)
 
 
 def test_a_shared_frame_is_embedded_once_and_batches_are_full(weights, frames):
-    encoder = ClipEncoder(weights, pooling="mean", crops="ten", batch_size=40)
-    expected = ClipEncoder(weights, pooling="mean", crops="ten").encode_video(frames, SPANS, 10.0)
+    encoder = make_encoder(weights, pooling="mean", crops="ten", crops_at_once=40)
+    expected = make_encoder(weights, pooling="mean", crops="ten").encode_video(frames, SPANS, 10.0)
     sizes = []
     encoder.model.register_forward_hook(
         lambda module, arguments, kwargs, output: sizes.append(len(kwargs["pixel_values"])),
         with_kwargs=True,
     )
-    found = encoder.encode_video(frames, SPANS, 10.0)
+    actual = encoder.encode_video(frames, SPANS, 10.0)
     # Twelve uses of six frames; four frames a batch.
     assert sizes == [40, 20]
-    np.testing.assert_allclose(found, expected, atol=1e-5)
+    np.testing.assert_allclose(actual, expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-def test_half_precision_works_and_does_not_part_stores(weights, frames, dtype):
-    full = ClipEncoder(weights, pooling="mean", crops="ten")
-    half = ClipEncoder(weights, pooling="mean", crops="ten", dtype=dtype)
+def test_half_precision_does_not_change_the_manifest(weights, frames, dtype):
+    full = make_encoder(weights, pooling="mean", crops="ten")
+    half = make_encoder(weights, pooling="mean", crops="ten", compute_dtype=dtype)
     assert (full.dtype, half.dtype) == ("float32", dtype)
     assert half.manifest == full.manifest and half.crops == full.crops
-    expected, found = (e.encode_video(frames, SPANS, 10.0) for e in (full, half))
-    assert found.dtype == np.float32
+    expected, actual = (e.encode_video(frames, SPANS, 10.0) for e in (full, half))
+    assert actual.dtype == np.float32
     tolerance = {"float16": 0.005, "bfloat16": 0.04}[dtype]
-    np.testing.assert_allclose(found, expected, atol=tolerance * np.abs(expected).max())
+    np.testing.assert_allclose(actual, expected, atol=tolerance * np.abs(expected).max())
 
 
-def test_what_overflows_is_refused(frames, tmp_path):
+def test_overflow_is_an_error(frames, tmp_path):
     large = tiny_clip.save(tmp_path / "large", scale=1e6)
     with pytest.raises(UserError, match="--compute_dtype=float16: expected finite features"):
-        ClipEncoder(large, dtype="float16").encode_video(frames, SPANS, 10.0)
-    assert np.isfinite(ClipEncoder(large).encode_video(frames, SPANS, 10.0)).all()
+        make_encoder(large, compute_dtype="float16").encode_video(frames, SPANS, 10.0)
+    assert np.isfinite(make_encoder(large).encode_video(frames, SPANS, 10.0)).all()
 
 
 def test_consistency_by_hand(weights, frames):
-    encoder = ClipEncoder(weights, crops="whole")
+    encoder = make_encoder(weights, crops="whole")
     single = np.stack([np.arange(3), np.arange(1, 4)], axis=1)
     a, b, c = encoder.encode_video(frames, single, 10.0)[:, 0]
     prepared = [encoder.prepare_whole(frame) for frame in frames[:3]]
@@ -197,12 +198,12 @@ def test_consistency_by_hand(weights, frames):
     assert encoder.consistency(prepared) == pytest.approx(expected, abs=1e-5)
     assert encoder.consistency(prepared[:1]) == 1.0
     assert encoder.consistency(prepared[:1] * 3) == pytest.approx(1.0)
-    # It is of whole frames, whatever the crops.
-    assert ClipEncoder(weights, crops="ten").consistency(prepared) == pytest.approx(expected)
+    # It uses whole frames, whatever the crops.
+    assert make_encoder(weights, crops="ten").consistency(prepared) == pytest.approx(expected)
 
 
-def test_a_whole_clip_checkpoint_gives_its_vision_tower(weights, frames, tmp_path):
-    """As the published ones are: both towers in one file."""
+def test_a_checkpoint_of_both_towers_works(weights, frames, tmp_path):
+    """Published checkpoints hold both towers in one file."""
     from transformers import CLIPConfig, CLIPModel, CLIPVisionModelWithProjection
 
     vision = CLIPVisionModelWithProjection.from_pretrained(weights)
@@ -216,15 +217,15 @@ def test_a_whole_clip_checkpoint_gives_its_vision_tower(weights, frames, tmp_pat
     both.load_state_dict(vision.state_dict(), strict=False)
     both.save_pretrained(tmp_path / "both")
     tiny_clip.save_processor(tmp_path / "both", 16)
-    found = ClipEncoder(str(tmp_path / "both")).encode_video(frames, SPANS, 10.0)
-    expected = ClipEncoder(weights).encode_video(frames, SPANS, 10.0)
-    np.testing.assert_array_equal(found, expected)
+    actual = make_encoder(str(tmp_path / "both")).encode_video(frames, SPANS, 10.0)
+    expected = make_encoder(weights).encode_video(frames, SPANS, 10.0)
+    np.testing.assert_array_equal(actual, expected)
 
 
-def test_weights_are_read_when_they_are_needed(tmp_path):
+def test_weights_are_read_when_they_are_first_needed(tmp_path):
     folder = tiny_clip.save(tmp_path / "clip")
     (tmp_path / "clip" / "model.safetensors").write_bytes(b"cut short")
-    encoder = ClipEncoder(folder)
+    encoder = make_encoder(folder)
     assert encoder.dim == 6 and encoder.id == "clip-clip"
     with pytest.raises(UserError, match="expected a CLIP checkpoint"):
         encoder.load()
@@ -232,7 +233,7 @@ def test_weights_are_read_when_they_are_needed(tmp_path):
 
 def test_checkpoints_of_one_name_are_told_apart(tmp_path):
     folders = [tiny_clip.save(tmp_path / name / "clip", scale=1 + (name == "b")) for name in "abc"]
-    a, b, c = (ClipEncoder(folder).manifest for folder in folders)
+    a, b, c = (make_encoder(folder).manifest for folder in folders)
     assert a == c and a["weights"] == b["weights"] == "clip" and a["digest"] != b["digest"]
 
 
@@ -244,7 +245,7 @@ def test_a_hubs_name_and_a_copy_have_one_digest(tmp_path, monkeypatch):
     (folder / "model.safetensors").unlink()
     model.save_pretrained(folder, max_shard_size="4KB")
     assert len(list(folder.glob("*.safetensors"))) > 1
-    expected = ClipEncoder(str(folder)).manifest["digest"]
+    expected = make_encoder(str(folder)).manifest["digest"]
     cached = tmp_path / "hub" / "models--org--clip"
     (cached / "refs").mkdir(parents=True)
     (cached / "refs" / "main").write_text("f00d")
@@ -254,35 +255,35 @@ def test_a_hubs_name_and_a_copy_have_one_digest(tmp_path, monkeypatch):
         "huggingface_hub.file_download.constants.HF_HUB_CACHE", str(tmp_path / "hub")
     )
     assert pretrained.known_digest("org/clip") == expected
-    # The folder of another's weights under the same name, and one part gone.
+    # Other weights under the same name; then one part is missing.
     last = sorted(folder.glob("*.safetensors"))[-1]
     last.write_bytes(last.read_bytes()[:-1] + b"x")
     assert pretrained.known_digest(str(folder)) != expected
     last.unlink()
     assert pretrained.known_digest(str(folder)) is None
     with pytest.raises(UserError, match="clip: expected a CLIP checkpoint, found no config.json"):
-        ClipEncoder(str(folder))
+        make_encoder(str(folder))
 
 
-def test_mistakes_are_refused(weights, tmp_path):
+def test_wrong_options_are_errors(weights, tmp_path):
     from transformers import BertConfig, CLIPImageProcessorPil
 
     with pytest.raises(UserError, match="expected a CLIP checkpoint"):
-        ClipEncoder(str(tmp_path / "none"))
+        make_encoder(str(tmp_path / "none"))
     BertConfig().save_pretrained(tmp_path / "bert")
-    with pytest.raises(UserError, match="expected a CLIP checkpoint, found bert"):
-        ClipEncoder(str(tmp_path / "bert"))
+    with pytest.raises(UserError, match="expected a CLIP checkpoint, found one of bert"):
+        make_encoder(str(tmp_path / "bert"))
     other = tiny_clip.save(tmp_path / "other")
     CLIPImageProcessorPil(size={"shortest_edge": 20}).save_pretrained(other)
     with pytest.raises(UserError, match="crops 16 pixels"):
-        ClipEncoder(other)
+        make_encoder(other)
     for wrong, message in (
         ({"pooling": "max"}, "--pooling"),
         ({"crops": "five"}, "--crops"),
-        ({"dtype": "int8"}, "--compute_dtype"),
+        ({"compute_dtype": "int8"}, "--compute_dtype"),
         ({"resize": 20}, "--resize: expected none for --crops=centre"),
         ({"crops": "ten", "resize": 12}, "short side of at least 16"),
-        ({"device": "cuda:7"}, "expected one that PyTorch has here"),
+        ({"device": "cuda:7"}, "expected a device of this machine"),
     ):
         with pytest.raises(UserError, match=message):
-            ClipEncoder(weights, **wrong)
+            make_encoder(weights, **wrong)

@@ -1,4 +1,4 @@
-"""Captions say what the pixels show, and nothing but pixels reaches the captioner."""
+"""Captions describe what the pixels show; nothing else reaches the captioner."""
 
 import ast
 import inspect
@@ -9,7 +9,7 @@ import pytest
 
 from generation.encoders import motion_captions
 from generation.encoders.banks import prompt_bank
-from generation.encoders.text import HashedTextEmbedder
+from generation.encoders.text import HashedTextEncoder
 from generation.media import reading
 from generation.media.writing import write_video
 
@@ -24,7 +24,7 @@ def _place(num_frames=16):
 
 
 def _put(frames, top_T, left_T, height=24, width=12, seed=1):
-    """A textured box at given places."""
+    """Draws a textured box at the given places."""
     box = np.random.default_rng(seed).integers(0, 255, (height // 4, width // 4, 1))
     box = np.kron(box, np.ones((4, 4, 3))).astype(np.uint8)
     for frame, top, left in zip(frames, top_T, left_T, strict=True):
@@ -34,16 +34,17 @@ def _put(frames, top_T, left_T, height=24, width=12, seed=1):
 
 def _caption(frames, folder=None):
     if folder is not None:
-        write_video(folder / "clip.mp4", frames, fps=FPS)
-        frames = reading.read(folder / "clip.mp4").frames_TxHxWx3
-    return motion_captions.MotionCaptioner().caption(frames, FPS)
+        write_video(folder / "video.mp4", frames, fps=FPS)
+        frames = reading.read(folder / "video.mp4").frames_TxHxWx3
+    spans_Tx2 = np.array([[0, len(frames)]])
+    return motion_captions.MotionCaptioner().captions(frames, spans_Tx2, FPS)[0]
 
 
 T = np.arange(16)
 STAY = np.full(16, 40)
 
 
-def test_a_still_place_has_nothing_to_tell():
+def test_a_still_place_has_no_motion():
     assert _caption(_place()) == "no region barely moving, calm and even"
     assert "single picture" in _caption(_place(1))
 
@@ -57,7 +58,7 @@ def test_a_still_place_has_nothing_to_tell():
         (80 - 3 * T, 2 * STAY, " away from the camera"),
     ],
 )
-def test_direction_and_pace_of_what_moves(top_T, left_T, direction, tmp_path):
+def test_direction_and_pace_of_a_moving_region(top_T, left_T, direction, tmp_path):
     caption = _caption(_put(_place(), top_T, left_T), tmp_path)
     assert caption.startswith("one people-sized region moving") and direction in caption
     # 3 of 160 pixels, ten times a second, are 19 % of the width a second.
@@ -73,20 +74,20 @@ def test_regions_are_counted(tmp_path):
     assert _caption(frames, tmp_path).startswith("two people-sized regions")
 
 
-def test_to_and_fro_is_erratic_and_in_one_spot(tmp_path):
+def test_motion_to_and_fro_is_erratic(tmp_path):
     swing_T = 60 + np.array([0, 4, 8, 4, 0, -4, -8, -4] * 2)
     caption = _caption(_put(_place(), STAY, swing_T), tmp_path)
     assert f"{ERRATIC} close together in one spot" in caption
 
 
-def test_shaking_of_the_camera_is_not_erratic_motion():
+def test_a_shaking_camera_is_not_erratic_motion():
     wide = np.concatenate([_place(), _place()[:, :, ::-1]], axis=2)
     sway_T = 40 + np.array([0, 3, 6, 3, 0, -3, -6, -3] * 2)
     caption = _caption(np.stack([f[:, x : x + 160] for f, x in zip(wide, sway_T, strict=True)]))
     assert "camera itself is swaying" in caption and ERRATIC not in caption
 
 
-def test_flash_and_broken_lamp_differ():
+def test_a_flash_differs_from_a_broken_lamp():
     frames = _place()
     frames[7] += 70
     assert "a sudden bright flash" in _caption(frames)
@@ -116,10 +117,9 @@ def test_a_snippet_has_its_own_caption_and_frame_rates_compare():
     assert fast.speed == pytest.approx(slow.speed, rel=0.1)
 
 
-def test_only_pixels_their_spans_and_their_rate_go_in():
-    for method in ("caption", "captions"):
-        taken = inspect.signature(getattr(motion_captions.MotionCaptioner, method)).parameters
-        assert set(taken) <= {"self", "frames_FxHxWx3", "spans_Tx2", "fps"}
+def test_the_captioner_sees_only_pixels_spans_and_the_frame_rate():
+    parameters = inspect.signature(motion_captions.MotionCaptioner.captions).parameters
+    assert set(parameters) == {"self", "frames_FxHxWx3", "spans_Tx2", "fps"}
     tree = ast.parse(pathlib.Path(motion_captions.__file__).read_text(encoding="utf-8"))
     imported = {
         name
@@ -132,7 +132,7 @@ def test_only_pixels_their_spans_and_their_rate_go_in():
 
 
 def test_erratic_captions_lie_closer_to_the_bank_than_calm_ones():
-    embed = HashedTextEmbedder()
+    embed = HashedTextEncoder()
     bank_KxE = embed([prompt.phrase for prompt in prompt_bank("ucf_crime", "motion")])
     swing_T = 60 + np.array([0, 4, 8, 4, 0, -4, -8, -4] * 2)
     erratic = _caption(_put(_place(), STAY, swing_T))

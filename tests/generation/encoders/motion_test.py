@@ -1,4 +1,4 @@
-"""Encoders: what motion's features mean on videos made by hand, and making one by its name."""
+"""The motion encoder's features on hand-made videos, and encoders by name."""
 
 import subprocess
 import sys
@@ -7,8 +7,9 @@ import cv2
 import numpy as np
 import pytest
 
-from generation.encoders import motion as encoders_motion
 from generation.encoders import pretrained
+from generation.encoders.motion import MotionEncoder
+from generation.encoders.options import VisualOptions
 from generation.encoders.visual import make_encoder
 from gvvad_jax.command import UserError
 from gvvad_jax.store import alignment
@@ -20,7 +21,7 @@ SPEED_P99, SPEED_MEAN, AS_ONE = 0, 1, 2
 
 def encode(frames, fps=10.0, snippet=(8, 4)):
     spans = alignment.snippet_spans(len(frames), *snippet)
-    return encoders_motion.MotionEncoder().encode_video(frames, spans, fps)[:, 0]
+    return MotionEncoder().encode_video(frames, spans, fps)[:, 0]
 
 
 def ranked(feat_TxD, statistic):
@@ -28,7 +29,7 @@ def ranked(feat_TxD, statistic):
 
 
 def test_shape_and_manifest():
-    encoder = make_encoder("motion")
+    encoder = make_encoder(VisualOptions())
     feat = encoder.encode_video(moving(frames=9), alignment.snippet_spans(9, 8, 4), 10.0)
     assert feat.shape == (2, 1, encoder.dim) and feat.dtype == np.float32
     assert np.isfinite(feat).all()
@@ -49,7 +50,7 @@ def test_frame_rate_scales_speed():
     np.testing.assert_allclose(fast, 2 * slow, rtol=1e-4)
 
 
-def test_of_the_place_an_outline_is_kept():
+def test_an_outline_of_the_place_is_kept():
     def patch(top, left):
         # On a flat ground, so that nothing but the patch is seen.
         frames = np.full((9, 96, 144, 3), 128, np.uint8)
@@ -57,7 +58,7 @@ def test_of_the_place_an_outline_is_kept():
             frames[i, top : top + 24, left : left + 24] = part
         return encode(frames)[0]
 
-    rows, columns = encoders_motion.MotionEncoder.grid
+    rows, columns = MotionEncoder.grid
     here, there = patch(24, 24), patch(48, 96)
     for statistic in (SPEED_P99, SPEED_MEAN, AS_ONE):
         # The largest value is the same wherever the patch is.
@@ -71,7 +72,7 @@ def test_of_the_place_an_outline_is_kept():
             assert (outline_L[:rows].argmax(), outline_L[rows:].argmax()) == (row, column)
 
 
-def test_what_stands_still_has_no_motion():
+def test_a_still_video_has_no_motion():
     feat = encode(np.repeat(moving(frames=1), 6, axis=0))
     motion = np.concatenate([ranked(feat, s) for s in (SPEED_P99, SPEED_MEAN, AS_ONE)], axis=1)
     assert np.abs(motion).max() < 0.05
@@ -89,14 +90,14 @@ def test_a_single_frame_and_a_short_last_snippet():
 
 
 def test_small_and_flat_pictures_are_padded():
-    """In a process of its own: what is too small for OpenCV's flow may kill it."""
+    """In a process of its own, because pictures too small for OpenCV's flow may kill it."""
     sizes = [(8, 96), (12, 48), (14, 64), (14, 240), (8, 240), (4, 4), (2, 64), (64, 2)]
     sizes += [(96, 1920), (2, 1920), (240, 12), (10, 10), (16, 16)]
     code = (
-        "import numpy as np; from generation.encoders import motion as encoders\n"
+        "import numpy as np; from generation.encoders.motion import MotionEncoder\n"
         f"for size in {sizes}:\n"
         "    frames = np.random.default_rng(0).integers(0, 255, (3, *size, 3), dtype=np.uint8)\n"
-        "    feat = encoders.MotionEncoder().encode_video(frames, [[0, 3]], 10.0)\n"
+        "    feat = MotionEncoder().encode_video(frames, [[0, 3]], 10.0)\n"
         "    assert np.isfinite(feat).all(), size\n"
         "    print(size, flush=True)\n"
     )
@@ -111,32 +112,32 @@ def test_small_and_flat_pictures_are_padded():
 @pytest.mark.parametrize(
     "size", [(16, 16), (16, 240), (64, 96), (128, 1920), (480, 640), (640, 17)]
 )
-def test_what_is_large_enough_is_not_padded(size):
+def test_large_pictures_are_not_padded(size):
     gray_HxW = np.random.default_rng(0).integers(0, 255, size, dtype=np.uint8)
     expected_HxW = gray_HxW
     if size[1] > 240:
         scaled = (240, round(size[0] * 240 / size[1]))
         expected_HxW = cv2.resize(gray_HxW, scaled, interpolation=cv2.INTER_AREA)
-    found_HxW = encoders_motion.MotionEncoder()._working(np.repeat(gray_HxW[..., None], 3, axis=-1))
-    np.testing.assert_array_equal(found_HxW, expected_HxW)
+    actual_HxW = MotionEncoder()._working(np.repeat(gray_HxW[..., None], 3, axis=-1))
+    np.testing.assert_array_equal(actual_HxW, expected_HxW)
 
 
 def test_features_are_a_pure_function():
     np.testing.assert_array_equal(encode(moving()), encode(moving()))
 
 
-def test_unknown_encoder_and_pooling():
+def test_unknown_encoders_poolings_and_crops_are_errors():
     with pytest.raises(UserError, match="motion, clip-l14"):
-        make_encoder("i3d")
+        VisualOptions(encoder="i3d")
     with pytest.raises(UserError, match="--pooling"):
-        make_encoder("motion", pooling="middle")
+        make_encoder(VisualOptions(pooling="middle"))
     with pytest.raises(UserError, match="--crops"):
-        make_encoder("motion", crops="ten")
+        make_encoder(VisualOptions(crops="ten"))
 
 
-def test_clip_takes_its_settings(weights):
-    settings = {"weights": weights, "resize": None, "dtype": "", "device": None, "batch_size": 3}
-    encoder = make_encoder("clip-l14", pooling="middle", **settings)
+def test_clip_takes_its_options(weights):
+    options = VisualOptions(encoder="clip-l14", weights=weights, pooling="middle", crops_at_once=3)
+    encoder = make_encoder(options)
     assert not encoder.whole_video and encoder.crops == {"count": 1, "order": "centre"}
     assert encoder.id == "clip-tiny-clip" and encoder.manifest == {
         "id": "clip-tiny-clip",
@@ -148,10 +149,11 @@ def test_clip_takes_its_settings(weights):
     }
     spans = np.array([[0, 4], [4, 5]])
     assert encoder.encode_video(moving(frames=5), spans, 10.0).shape == (2, 1, 6)
-    ten = make_encoder("clip-l14", crops="ten", weights=weights)
+    ten = make_encoder(VisualOptions(encoder="clip-l14", crops="ten", weights=weights))
     assert ten.crops["count"] == 10 and ten.manifest["pooling"] == "mean"
 
 
-def test_clip_without_weights_says_so(tmp_path):
+def test_missing_clip_weights_are_an_error(tmp_path):
+    options = VisualOptions(encoder="clip-l14", weights=str(tmp_path / "none"))
     with pytest.raises(UserError, match="expected a CLIP checkpoint"):
-        make_encoder("clip-l14", pooling="middle", weights=str(tmp_path / "none"))
+        make_encoder(options)

@@ -12,17 +12,23 @@ import torch
 import transformers
 
 from generation.encoders import pretrained
-from generation.encoders import text as encoders_text
-from generation.encoders.text import HashedTextEmbedder, make_text_encoder
+from generation.encoders.options import TextOptions
+from generation.encoders.text import HashedTextEncoder, make_text_encoder
 from gvvad_jax.command import UserError
 from tests.support.tiny_transformers import LETTERS, save_bert, save_clip
 
 pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def _encoder(name, weights=""):
+    return make_text_encoder(TextOptions(text_encoder=name, text_weights=str(weights)))
+
+
 TEXTS = ["a man walks", "", "two cars crash into each other", "a man walks", "a", "dogs " * 9]
 
 
 def test_a_word_lands_where_its_hash_says():
-    dim = 64
+    dim = 256
     expected_E = np.zeros(dim)
     ngrams = [("1 run", 1.0)]
     ngrams += [(f"c {run}", 0.25) for run in ("<ru", "run", "un>", "<run", "run>", "<run>")]
@@ -30,20 +36,20 @@ def test_a_word_lands_where_its_hash_says():
         digest = zlib.crc32(ngram.encode())
         expected_E[(digest >> 1) % dim] += weight * (1 if digest & 1 else -1)
     expected_E /= np.linalg.norm(expected_E)
-    found = HashedTextEmbedder(dim)(["The run!"])
-    np.testing.assert_allclose(found, expected_E[None], atol=1e-7)
-    assert found.dtype == np.float32
+    actual = HashedTextEncoder()(["The run!"])
+    np.testing.assert_allclose(actual, expected_E[None], atol=1e-7)
+    assert actual.dtype == np.float32
 
 
-def test_vectors_never_change():
-    # Stores of different days must agree: a change here needs a new id.
-    vector_E = make_text_encoder("hashed")(["fast erratic motion close together"])[0]
+def test_hashed_vectors_never_change():
+    # Old and new stores must agree, so a change here needs a new id.
+    vector_E = _encoder("hashed")(["fast erratic motion close together"])[0]
     assert zlib.crc32(np.round(vector_E * 1000).astype(np.int16).tobytes()) == 1668134579
-    assert HashedTextEmbedder.id == "hashed-ngrams-v1"
+    assert HashedTextEncoder.id == "hashed-ngrams-v1"
 
 
 def test_cosine_follows_shared_words():
-    embed = HashedTextEmbedder()
+    embed = HashedTextEncoder()
     texts = [
         "people fighting, erratic motion to and fro",
         "two people fighting with erratic motion",
@@ -56,7 +62,7 @@ def test_cosine_follows_shared_words():
 
 
 def test_order_and_repetition_do_not_matter_to_a_row():
-    embed = HashedTextEmbedder()
+    embed = HashedTextEncoder()
     rows = embed(["a b", "motion", "motion", ""])
     np.testing.assert_array_equal(rows[1], rows[2])
     np.testing.assert_array_equal(rows[1], embed(["motion"])[0])
@@ -75,7 +81,7 @@ def clip(tmp_path_factory):
 
 
 def _alone(model_class, folder, text, **limits):
-    """A model's output for one text without padding."""
+    """Returns a model's output for one text without padding."""
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     model = model_class.from_pretrained(folder).eval()
     with torch.inference_mode():
@@ -83,7 +89,7 @@ def _alone(model_class, folder, text, **limits):
 
 
 def test_simcse_is_the_poolers_output_as_it_is(bert):
-    embed = make_text_encoder("simcse", weights=str(bert))
+    embed = _encoder("simcse", bert)
     assert embed.id == f"simcse:tiny-bert@{pretrained.known_digest(str(bert))}:pooler"
     assert (embed.dim, embed.normalised) == (16, False)
     rows = embed(TEXTS)
@@ -96,7 +102,7 @@ def test_simcse_is_the_poolers_output_as_it_is(bert):
 
 
 def test_transformer_is_the_mean_over_a_texts_tokens(bert):
-    embed = make_text_encoder("transformer", weights=str(bert))
+    embed = _encoder("transformer", bert)
     assert embed.id == f"transformer:tiny-bert@{pretrained.known_digest(str(bert))}:mean"
     for text, row_E in zip(TEXTS[:5], embed(TEXTS[:5]), strict=True):
         states_LxE = _alone(transformers.BertModel, bert, text).last_hidden_state[0]
@@ -104,7 +110,7 @@ def test_transformer_is_the_mean_over_a_texts_tokens(bert):
 
 
 def test_clip_is_the_projection_of_the_whole_models_text_tower(clip):
-    embed = make_text_encoder("clip-l14", weights=str(clip))
+    embed = _encoder("clip-l14", clip)
     assert embed.id == f"clip-l14:tiny-clip@{pretrained.known_digest(str(clip))}:projection"
     assert embed.dim == 6
     model = transformers.CLIPModel.from_pretrained(clip).eval()
@@ -117,7 +123,7 @@ def test_clip_is_the_projection_of_the_whole_models_text_tower(clip):
 
 
 def test_clip_cuts_after_77_tokens(clip):
-    embed = make_text_encoder("clip-l14", weights=str(clip))
+    embed = _encoder("clip-l14", clip)
     # 75 letters between start and end.
     long, longer, other = "a" * 75, "a" * 75 + " b", "a" * 74 + " b"
     rows = embed([long, longer, other])
@@ -129,9 +135,11 @@ def test_clip_cuts_after_77_tokens(clip):
 
 
 @pytest.mark.parametrize("name", ["simcse", "clip-l14", "transformer"])
-def test_a_row_has_the_same_bits_whatever_else_is_asked(name, request):
-    weights = str(request.getfixturevalue("clip" if name == "clip-l14" else "bert"))
-    embed = encoders_text.PretrainedTextEncoder(name, weights, batch_size=16)
+def test_a_row_does_not_depend_on_the_other_texts(name, request, monkeypatch):
+    weights = request.getfixturevalue("clip" if name == "clip-l14" else "bert")
+    with monkeypatch.context() as patch:
+        patch.setattr(pretrained, "batch_size", lambda device: 16)
+        embed = _encoder(name, weights)
     rng = np.random.default_rng(0)
     texts = ["".join(rng.choice([*LETTERS, " "], size)) for size in rng.integers(1, 30, 60)]
     together = embed(texts)
@@ -140,44 +148,34 @@ def test_a_row_has_the_same_bits_whatever_else_is_asked(name, request):
     np.testing.assert_array_equal(embed([texts[i] for i in order]), together[order])
     np.testing.assert_array_equal(embed(texts[17:20]), together[17:20])
     np.testing.assert_array_equal(embed([texts[3]]), together[3:4])
-    few = make_text_encoder(name, weights=weights)  # One at once, on a CPU.
+    few = _encoder(name, weights)  # One text at a time.
     np.testing.assert_allclose(few(texts), together, atol=1e-5)
     assert embed([]).shape == (0, embed.dim) and embed([]).dtype == np.float32
 
 
-def test_a_text_that_comes_again_is_embedded_once(bert, monkeypatch):
-    embed = encoders_text.PretrainedTextEncoder("simcse", str(bert), batch_size=16)
+def test_repeated_texts_are_embedded_once(bert, monkeypatch):
+    monkeypatch.setattr(pretrained, "batch_size", lambda device: 16)
+    embed = _encoder("simcse", bert)
     asked = []
-    real = embed._embed
-    monkeypatch.setattr(embed, "_embed", lambda *given: asked.append(given[0]) or real(*given))
+    compute = embed._embed
+    monkeypatch.setattr(embed, "_embed", lambda *texts: asked.append(texts[0]) or compute(*texts))
     rows = embed(["b", "a", "b", "b", "a" * 30])
     assert sorted(asked) == [["a" * 30], ["b", "a"]]
     np.testing.assert_array_equal(rows[[0, 0]], rows[2:4])
 
 
-def test_half_precision_gives_nearly_the_same_as_float32(bert):
-    exact = make_text_encoder("simcse", weights=str(bert))
-    half = make_text_encoder("simcse", weights=str(bert), dtype="bfloat16")
-    assert half.id == exact.id
-    rows = half(TEXTS)
-    assert rows.dtype == np.float32
-    np.testing.assert_allclose(rows, exact(TEXTS), atol=0.15)
-
-
-def test_weights_of_one_name_but_another_content_are_told_apart(bert, tmp_path):
+def test_weights_of_the_same_name_have_different_ids(bert, tmp_path):
     copy, other = (shutil.copytree(bert, tmp_path / name / bert.name) for name in "ab")
     model = transformers.BertModel.from_pretrained(bert)
     with torch.no_grad():
         model.embeddings.word_embeddings.weight[0, 0] += 1
     model.save_pretrained(other)
-    one, same, another = (
-        make_text_encoder("simcse", weights=str(folder)).id for folder in (bert, copy, other)
-    )
+    one, same, another = (_encoder("simcse", folder).id for folder in (bert, copy, other))
     assert one == same != another
 
 
 def _changed(folder, to, **changes):
-    """A copy of a checkpoint with another config."""
+    """Copies a checkpoint and changes its config."""
     to.mkdir()
     for file in folder.iterdir():
         (to / file.name).write_bytes(file.read_bytes())
@@ -186,23 +184,23 @@ def _changed(folder, to, **changes):
     return to
 
 
-def test_weights_that_are_missing_are_not_made_up(bert, tmp_path):
-    # Without a pooler SimCSE's vectors would be random, and others each time.
+def test_missing_weights_are_an_error(bert, tmp_path):
+    # Without a pooler, SimCSE's vectors would be random and differ from run to run.
     model = transformers.BertModel.from_pretrained(bert, add_pooling_layer=False)
     folder = _changed(bert, tmp_path / "headless")
     model.save_pretrained(folder)
     expected = r"headless: expected all weights of \w+, found 2 missing, 'pooler.dense.bias' first"
     with pytest.raises(UserError, match=expected):
-        make_text_encoder("simcse", weights=str(folder))
+        _encoder("simcse", folder)
     # The mean has no use for one.
-    found = make_text_encoder("transformer", weights=str(folder))(TEXTS)
-    expected = make_text_encoder("transformer", weights=str(bert))(TEXTS)
-    np.testing.assert_array_equal(found, expected)
+    actual = _encoder("transformer", folder)(TEXTS)
+    expected = _encoder("transformer", bert)(TEXTS)
+    np.testing.assert_array_equal(actual, expected)
 
 
 def test_other_checkpoints_are_refused(bert, tmp_path):
     with pytest.raises(UserError, match="expected a checkpoint of clip or clip_text_model, found"):
-        make_text_encoder("clip-l14", weights=str(bert))
+        _encoder("clip-l14", bert)
     vocabulary = {letter: number for number, letter in enumerate(LETTERS)}
     tokenizer = transformers.CLIPTokenizer(vocab=vocabulary, merges=[])
     distil = transformers.DistilBertConfig(
@@ -211,36 +209,33 @@ def test_other_checkpoints_are_refused(bert, tmp_path):
     transformers.DistilBertModel(distil).save_pretrained(tmp_path / "distil")
     transformers.AutoTokenizer.from_pretrained(bert).save_pretrained(tmp_path / "distil")
     with pytest.raises(UserError, match="found a distilbert; .* with a pooler"):
-        make_text_encoder("simcse", weights=str(tmp_path / "distil"))
-    assert make_text_encoder("transformer", weights=str(tmp_path / "distil"))(["a"]).shape == (
-        1,
-        16,
-    )
+        _encoder("simcse", tmp_path / "distil")
+    assert _encoder("transformer", tmp_path / "distil")(["a"]).shape == (1, 16)
     gpt = transformers.GPT2Config(vocab_size=57, n_embd=16, n_layer=1, n_head=2, n_positions=40)
     transformers.GPT2Model(gpt).save_pretrained(tmp_path / "gpt")
     tokenizer.pad_token = None
     tokenizer.save_pretrained(tmp_path / "gpt")
     with pytest.raises(UserError, match="found a gpt2; give the checkpoint of a text encoder"):
-        make_text_encoder("transformer", weights=str(tmp_path / "gpt"))
+        _encoder("transformer", tmp_path / "gpt")
 
 
-def test_what_is_no_checkpoint_is_a_users_mistake(bert, tmp_path, monkeypatch):
+def test_unreadable_checkpoints_are_user_errors(bert, tmp_path, monkeypatch):
     with pytest.raises(UserError, match="BERT-like checkpoint for --text_encoder=simcse, found no"):
-        make_text_encoder("simcse", weights=str(tmp_path / "none"))
+        _encoder("simcse", tmp_path / "none")
     with pytest.raises(UserError, match="give the folder of a downloaded one"):
-        make_text_encoder("simcse", weights=str(tmp_path))
+        _encoder("simcse", tmp_path)
     narrow = _changed(bert, tmp_path / "narrow", hidden_size=32)
     with pytest.raises(UserError, match="narrow: expected a BERT-like checkpoint"):
-        make_text_encoder("simcse", weights=str(narrow))
-    # One with code of its own isn't run, nor is anyone asked whether to.
+        _encoder("simcse", narrow)
+    # A checkpoint's own code is not run, and nobody is asked to run it.
     own = _changed(bert, tmp_path / "own", model_type="own", auto_map={"AutoModel": "own.Model"})
     (own / "own.py").write_text("raise SystemExit('ran')")
     with pytest.raises(UserError, match="own: expected a BERT-like checkpoint"):
-        make_text_encoder("simcse", weights=str(own))
+        _encoder("simcse", own)
     with pytest.raises(UserError, match="--text_weights: expected a checkpoint"):
-        make_text_encoder("transformer")
+        _encoder("transformer")
     with pytest.raises(UserError, match="hashed, simcse, clip-l14, transformer"):
-        make_text_encoder("word2vec")
+        _encoder("word2vec")
 
 
 def test_weights_that_run_code_are_refused(bert, tmp_path, monkeypatch):
@@ -254,13 +249,13 @@ def test_weights_that_run_code_are_refused(bert, tmp_path, monkeypatch):
     (folder / "model.safetensors").unlink()
     torch.save({"embeddings": Evil()}, folder / "pytorch_model.bin")
     with pytest.raises(UserError, match="evil: expected a BERT-like checkpoint") as caught:
-        make_text_encoder("simcse", weights=str(folder))
+        _encoder("simcse", folder)
     assert not pathlib.Path("evil-ran").exists()
     assert "weights_only" not in str(caught.value)  # No advice to load it unsafely.
 
 
 @pytest.mark.parametrize("module", ["torch", "transformers"])
-def test_what_is_not_installed_is_told(module, bert, monkeypatch):
+def test_missing_libraries_are_named(module, bert, monkeypatch):
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(UserError, match=r"expected PyTorch and .*; pip install '.\[generation\]'"):
-        make_text_encoder("simcse", weights=str(bert))
+        _encoder("simcse", bert)

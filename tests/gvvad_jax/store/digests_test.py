@@ -1,4 +1,4 @@
-"""Files told apart by their ends, and what digests are made of it."""
+"""Digests of files by their ends, and digests that must never change."""
 
 from generation.encode import provenance
 from generation.encoders import pretrained
@@ -25,8 +25,8 @@ def test_a_digest_is_of_size_head_and_tail(tmp_path):
     assert len(found) == 7  # All but the third and fourth letter of six count.
 
 
-def test_digests_that_stores_and_clips_keep_stay_as_they_are(tmp_path):
-    """Others would have every store encoded again and every folder of clips refused."""
+def test_digests_in_stores_and_video_folders_never_change(tmp_path):
+    """Otherwise every store would be encoded again, and every folder of videos refused."""
     for name, size in (("config.json", 3), ("model.safetensors", (1 << 20) + 5)):
         (tmp_path / name).write_bytes(bytes(range(251)) * (size // 251) + bytes(size % 251))
     assert pretrained.known_digest(str(tmp_path)) == "91d0ad504445"
@@ -35,4 +35,4 @@ def test_digests_that_stores_and_clips_keep_stay_as_they_are(tmp_path):
     )
     entry = {"file": "model.safetensors", "label": 0, "split": "train"}
     videos = annotations.from_json({"videos": {"a": entry}}, str(tmp_path / "videos.json"))
-    assert provenance.made_of(videos, {}, "real") == {"a": "867984eaee0af714"}
+    assert provenance.video_digests(videos, {}, "real") == {"a": "867984eaee0af714"}

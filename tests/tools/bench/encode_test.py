@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from transformers import CLIPVisionConfig
 
-from generation.encoders.clip import ClipEncoder
 from gvvad_jax.command import UserError
+from tests.support import tiny_clip
 from tools.bench import encode
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 def test_both_sides_agree_and_are_timed(tmp_path, crops, monkeypatch):
     videos = encode.write_videos(tmp_path, 2, 2.0, (240, 320), 10)
     weights = encode.save_model(tmp_path / "model", "tiny")
-    encoder = ClipEncoder(weights, crops=crops)
+    encoder = tiny_clip.make_encoder(weights, crops=crops)
     figures = encode.measure(videos, weights, crops, encoder, 1)
     assert 0 < figures["relative_error"] < 0.001 and figures["ratio"] > 0
     # Two videos of 20 frames: two snippets each.

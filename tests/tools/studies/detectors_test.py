@@ -6,6 +6,7 @@ import pathlib
 
 from generation import pipeline
 from generation.encode import encoding
+from generation.encoders.options import VisualOptions
 from generation.encoders.visual import make_encoder
 from gvvad_jax import config
 from gvvad_jax.store.reader import Store
@@ -17,8 +18,8 @@ from tools.studies.detectors import DetectorStudy
 def _data(folder):
     """What the pipeline returns, for a few small videos instead of the world's."""
     recipe = encoding.Recipe(
-        encoder=make_encoder("motion"), snippet_frames=16, snippet_stride=4,
-        captioner=None, text_embedder=None,
+        encoder=make_encoder(VisualOptions()), snippet_frames=16, snippet_stride=4,
+        captioner=None, text_encoder=None,
     )  # fmt: skip
     videos = {}
     for kind in ("real", "synthetic"):
