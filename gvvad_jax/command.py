@@ -189,9 +189,15 @@ def settled(options: Any) -> dict[str, Any]:
 
 
 def check(options: Any) -> None:
-    """Raises UserError on the first field of another type than declared, or out of its range."""
+    """Raises UserError on the first field of another type than declared, or out of its range.
+
+    A path in a field of text becomes text.
+    """
     for field in dataclasses.fields(options):
         if "help" in field.metadata:
+            value = getattr(options, field.name)
+            if field.type is str and isinstance(value, os.PathLike):
+                object.__setattr__(options, field.name, os.fspath(value))
             _check(field, getattr(options, field.name))
 
 

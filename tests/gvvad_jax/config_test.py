@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 from gvvad_jax.command import UserError, to_flagfile
@@ -108,3 +109,26 @@ def test_widths_are_whole_numbers():
     assert done.stderr == (
         "error: --head_widths: expected whole numbers separated by commas, found '8,x'\n"
     )
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("head_widths", "64,16", "a tuple of whole numbers"),
+        ("head_widths", (64, 1.5), "a tuple of whole numbers"),
+        ("steps", "10", "a whole number"),
+        ("steps", True, "a whole number"),
+        ("learning_rate", "fast", "a number"),
+        ("store", None, "a text"),
+        ("best_on_test", 1, "True or False"),
+        ("synthetic_share", "half", "a number or None"),
+    ],
+)
+def test_a_value_of_another_type_names_its_field(name, value, expected):
+    with pytest.raises(UserError, match=f"--{name}: expected {expected}"):
+        TrainConfig(**{name: value})
+
+
+def test_paths_and_numpys_numbers_are_taken():
+    config = TrainConfig(store=pathlib.Path("a") / "b", steps=np.int64(3), l2=np.float32(0.5))
+    assert (config.store, config.steps, config.l2) == ("a/b", 3, 0.5)
