@@ -22,8 +22,9 @@ from typing import Any
 from generation import ranks
 from generation.chat.options import ChatOptions
 from generation.encode.recipe import EncodeOptions
-from generation.filter import filtering
+from generation.filter import deciding
 from generation.filter.decisions import save_decisions
+from generation.filter.evidence import gather_from_files
 from generation.videos.options import DiffusersOptions
 from gvvad_jax.command import (
     UserError,
@@ -80,7 +81,7 @@ class PipelineSettings:
     chat: ChatOptions = dataclasses.field(default_factory=ChatOptions)
     diffusers: DiffusersOptions = dataclasses.field(default_factory=DiffusersOptions)
     rows: EncodeOptions = dataclasses.field(default_factory=EncodeOptions)
-    filter: filtering.FilterOptions = dataclasses.field(default_factory=filtering.FilterOptions)
+    filter: deciding.FilterOptions = dataclasses.field(default_factory=deciding.FilterOptions)
 
     @property
     def chosen(self) -> dict[str, Any]:
@@ -355,21 +356,19 @@ def _encode(
 
 
 def _decide(settings: PipelineSettings, out: pathlib.Path) -> dict[str, Any]:
-    evidence = filtering.evidence_of(
+    evidence = gather_from_files(
         out / "synthetic", out / "real", out / "prompts.jsonl", settings.rows.weights
     )
-    decisions = filtering.decide(evidence, settings.filter)
+    decisions = deciding.decide(evidence, settings.filter)
     save_decisions(out / "decisions.jsonl", decisions, evidence, settings.filter)
     random_paths = [out / f"random-{draw}.jsonl" for draw in range(settings.plan.random_drops)]
     for draw, path in enumerate(random_paths):
-        at_random = filtering.random_drop(
-            decisions, evidence.labels, settings.plan.data_seed + draw
-        )
+        at_random = deciding.random_drop(decisions, evidence.labels, settings.plan.data_seed + draw)
         save_decisions(path, at_random)
     return {
         "decisions": str(out / "decisions.jsonl"),
         "random_decisions": [str(path) for path in random_paths],
-        "filter": filtering.summary(decisions, evidence.labels, evidence),
+        "filter": deciding.summary(decisions, evidence.labels, evidence),
     }
 
 

@@ -1,1 +1,1 @@
-"""Which generated videos are good enough to train on."""
+"""The filter: which generated videos are good enough to train on."""

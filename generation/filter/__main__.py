@@ -1,59 +1,75 @@
-"""The video filter: which generated clips are sound enough to train on.
+"""Decide which generated videos are good enough to train on.
 
     python -m generation.filter --store=SYN --reference_store=REAL --prompts=prompts.jsonl \\
         --preset=strict --out=decisions.jsonl
     python -m generation.filter --scores=decisions.jsonl --preset=light --out=light.jsonl
     python -m generation.filter ... --keep_normal=0.62 --keep_abnormal=0.39
 
-Three stages: integrity (what could be decoded), pixels (generation/pixels.py, measured while
-encoding) and features (generation/clip_scores.py). Deciding is a pure function of the scores, which
-are all stored, with what real videos have beside them in OUT.thresholds.json: it is free to repeat,
-without models, videos or stores. What couldn't be judged is named. Pixels, and features without
-CLIP's text, can't tell that a clip shows something else than its description says.
+The filter judges integrity (how much could be decoded), pixels (measured while encoding) and
+features. Decisions are a pure function of the scores. All scores are written, and those of real
+videos go to OUT.thresholds.json, so deciding again with --scores needs no models, videos or stores.
+Scores that could not be computed are named. Pixels, and features without CLIP's text tower, cannot
+tell whether a video shows what its description says.
 """
 
+import dataclasses
 import json
 import pathlib
 import sys
 
-from absl import flags
-
+from generation.filter.deciding import FilterOptions, decide, summary
 from generation.filter.decisions import load_decisions, save_decisions
-from generation.filter.filtering import FilterOptions, decide, evidence_of, summary
-from gvvad_jax.command import UserError, define_flags, from_flags, run_command
+from generation.filter.evidence import gather_from_files
+from gvvad_jax.command import UserError, define_flags, from_flags, group, run_command
+
+DATA = group("Data")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FilterFiles:
+    """The files that the command reads and writes."""
+
+    store: str = DATA("", "Store of the generated videos to judge.")
+    scores: str = DATA("", "Earlier decisions whose scores to decide on again, instead of --store.")
+    reference_store: str = DATA("", "Store of the real videos. Required by --preset=strict.")
+    prompts: str = DATA(
+        "", "Descriptions to compare with CLIP features, a prompts.jsonl (default: none)."
+    )
+    clip_weights: str = DATA(
+        "",
+        "CLIP checkpoint with which --store was encoded: a Hub name or a folder (default: "
+        "openai/clip-vit-large-patch14).",
+    )
+    out: str = DATA("", "File of decisions to write, a .jsonl. Required.")
 
 
 def main(_) -> None:
-    if not _OUT.value or bool(_STORE.value) == bool(_SCORES.value):
+    files, options = from_flags(FilterFiles), from_flags(FilterOptions)
+    if not files.out or bool(files.store) == bool(files.scores):
         raise UserError(
             "--out, --store, --scores: expected a file to write, and a store to judge or earlier "
             "decisions; give --out and one of the two others"
         )
-    if _SCORES.value and (_REFERENCE.value or _PROMPTS.value or _WEIGHTS.value):
+    if files.scores and (files.reference_store or files.prompts or files.clip_weights):
         raise UserError(
             "--scores: expected no --reference_store, --prompts or --clip_weights beside it, found "
-            "one: what they say is in the scores; leave them out, or give --store"
+            "one, but the scores already depend on them; leave them out, or give --store"
         )
-    options = from_flags(FilterOptions)
-    pathlib.Path(_OUT.value).resolve().parent.mkdir(parents=True, exist_ok=True)
-    if _SCORES.value:
-        _, evidence = load_decisions(_SCORES.value)
+    pathlib.Path(files.out).resolve().parent.mkdir(parents=True, exist_ok=True)
+    if files.scores:
+        _, evidence = load_decisions(files.scores)
     else:
-        evidence = evidence_of(_STORE.value, _REFERENCE.value, _PROMPTS.value, _WEIGHTS.value)
+        evidence = gather_from_files(
+            files.store, files.reference_store, files.prompts, files.clip_weights
+        )
     decisions = decide(evidence, options)
-    for name, why in evidence.not_judged.items():
-        print(f"not judged: {name}: {why}", file=sys.stderr)
-    save_decisions(_OUT.value, decisions, evidence, options)
+    for name, reason in evidence.not_judged.items():
+        print(f"not judged: {name}: {reason}", file=sys.stderr)
+    save_decisions(files.out, decisions, evidence, options)
     counts = summary(decisions, evidence.labels, evidence)
-    print(json.dumps({"out": _OUT.value, "preset": options.preset} | counts))
+    print(json.dumps({"out": files.out, "preset": options.preset} | counts))
 
 
 if __name__ == "__main__":
-    _STORE = flags.DEFINE_string("store", None, "Store of the clips to judge.")
-    _SCORES = flags.DEFINE_string("scores", None, "Earlier decisions, to decide on anew.")
-    _REFERENCE = flags.DEFINE_string("reference_store", None, "Store of the real videos.")
-    _PROMPTS = flags.DEFINE_string("prompts", None, "Descriptions, to compare CLIP features with.")
-    _WEIGHTS = flags.DEFINE_string("clip_weights", "", "The checkpoint that --store is encoded by.")
-    _OUT = flags.DEFINE_string("out", None, "decisions.jsonl to write.")
-    define_flags(FilterOptions)
+    define_flags(FilterFiles, FilterOptions)
     run_command(main, usage=__doc__)

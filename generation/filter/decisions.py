@@ -1,35 +1,40 @@
-"""decisions.jsonl: what the filter says of each clip, and what it says it by.
+"""decisions.jsonl: the filter's decision about each generated video, with its scores.
 
-A line a clip, with all of its scores; beside it, in <name>.thresholds.json, the rules and the
-scores of the real videos that they come from. Together they are all that deciding anew needs.
+It has one line per video. Beside it, NAME.thresholds.json holds the rules and the scores of the
+real videos from which they come. The two files suffice to decide again.
 """
 
-import collections
 import dataclasses
 import json
 import os
 import pathlib
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
 
-from generation.filter import rules as filter_rules
+from generation.filter.evidence import Evidence
+from generation.filter.rules import DUPLICATE
 from gvvad_jax.command import UserError
-from gvvad_jax.store.files import read_json, write_atomically
+from gvvad_jax.store import files
+
+if TYPE_CHECKING:
+    from generation.filter.deciding import FilterOptions
+
+_REMEDY = "make it with python -m generation.filter"
 
 
 @dataclasses.dataclass(frozen=True)
 class Decision:
-    """What the filter says of one clip.
+    """The filter's decision about one generated video.
 
     Attributes:
-      id: the clip's id.
+      id: the video's id.
       keep: whether to train on it.
-      reasons: why not; empty where it is kept.
-      scores: everything that was measured.
-      label: 1 abnormal, 0 normal, where it is known.
-      badness: doublings beyond the bounds of the worst rule, negative inside; None where there is
-        no rule or no score.
-      near: cosine by id of clips of the same label that it resembles.
+      reasons: reasons to drop it; empty if it is kept.
+      scores: all scores.
+      label: 1 abnormal, 0 normal; None if unknown.
+      badness: doublings beyond the bounds of the worst rule, negative inside; None if there is no
+        rule or no score.
+      near: cosines by id of similar videos of the same label.
     """
 
     id: str
@@ -41,35 +46,8 @@ class Decision:
     near: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
 
-@dataclasses.dataclass(frozen=True)
-class Evidence:
-    """All that deciding looks at.
-
-    Attributes:
-      scores: by name, by clip id; {} for a clip that couldn't be encoded.
-      labels: by clip id.
-      near: cosine by other id, by clip id.
-      real: scores of the real training videos, by name.
-      not_judged: why, by score that couldn't be computed.
-    """
-
-    scores: Mapping[str, Mapping[str, float]]
-    labels: Mapping[str, int]
-    near: Mapping[str, Mapping[str, float]] = dataclasses.field(default_factory=dict)
-    real: Mapping[str, Sequence[float]] = dataclasses.field(default_factory=dict)
-    not_judged: Mapping[str, str] = dataclasses.field(default_factory=dict)
-
-    def rules(self, preset: str) -> list[filter_rules.Rule]:
-        """The preset's rules for these clips; raises UserError, see filter_rules.rules."""
-        clips = collections.defaultdict(list)
-        for scores in self.scores.values():
-            for name, score in scores.items():
-                clips[name].append(score)
-        return filter_rules.rules(preset, self.real, clips)
-
-
 def thresholds_path(path: str | os.PathLike) -> pathlib.Path:
-    """Where the thresholds of a decisions.jsonl lie: beside it, whatever it is called."""
+    """Returns the path of the thresholds that belong to a file of decisions."""
     path = pathlib.Path(path)
     return path.with_name(f"{path.name.removesuffix('.jsonl')}.thresholds.json")
 
@@ -78,74 +56,64 @@ def save_decisions(
     path: str | os.PathLike,
     decisions: Iterable[Decision],
     evidence: Evidence | None = None,
-    options: Any = None,
+    options: "FilterOptions | None" = None,
 ) -> None:
-    """Writes decisions.jsonl, whole or not at all, and what they were decided by.
+    """Writes decisions.jsonl completely or not at all, and its thresholds.
 
     Args:
-      path: of the decisions; `thresholds_path` goes beside it.
-      decisions: see `decide`.
-      evidence, options: that they come from, options a dataclass with a preset; without these,
-        there are no thresholds to write.
+      path: path of the decisions; see `thresholds_path` for the other file.
+      decisions: result of deciding.decide.
+      evidence, options: basis of the decisions; without them no thresholds are written.
     """
     lines = [json.dumps(dataclasses.asdict(decision), sort_keys=True) for decision in decisions]
     if evidence is not None and options is not None:
         thresholds = {
             "options": dataclasses.asdict(options),
             "rules": [rule.to_json() for rule in evidence.rules(options.preset)],
-            "duplicate": filter_rules.DUPLICATE,
+            "duplicate": DUPLICATE,
             "not_judged": dict(evidence.not_judged),
             "real": {name: sorted(scores) for name, scores in evidence.real.items()},
         }
+        # On one line, unlike files.write_json: the scores of real videos are long lists.
         content = json.dumps(thresholds, sort_keys=True) + "\n"
-        write_atomically(thresholds_path(path), content.encode())
-    write_atomically(path, "".join(f"{line}\n" for line in lines).encode())
+        files.write_atomically(thresholds_path(path), content.encode())
+    files.write_atomically(path, "".join(f"{line}\n" for line in lines).encode())
 
 
 def load_decisions(path: str | os.PathLike) -> tuple[list[Decision], Evidence]:
-    """What `save` wrote: the decisions, and the evidence to decide on anew.
+    """Reads the files of `save_decisions`: the decisions, and the evidence to decide again.
 
     Raises:
-      UserError: a file is missing or isn't `save`'s.
+      UserError: a file is missing or was not written by `save_decisions`.
     """
-    try:
-        text = pathlib.Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: expected the filter's decisions, found none ({error})") from error
-    decisions = []
-    for number, line in enumerate(text.splitlines(), start=1):
-        try:
-            decision = Decision(**json.loads(line))
-            _check(decision)
-        except (TypeError, ValueError) as error:
-            raise UserError(
-                f"{path}: line {number}: expected a clip's decision, found {line[:50]!r} "
-                f"({error}); make it with python -m generation.filter"
-            ) from error
-        decisions.append(dataclasses.replace(decision, reasons=tuple(decision.reasons)))
-    beside = read_json(thresholds_path(path))
+    decisions = files.read_lines(path, _parse, "a decision of the filter", _REMEDY)
+    beside = files.read_json(thresholds_path(path))
     real = beside.get("real") if isinstance(beside, dict) else None
     if not isinstance(real, dict) or not isinstance(beside.get("not_judged"), dict):
         raise UserError(
-            f"{thresholds_path(path)}: expected what the filter decided by, found something else; "
-            "make it with python -m generation.filter"
+            f"{thresholds_path(path)}: expected the filter's thresholds, found something else; "
+            + _REMEDY
         )
     evidence = Evidence(
         {d.id: d.scores for d in decisions},
         {d.id: d.label for d in decisions},
         {d.id: d.near for d in decisions if d.near},
-        beside["real"],
+        real,
         beside["not_judged"],
     )
     return decisions, evidence
 
 
-def _check(decision: Decision) -> None:
-    known = isinstance(decision.id, str) and isinstance(decision.keep, bool)
-    if not known or decision.label not in (0, 1):
+def _parse(content: Any) -> Decision:
+    decision = Decision(**content)
+    identified = isinstance(decision.id, str) and isinstance(decision.keep, bool)
+    if not identified or decision.label not in (0, 1):
         raise ValueError("expected an id, keep, and a label 0 or 1")
-    for of in (decision.scores, decision.near):
-        if not isinstance(of, dict) or not all(isinstance(v, (int, float)) for v in of.values()):
+    for numbers in (decision.scores, decision.near):
+        if not isinstance(numbers, dict) or not all(
+            isinstance(number, (int, float)) for number in numbers.values()
+        ):
             raise ValueError("expected numbers by name")
     if not all(isinstance(reason, str) for reason in decision.reasons):
         raise ValueError("expected reasons")
+    return dataclasses.replace(decision, reasons=tuple(decision.reasons))

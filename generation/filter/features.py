@@ -1,105 +1,109 @@
-"""Scores of clips by their features in a store, and of these against descriptions and real videos.
+"""Scores of generated videos by their features, descriptions and the features of real videos.
 
-Computed from the stores' visual rows, with any encoder:
+Computed from the visual rows of any encoder:
   realism           1 minus the distance to the nearest real snippets of training videos
-  twin_similarity   of the clip and its twin
-  near              which clips are nearly the same as which others of their label
-With CLIP also, because its pictures and its texts share a space:
+  twin_similarity   similarity of a video and its twin
+  near              pairs of videos of one label that are nearly the same
+Computed with CLIP, whose pictures and texts share a space:
   consistency       VBench's temporal consistency, measured on frames while encoding
-  text_similarity   cosine of the clip and its own phrase
-  pair_margin       that, minus the cosine with its twin's phrase
-What can't be computed is named with the reason.
+  text_similarity   cosine of a video and its own phrase
+  pair_margin       text_similarity minus the cosine with the phrase of its twin
+Scores that cannot be computed are listed with the reason.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from generation.encoders import pretrained
+from generation.encoders.protocols import TextEncoder
 from gvvad_jax.command import UserError
 from gvvad_jax.store.format import Manifest
 from gvvad_jax.store.reader import Store, require_agreement
 
-# Nearest real snippets that a snippet is compared with.
+# Number of nearest real snippets with which a snippet is compared.
 NEIGHBOURS = 5
-# Snippets of a real video, evenly spread, that stand for it: thousands of videos fit in memory.
+# Number of evenly spaced snippets that represent a real video, so that thousands fit in memory.
 SNIPPETS = 16
-# Pairs of clips at least so similar are stored, so that a bound above it can be chosen later.
+# Least cosine of pairs that are stored; bounds above it can be chosen later.
 NEAR = 0.97
 _CHUNK = 512
-TextEncoder = Callable[[Sequence[str]], np.ndarray]
+_Scores = dict[str, dict[str, float]]
 
 
 @dataclasses.dataclass(frozen=True)
 class FeatureScores:
-    """What features say.
+    """Scores that come from features.
 
     Attributes:
-      clips: scores by name, by clip id.
-      real: scores of real training videos, by name; realism of each against the others.
-      near: cosine by other id, by clip id, of pairs of one label at least NEAR.
-      not_judged: why, by score that isn't there or isn't there for every clip.
+      generated: scores by name, by id of the generated video.
+      real: scores of real training videos, by name; realism compares each with the others.
+      near: cosines by the id of the other video, by video id, for pairs of one label from NEAR on.
+      not_judged: reasons by score, for scores that are missing for some or all videos.
     """
 
-    clips: Mapping[str, Mapping[str, float]]
+    generated: Mapping[str, Mapping[str, float]]
     real: Mapping[str, Sequence[float]]
     near: Mapping[str, Mapping[str, float]]
     not_judged: Mapping[str, str]
 
 
 def feature_scores(
-    judged: Store,
+    store: Store,
     real: Store | None,
     real_ids: Sequence[str] = (),
     *,
     phrases: Mapping[str, str] | None = None,
     text_encoder: TextEncoder | None = None,
 ) -> FeatureScores:
-    """Scores a store's clips by their features.
+    """Scores a store's generated videos by their features.
 
     Args:
-      judged: the clips.
-      real: the store of the real videos, of the same encoder; None for no comparison with them.
-      real_ids: its videos to compare with: the training videos.
-      phrases: short description by clip id, twins' included.
-      text_encoder: texts -> float32 [n, dim] in the encoder's space; see `clip_text_encoder`.
+      store: store of the generated videos.
+      real: store of the real videos, of the same encoder; None for no comparison with them.
+      real_ids: ids of the real training videos, with which to compare.
+      phrases: short descriptions by video id, including those of twins.
+      text_encoder: text encoder into the visual encoder's space, see `clip_text_encoder`.
 
     Raises:
-      UserError: stores of different making; rows too short of dimensions for the text.
+      UserError: the stores have different settings.
     """
     if real is not None:
-        require_agreement([real, judged])
-    clips: dict[str, dict[str, float]] = {clip: {} for clip in judged.rows}
-    reference: dict[str, list[float]] = {}
+        require_agreement([real, store])
+    generated: _Scores = {video_id: {} for video_id in store.rows}
+    real_scores: dict[str, list[float]] = {}
     not_judged: dict[str, str] = {}
-    rows = {clip: _rows(judged, clip) for clip in judged.rows}
-    real_rows = {video: _rows(real, video) for video in real_ids}
-    _add_consistency(judged, real, real_ids, clips, reference, not_judged)
-    _add_text(judged, rows, phrases, text_encoder, clips, not_judged)
-    measure = _distance_of(judged.manifest, real_rows)
+    rows = {video_id: _rows(store, video_id) for video_id in store.rows}
+    real_rows = {video_id: _rows(real, video_id) for video_id in real_ids}
+    _add_consistency(store, real, real_ids, generated, real_scores, not_judged)
+    _add_text(store, rows, phrases, text_encoder, generated, not_judged)
+    measure = _distance(store.manifest, real_rows)
     if len(real_rows) < 2:
         not_judged["realism"] = "no two real training videos to compare with"
     else:
-        _add_realism(measure, rows, real_rows, clips, reference)
-    if measure.standardised or not judged.manifest.encoder.get("standardise"):
-        units = {clip: measure.unit(rows_TxD) for clip, rows_TxD in rows.items()}
-        near = _near_pairs(judged, units)
-        _add_twins(judged, units, clips, not_judged)
+        _add_realism(measure, rows, real_rows, generated, real_scores)
+    if measure.standardised or not store.manifest.encoder.get("standardise"):
+        units = {video_id: measure.unit(rows_TxD) for video_id, rows_TxD in rows.items()}
+        near = _near_pairs(store, units)
+        _add_twins(store, units, generated, not_judged)
     else:
         near = {}
-        reason = "features of this encoder are compared in units of real training videos: none"
+        reason = "this encoder's features are standardised by real training videos, found none"
         not_judged |= {"twin_similarity": reason, "near-duplicates": reason}
-    rounded = {
-        clip: {name: round(score, 6) for name, score in scores.items()}
-        for clip, scores in clips.items()
-    }
-    real_rounded = {name: [round(s, 6) for s in scores] for name, scores in reference.items()}
-    return FeatureScores(rounded, real_rounded, near, dict(sorted(not_judged.items())))
+    return FeatureScores(
+        {
+            video_id: {name: round(score, 6) for name, score in scores.items()}
+            for video_id, scores in generated.items()
+        },
+        {name: [round(score, 6) for score in scores] for name, scores in real_scores.items()},
+        near,
+        dict(sorted(not_judged.items())),
+    )
 
 
 def is_clip(manifest: Manifest) -> bool:
-    """Whether the visual rows lie in the space of a CLIP text tower."""
+    """Returns whether the visual rows share a space with a CLIP text tower."""
     return str(manifest.encoder["id"]).startswith("clip-")
 
 
@@ -139,71 +143,85 @@ def clip_text_encoder(manifest: Manifest, weights: str = "") -> TextEncoder:
     return encoder
 
 
-def _rows(opened: Store, video: str) -> np.ndarray:
-    """A video's snippets [T, D], a mean over its crops; few of a long one."""
-    visual_TxNxD = opened.visual(video)
-    if opened.rows[video].source == "real" and len(visual_TxNxD) > SNIPPETS:
+def _rows(store: Store, video_id: str) -> np.ndarray:
+    """Returns a video's snippets [T, D], averaged over crops; at most SNIPPETS of a real video."""
+    visual_TxNxD = store.visual(video_id)
+    if store.rows[video_id].source == "real" and len(visual_TxNxD) > SNIPPETS:
         spread = np.linspace(0, len(visual_TxNxD) - 1, SNIPPETS).round().astype(int)
         visual_TxNxD = visual_TxNxD[spread]
     visual_TxNxD = visual_TxNxD.astype(np.float32)
-    # CLIP's space is one of directions: a longer vector says no more than a shorter one.
-    return (_unit(visual_TxNxD) if is_clip(opened.manifest) else visual_TxNxD).mean(axis=1)
+    # In CLIP's space only directions matter, so crops count the same whatever their length.
+    return (_unit(visual_TxNxD) if is_clip(store.manifest) else visual_TxNxD).mean(axis=1)
 
 
 def _unit(rows_xD: np.ndarray) -> np.ndarray:
     return rows_xD / np.maximum(np.linalg.norm(rows_xD, axis=-1, keepdims=True), 1e-12)
 
 
-def _add_consistency(judged, real, real_ids, clips, reference, not_judged) -> None:
-    if not is_clip(judged.manifest):
+def _add_consistency(
+    store: Store,
+    real: Store | None,
+    real_ids: Sequence[str],
+    generated: _Scores,
+    real_scores: dict[str, list[float]],
+    not_judged: dict[str, str],
+) -> None:
+    if not is_clip(store.manifest):
         not_judged["consistency"] = "no CLIP features"
         return
-    found = {
-        clip: (row.feature_statistics or {}).get("consistency") for clip, row in judged.rows.items()
-    }
-    for clip, value in found.items():
-        if value is not None:
-            clips[clip]["consistency"] = float(value)
-    rows = [real.rows[video].feature_statistics or {} for video in real_ids]
-    reference["consistency"] = [float(r["consistency"]) for r in rows if "consistency" in r]
-    without = sum(value is None for value in found.values())
-    if without:
-        not_judged["consistency"] = f"{without} clips were encoded without it"
-    elif not reference["consistency"]:
+    missing = 0
+    for video_id, row in store.rows.items():
+        value = (row.feature_statistics or {}).get("consistency")
+        if value is None:
+            missing += 1
+        else:
+            generated[video_id]["consistency"] = float(value)
+    rows = [real.rows[video_id].feature_statistics or {} for video_id in real_ids]
+    real_scores["consistency"] = [float(r["consistency"]) for r in rows if "consistency" in r]
+    if missing:
+        not_judged["consistency"] = f"{missing} videos were encoded without it"
+    elif not real_scores["consistency"]:
         not_judged["consistency"] = "no real training video has it to compare with"
 
 
-def _add_text(judged, rows, phrases, text_encoder, clips, not_judged) -> None:
+def _add_text(
+    store: Store,
+    rows: Mapping[str, np.ndarray],
+    phrases: Mapping[str, str] | None,
+    text_encoder: TextEncoder | None,
+    generated: _Scores,
+    not_judged: dict[str, str],
+) -> None:
     names = ("text_similarity", "pair_margin")
-    if not is_clip(judged.manifest):
+    if not is_clip(store.manifest):
         not_judged |= dict.fromkeys(names, "no CLIP features")
         return
     if not phrases or text_encoder is None:
         not_judged |= dict.fromkeys(names, "no descriptions (--prompts)")
         return
-    twins = {clip: row.twin for clip, row in judged.rows.items()}
+    twins = {video_id: row.twin for video_id, row in store.rows.items()}
     wanted = sorted({phrases[i] for i in (*twins, *twins.values()) if i in phrases})
     unit_PxD = _unit(text_encoder(wanted).astype(np.float32)) if wanted else np.zeros((0, 1))
-    of_phrase = dict(zip(wanted, unit_PxD, strict=True))
-    for clip, twin in twins.items():
-        mean_D = _unit(_unit(rows[clip]).mean(axis=0))
+    by_phrase = dict(zip(wanted, unit_PxD, strict=True))
+    for video_id, twin in twins.items():
+        mean_D = _unit(_unit(rows[video_id]).mean(axis=0))
         own, other = (
-            float(mean_D @ of_phrase[phrases[name]]) if name in phrases else None
-            for name in (clip, twin)
+            float(mean_D @ by_phrase[phrases[name]]) if name in phrases else None
+            for name in (video_id, twin)
         )
         if own is not None:
-            clips[clip]["text_similarity"] = own
+            generated[video_id]["text_similarity"] = own
         if own is not None and other is not None:
-            clips[clip]["pair_margin"] = own - other
+            generated[video_id]["pair_margin"] = own - other
     for name, lack in zip(names, ("no description", "no description of their twin"), strict=True):
-        without = sum(name not in scores for scores in clips.values())
-        if without:
-            not_judged[name] = f"{without} clips have {lack}"
+        missing = sum(name not in scores for scores in generated.values())
+        if missing:
+            not_judged[name] = f"{missing} videos have {lack}"
 
 
 @dataclasses.dataclass(frozen=True)
 class _Distance:
-    """How features of one encoder compare: cosines, or standardised by real training snippets."""
+    """How features are compared: by cosines, or standardised by real training snippets."""
 
     mean_D: np.ndarray | None = None
     std_D: np.ndarray | None = None
@@ -213,17 +231,17 @@ class _Distance:
         return self.mean_D is not None
 
     def scaled(self, rows_TxD: np.ndarray) -> np.ndarray:
-        """Rows of length 1; or rows whose distances are root mean squares of their differences."""
+        """Returns rows of length 1, or rows whose distances are root mean square differences."""
         if not self.standardised:
             return _unit(rows_TxD)
         return (rows_TxD - self.mean_D) / (self.std_D * np.float32(np.sqrt(rows_TxD.shape[1])))
 
     def unit(self, rows_TxD: np.ndarray) -> np.ndarray:
-        """Rows of length 1, whose products are cosines."""
+        """Returns rows of length 1, whose products are cosines."""
         return _unit(self.scaled(rows_TxD))
 
 
-def _distance_of(manifest: Manifest, real_rows: Mapping[str, np.ndarray]) -> _Distance:
+def _distance(manifest: Manifest, real_rows: Mapping[str, np.ndarray]) -> _Distance:
     if not manifest.encoder.get("standardise") or not real_rows:
         return _Distance()
     every_SxD = np.concatenate(list(real_rows.values()))
@@ -231,19 +249,25 @@ def _distance_of(manifest: Manifest, real_rows: Mapping[str, np.ndarray]) -> _Di
     return _Distance(every_SxD.mean(axis=0), np.where(std_D > 1e-6, std_D, 1.0).astype(np.float32))
 
 
-def _add_realism(measure: _Distance, rows, real_rows, clips, reference) -> None:
+def _add_realism(
+    measure: _Distance,
+    rows: Mapping[str, np.ndarray],
+    real_rows: Mapping[str, np.ndarray],
+    generated: _Scores,
+    real_scores: dict[str, list[float]],
+) -> None:
     real_SxD = measure.scaled(np.concatenate(list(real_rows.values())))
     square_S = np.square(real_SxD).sum(axis=1)
     count = min(NEIGHBOURS, len(real_SxD))
 
     def realism(rows_TxD: np.ndarray, own: slice) -> float:
-        """1 - mean distance of each snippet to its nearest real ones, its own video's apart."""
+        """Returns 1 - mean distance of each snippet to its nearest real ones outside `own`."""
         total = 0.0
         for start in range(0, len(rows_TxD), _CHUNK):
             chunk_TxD = measure.scaled(rows_TxD[start : start + _CHUNK])
             square_T = np.square(chunk_TxD).sum(axis=1)
             squared_TxS = square_T[:, None] + square_S - 2 * chunk_TxD @ real_SxD.T
-            # Between rows of length 1, half of it is 1 - cosine.
+            # For rows of length 1, half of the squared distance is 1 - cosine.
             squared_TxS = np.maximum(squared_TxS, 0)
             distance_TxS = np.sqrt(squared_TxS) if measure.standardised else squared_TxS / 2
             distance_TxS[:, own] = np.inf
@@ -252,29 +276,30 @@ def _add_realism(measure: _Distance, rows, real_rows, clips, reference) -> None:
 
     borders = np.cumsum([0, *(len(rows_TxD) for rows_TxD in real_rows.values())])
     count = min(count, int(len(real_SxD) - np.diff(borders).max()))
-    reference["realism"] = [
+    real_scores["realism"] = [
         realism(rows_TxD, slice(borders[number], borders[number + 1]))
         for number, rows_TxD in enumerate(real_rows.values())
     ]
-    for clip, rows_TxD in rows.items():
-        clips[clip]["realism"] = realism(rows_TxD, slice(0))
+    for video_id, rows_TxD in rows.items():
+        generated[video_id]["realism"] = realism(rows_TxD, slice(0))
 
 
 def _similarity(a_TxD: np.ndarray, b_TxD: np.ndarray) -> float:
-    """Cosine snippet by snippet, or of the means where they aren't equally many."""
+    """Returns the mean cosine snippet by snippet, or that of the means if numbers differ."""
     if len(a_TxD) == len(b_TxD):
         return float((a_TxD * b_TxD).sum(axis=1).mean())
     return float(_unit(a_TxD.mean(axis=0)) @ _unit(b_TxD.mean(axis=0)))
 
 
-def _near_pairs(judged: Store, units: Mapping[str, np.ndarray]) -> dict[str, dict[str, float]]:
-    near: dict[str, dict[str, float]] = {}
-    labels = {clip: judged.videos.videos[clip].label for clip in units}
+def _near_pairs(store: Store, units: Mapping[str, np.ndarray]) -> _Scores:
+    """Returns the cosines of nearly equal videos of one label, by both ids."""
+    near: _Scores = {}
+    labels = {video_id: store.videos.videos[video_id].label for video_id in units}
     for label in sorted(set(labels.values())):
-        ids = sorted(clip for clip in units if labels[clip] == label)
-        mean_VxD = np.stack([_unit(units[clip].mean(axis=0)) for clip in ids])
+        ids = sorted(video_id for video_id in units if labels[video_id] == label)
+        mean_VxD = np.stack([_unit(units[video_id].mean(axis=0)) for video_id in ids])
         cosine_VxV = mean_VxD @ mean_VxD.T
-        # What is alike snippet by snippet is alike on the whole, or nearly.
+        # Videos whose snippets are similar have similar means, so most pairs can be skipped.
         for i, j in np.argwhere(np.triu(cosine_VxV, 1) >= NEAR - 0.05).tolist():
             similarity = round(_similarity(units[ids[i]], units[ids[j]]), 6)
             if similarity >= NEAR:
@@ -283,10 +308,16 @@ def _near_pairs(judged: Store, units: Mapping[str, np.ndarray]) -> dict[str, dic
     return near
 
 
-def _add_twins(judged, units, clips, not_judged) -> None:
-    for clip, row in judged.rows.items():
+def _add_twins(
+    store: Store,
+    units: Mapping[str, np.ndarray],
+    generated: _Scores,
+    not_judged: dict[str, str],
+) -> None:
+    for video_id, row in store.rows.items():
         if row.twin in units:
-            clips[clip]["twin_similarity"] = _similarity(units[clip], units[row.twin])
-    without = sum("twin_similarity" not in scores for scores in clips.values())
-    if without:
-        not_judged["twin_similarity"] = f"{without} clips have no twin in the store"
+            similarity = _similarity(units[video_id], units[row.twin])
+            generated[video_id]["twin_similarity"] = similarity
+    missing = sum("twin_similarity" not in scores for scores in generated.values())
+    if missing:
+        not_judged["twin_similarity"] = f"{missing} videos have no twin in the store"

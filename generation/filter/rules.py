@@ -1,13 +1,14 @@
-"""What a score says of a clip: bounds, and how far from them it lies.
+"""Rules of the filter: bounds of scores, and how far from them a generated video is.
 
-Where a defect is one in any clip (frozen, cut, black) its bound is absolute; where it depends on
-the cameras (motion, sharpness, noise) it comes from quantiles of the real training videos, with
-room for generated clips, which are smoother and paced otherwise without being defective. Where
-nothing real says what is normal (text), it comes from the clips' own middle and spread.
+Defects that are the same in every video (frozen, cut, black) have absolute bounds. Where normal
+values depend on the cameras (motion, sharpness, noise), bounds come from quantiles of the real
+training videos, with a margin, because generated videos are smoother and have another pace without
+being defective. Where real videos do not tell what is normal (text), bounds come from the median
+and the spread of the generated videos.
 
-A distance is counted in doublings beyond the bound, negative inside: 1 for twice the largest motion
-that is allowed, or half the least. Of what can be 1 at best (consistency, realism) it is the lack,
-1 minus the score, that doubles. Two scores are compared as they are, in the rule's unit.
+Distances count doublings beyond the bound and are negative inside: 1 for twice the largest allowed
+motion, or half the least. For scores that are 1 at best (consistency, realism), the doublings are
+of 1 minus the score. The two text scores are compared by differences, in the rule's unit.
 """
 
 import dataclasses
@@ -21,26 +22,26 @@ from gvvad_jax.command import UserError
 
 PRESETS = ("none", "light", "strict")
 STAGES = ("integrity", "pixels", "features")
-# Distances are cut here; something that isn't a number is so far outside.
+# Distances are clipped here; a score that is not finite is this far outside.
 FURTHEST = 10.0
-# Cosine of two clips of a label from which they count as one.
+# Cosine from which two videos of one label count as duplicates.
 DUPLICATE = 0.98
-# Twins with such a cosine show the same, and at most one of them what its description says.
+# Cosine from which twins show the same, so that at most one of them fits its description.
 ALIKE = 0.999
-_LACKS = ("decoded_share", "consistency", "realism", "twin_similarity")
+_BEST_AT_ONE = ("decoded_share", "consistency", "realism", "twin_similarity")
 _DIFFERENCES = ("text_similarity", "pair_margin")
 _INF = math.inf
 
 
 @dataclasses.dataclass(frozen=True)
 class Rule:
-    """A clip fails for `reason` when all of its scores lie outside their [low, high].
+    """A video fails for `reason` if all of the rule's scores are outside their [low, high].
 
     Attributes:
-      reason: what is wrong with such a clip.
+      reason: the defect.
       stage: one of STAGES.
       bounds: (low, high) by score.
-      unit: of distances, for scores that are compared as they are.
+      unit: unit of the distance, for scores that are compared by differences.
     """
 
     reason: str
@@ -49,10 +50,10 @@ class Rule:
     unit: float = 1.0
 
     def distance(self, scores: Mapping[str, float]) -> float:
-        """How far outside all of its bounds a clip lies; not positive inside of one of them.
+        """Returns how far a video is outside of all bounds; at most 0 inside one of them.
 
-        A pixel score that is missing lies outside: nothing could be measured. A feature score that
-        is missing lies inside: it wasn't judged.
+        A missing pixel score counts as outside, because nothing could be measured. A missing
+        feature score counts as inside, because it was not judged.
         """
         missing = -FURTHEST if self.stage == "features" else FURTHEST
         return min(
@@ -61,7 +62,7 @@ class Rule:
         )
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values; a bound that isn't there is null."""
+        """Returns JSON values; a missing bound is null."""
         bounds = {
             name: [None if math.isinf(bound) else bound for bound in pair]
             for name, pair in self.bounds.items()
@@ -78,13 +79,13 @@ def _distance(name: str, score: float, low: float, high: float, unit: float) -> 
             continue
         if name in _DIFFERENCES:
             beyond.append(sign * (score - bound) / max(unit, 1e-6))
-        elif name in _LACKS:
+        elif name in _BEST_AT_ONE:
             beyond.append(-sign * _doublings(1 - score, 1 - bound))
         else:
             beyond.append(sign * _doublings(score, bound))
-    found = float(np.clip(max(beyond), -FURTHEST, FURTHEST))
-    # On the bound is inside, whatever was rounded.
-    return min(found, 0.0) if low <= score <= high else max(found, 1e-9)
+    distance = float(np.clip(max(beyond), -FURTHEST, FURTHEST))
+    # A score on the bound is inside, whatever the rounding errors.
+    return min(distance, 0.0) if low <= score <= high else max(distance, 1e-9)
 
 
 def _doublings(value: float, bound: float) -> float:
@@ -93,11 +94,11 @@ def _doublings(value: float, bound: float) -> float:
 
 @dataclasses.dataclass(frozen=True)
 class _Relative:
-    """A bound at a multiple of what real videos have.
+    """A bound at a multiple of the real videos' scores.
 
-    At most `factor` times their 95 % quantile, or at least their 5 % quantile over it. No bound is
-    below `floor`: less is no defect where much is one, and is one where little is, whatever the
-    real videos have.
+    An upper bound is `factor` times their 95 % quantile, a lower bound their 5 % quantile divided
+    by `factor`. No bound is below `floor`: smaller scores are harmless for upper bounds and defects
+    for lower bounds, whatever the real videos have.
     """
 
     reason: str
@@ -115,8 +116,8 @@ class _Relative:
         return Rule(self.reason, "pixels", {self.score: (low, high)})
 
 
-# Chosen with tools/filter_suite.py at seeds 11 and 12, on all but its held-out kinds, to keep every
-# sound clip of the world at a domain gap of 1; the docs' figures are of seed 0.
+# Chosen with tools/filter_suite.py at seeds 11 and 12 without its held-out kinds, so that every
+# video of the world without a defect is kept at a domain gap of 1; the docs' figures are of seed 0.
 _RELATIVE = (
     _Relative("black", "black_share", True, 1.0, 0.02),
     _Relative("blank", "blank_share", True, 1.0, 0.02),
@@ -137,26 +138,24 @@ _RELATIVE = (
 )
 
 
-def rules(
+def preset_rules(
     preset: str,
     real: Mapping[str, Sequence[float]],
-    clips: Mapping[str, Sequence[float]],
+    generated: Mapping[str, Sequence[float]],
 ) -> list[Rule]:
-    """The rules of a preset.
+    """Returns the rules of a preset.
 
-    `light` drops what is broken beyond doubt. `strict` asks more, and drops what lies far from the
-    real videos or, by its features, from its description.
+    `light` drops videos that are certainly broken. `strict` also drops videos far from the real
+    ones or, by their features, from their descriptions.
 
     Args:
-      preset: none, light or strict.
-      real: scores of the real training videos, by name; strict needs those of pixels.
-      clips: scores of the clips to judge, by name. A feature score that isn't there has no rule.
+      preset: one of PRESETS.
+      real: scores of the real training videos, by name; strict needs their pixel scores.
+      generated: scores of the generated videos, by name. A missing feature score has no rule.
 
     Raises:
-      UserError: an unknown preset, or strict without real videos.
+      UserError: the preset is strict and there are no real videos.
     """
-    if preset not in PRESETS:
-        raise UserError(f"--preset: expected {', '.join(PRESETS)}, found {preset!r}")
     if preset == "none":
         return []
     light = preset == "light"
@@ -175,45 +174,47 @@ def rules(
         return absolute
     missing = [relative.score for relative in _RELATIVE if not len(real.get(relative.score, ()))]
     if missing:
-        found = (
+        problem = (
             f"some without {missing[0]!r}; encode their store with this version"
             if real
             else "none; judge a --store with a --reference_store that has such videos"
         )
         raise UserError(
             "--preset=strict: expected scores of real videos of the training split, found "
-            f"{found}, or use --preset=light"
+            f"{problem}, or give --preset=light"
         )
     relative = [relative.rule(real[relative.score]) for relative in _RELATIVE]
-    return absolute + relative + _feature_rules(real, clips)
+    return absolute + relative + _feature_rules(real, generated)
 
 
-def _feature_rules(real, clips) -> list[Rule]:
-    found = []
-    if len(clips.get("consistency", ())) and len(real.get("consistency", ())):
+def _feature_rules(
+    real: Mapping[str, Sequence[float]], generated: Mapping[str, Sequence[float]]
+) -> list[Rule]:
+    rules = []
+    if len(generated.get("consistency", ())) and len(real.get("consistency", ())):
         low = 1 - 2 * (1 - float(np.quantile(real["consistency"], 0.05)))
-        found.append(Rule("inconsistent", "features", {"consistency": (low, _INF)}))
-    if len(clips.get("realism", ())) and len(real.get("realism", ())):
-        # All clips may lie off the real ones by a domain gap; those are to go that lie off both.
+        rules.append(Rule("inconsistent", "features", {"consistency": (low, _INF)}))
+    if len(generated.get("realism", ())) and len(real.get("realism", ())):
+        # A domain gap may move all generated videos: only those far from both are dropped.
         low = 1 - 1.5 * (1 - float(np.quantile(real["realism"], 0.05)))
-        middle, spread = _middle_and_spread(clips["realism"])
-        found.append(Rule("unreal", "features", {"realism": (min(low, middle - 4 * spread), _INF)}))
-    if len(clips.get("text_similarity", ())):
-        middle, spread = _middle_and_spread(clips["text_similarity"])
+        middle, spread = _middle_and_spread(generated["realism"])
+        rules.append(Rule("unreal", "features", {"realism": (min(low, middle - 4 * spread), _INF)}))
+    if len(generated.get("text_similarity", ())):
+        middle, spread = _middle_and_spread(generated["text_similarity"])
         bounds = {"text_similarity": (middle - 3 * spread, _INF)}
-        found.append(Rule("off text", "features", bounds, max(spread, 1e-3)))
-    if len(clips.get("pair_margin", ())):
-        _, spread = _middle_and_spread(clips["pair_margin"])
-        # Where CLIP can't tell twins apart, margins lie around 0, half of them below.
+        rules.append(Rule("off text", "features", bounds, max(spread, 1e-3)))
+    if len(generated.get("pair_margin", ())):
+        _, spread = _middle_and_spread(generated["pair_margin"])
+        # If CLIP cannot tell twins apart, margins are around 0, half of them negative.
         bounds = {"pair_margin": (-spread, _INF)}
-        found.append(Rule("twin's text", "features", bounds, max(spread, 1e-3)))
-    if len(clips.get("twin_similarity", ())):
-        # Which of the two is right, pixels can't tell; a margin within its spread can't either.
-        found.append(Rule("as its twin", "features", {"twin_similarity": (-_INF, ALIKE)}))
-    return found
+        rules.append(Rule("twin's text", "features", bounds, max(spread, 1e-3)))
+    if len(generated.get("twin_similarity", ())):
+        # Neither pixels nor a margin within its spread can tell which of the two is right.
+        rules.append(Rule("as its twin", "features", {"twin_similarity": (-_INF, ALIKE)}))
+    return rules
 
 
 def _middle_and_spread(scores: Sequence[float]) -> tuple[float, float]:
-    """Median, and what a normal distribution's standard deviation would be: robust to a third."""
+    """Returns the median and a robust standard deviation, from the median absolute deviation."""
     middle = float(np.median(scores))
     return middle, 1.4826 * float(np.median(np.abs(np.asarray(scores) - middle)))

@@ -9,7 +9,7 @@ import pytest
 
 from generation import pipeline
 from generation.encode.recipe import EncodeOptions
-from generation.filter import filtering
+from generation.filter.deciding import FilterOptions
 from gvvad_jax.command import UserError
 from gvvad_jax.store.reader import Store, require_agreement
 from tests.support import killing
@@ -86,7 +86,7 @@ def test_mistakes_are_told(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="--train_pairs: expected at least 1, found 0"):
         pipeline.PipelinePlan(out=str(tmp_path), train_pairs=0)
     with pytest.raises(UserError, match="--preset: expected one of none, light, strict"):
-        filtering.FilterOptions(preset="harsh")
+        FilterOptions(preset="harsh")
     plan = pipeline.PipelinePlan(
         out=str(tmp_path / "p"), videos=str(tmp_path / "none.json"), generated_pairs=1
     )

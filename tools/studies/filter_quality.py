@@ -138,10 +138,11 @@ def _verdicts(
     Returns:
       {group: [(video id, reasons to drop it under strict, whether light drops it)]}.
     """
-    from generation.filter import filtering
+    from generation.filter import deciding
+    from generation.filter.evidence import Evidence
 
-    evidence = filtering.Evidence(measured, dict.fromkeys(measured, 0), real=real)
-    strict, light = (filtering.decide(evidence, preset) for preset in ("strict", "light"))
+    evidence = Evidence(measured, dict.fromkeys(measured, 0), real=real)
+    strict, light = (deciding.decide(evidence, preset) for preset in ("strict", "light"))
     verdicts = collections.defaultdict(list)
     for decision, lightly in zip(strict, light, strict=True):
         group, name = decision.id.split("/", 1)
@@ -177,7 +178,8 @@ def broken_share(
     """
     from generation.encode import encoding
     from generation.encode.recipe import EncodeOptions
-    from generation.filter import filtering
+    from generation.filter import deciding
+    from generation.filter.evidence import gather
     from generation.prompts.descriptions import save_descriptions
     from generation.prompts.grammar import write_grammar
     from generation.videos import generating
@@ -192,14 +194,14 @@ def broken_share(
     listed = generating.generate(descriptions, backend, folder / "generated", progress=False)
     options = EncodeOptions(encoder="motion", captioner="none", source="synthetic")
     encoding.encode(listed, folder / "store", options, prompts_path=folder / "prompts.jsonl")
-    evidence = filtering.gather(Store(folder / "store"), Store(real_store))
+    evidence = gather(Store(folder / "store"), Store(real_store))
     truth = read_json(folder / "generated" / "world_truth.json")
     results = {}
     for name, how in (
-        ("strict", filtering.FilterOptions()),
-        ("rates", filtering.FilterOptions(keep_normal=187 / 300, keep_abnormal=116 / 300)),
+        ("strict", deciding.FilterOptions()),
+        ("rates", deciding.FilterOptions(keep_normal=187 / 300, keep_abnormal=116 / 300)),
     ):
-        decisions = filtering.decide(evidence, how)
+        decisions = deciding.decide(evidence, how)
         by_defect: dict[str, list[int]] = {}
         for decision in decisions:
             counts = by_defect.setdefault(truth[decision.id]["defect"] or "sound", [0, 0])
@@ -209,7 +211,7 @@ def broken_share(
             "clips": len(decisions),
             "dropped": sum(not decision.keep for decision in decisions),
             "by_defect": dict(sorted(by_defect.items())),
-            "summary": filtering.summary(decisions, evidence.labels, evidence),
+            "summary": deciding.summary(decisions, evidence.labels, evidence),
         }
     return results
 
@@ -228,7 +230,8 @@ def judged_files(folder: pathlib.Path, reference: pathlib.Path) -> dict[str, Any
     Raises:
       UserError: no video in the folder, or no training video in the reference.
     """
-    from generation.filter import filtering
+    from generation.filter import deciding
+    from generation.filter.evidence import Evidence
     from gvvad_jax.store import annotations
 
     paths = sorted(path for path in folder.glob("*") if path.suffix.lower() in _SUFFIXES)
@@ -243,12 +246,12 @@ def judged_files(folder: pathlib.Path, reference: pathlib.Path) -> dict[str, Any
     rows = [_measure(videos.resolve(video), video.fps) for video in training]
     real = {name: [row[name] for row in rows] for name in rows[0]}
     scores = {path.name: _measure(path) for path in paths}
-    evidence = filtering.Evidence(scores, dict.fromkeys(scores, 0), real=real)
-    strict = filtering.decide(evidence, "strict")
+    evidence = Evidence(scores, dict.fromkeys(scores, 0), real=real)
+    strict = deciding.decide(evidence, "strict")
     return {
         "clips": len(strict),
         "dropped": sum(not decision.keep for decision in strict),
-        "dropped_light": sum(not d.keep for d in filtering.decide(evidence, "light")),
+        "dropped_light": sum(not d.keep for d in deciding.decide(evidence, "light")),
         "reference": len(rows),
         "by_clip": {
             d.id: {"reasons": list(d.reasons), "badness": d.badness, "scores": dict(d.scores)}

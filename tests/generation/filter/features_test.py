@@ -7,8 +7,9 @@ import sys
 import numpy as np
 import pytest
 
-from generation.filter import decisions as filter_decisions
-from generation.filter import features, filtering
+from generation.filter import deciding, features, rules
+from generation.filter.decisions import save_decisions
+from generation.filter.evidence import gather_from_files
 from generation.prompts.descriptions import Description, save_descriptions
 from gvvad_jax.command import UserError
 from gvvad_jax.store import annotations
@@ -51,9 +52,9 @@ def manifest(name="tiny-clip", dim=DIM, **encoder):
 
 
 def write(path, rows, *, source="synthetic", consistency=0.9, made=None, splits=None, pixels=None):
-    """A store of these rows [T, D], the same for both crops but for a difference that cancels.
+    """Writes a store of these rows [T, D]; the two crops differ only in length.
 
-    Labels are the ids' last digits, twins differ in them.
+    Labels are the last digits of the ids, in which twins differ.
     """
     made = made or manifest()
     splits = splits or {}
@@ -64,7 +65,7 @@ def write(path, rows, *, source="synthetic", consistency=0.9, made=None, splits=
     writer = StoreWriter(path, made, annotations.from_json({"videos": entries}, "videos.json"))
     for name, feat_TxD in rows.items():
         feat_TxD = np.atleast_2d(np.asarray(feat_TxD, np.float32))
-        # Crops of other lengths, which don't count.
+        # Lengths of crops must not matter.
         visual_TxNxD = np.stack([2 * feat_TxD, feat_TxD / 2], axis=1)
         row = Row(
             id=name,
@@ -98,23 +99,25 @@ def directions(text):
 
 
 def test_similarity_and_margin_by_hand(tmp_path, text, directions):
-    """Lengths don't count; b's clips show each other's text."""
+    """Lengths do not matter; b's videos show each other's text."""
     rows = {
         "a-1": 7 * directions["a-1"] + np.zeros((3, 1)),
         "a-0": [3 * directions["a-0"], 0.1 * directions["a-0"]],
         "b-1": directions["b-0"],
         "b-0": directions["b-1"],
     }
-    found = features.feature_scores(write(tmp_path, rows), None, phrases=PHRASES, text_encoder=text)
+    scores = features.feature_scores(
+        write(tmp_path, rows), None, phrases=PHRASES, text_encoder=text
+    )
     a, b = directions["a-1"] @ directions["a-0"], directions["b-1"] @ directions["b-0"]
-    for clip, similarity, margin in (
+    for video_id, similarity, margin in (
         ("a-1", 1, 1 - a), ("a-0", 1, 1 - a), ("b-1", b, b - 1), ("b-0", b, b - 1),
     ):  # fmt: skip
-        assert found.clips[clip]["text_similarity"] == pytest.approx(similarity, abs=1e-5)
-        assert found.clips[clip]["pair_margin"] == pytest.approx(margin, abs=1e-5)
-        assert found.clips[clip]["consistency"] == 0.9
-    assert found.clips["a-1"]["twin_similarity"] == pytest.approx(a, abs=1e-5)
-    assert set(found.not_judged) == {"consistency", "realism"}
+        assert scores.generated[video_id]["text_similarity"] == pytest.approx(similarity, abs=1e-5)
+        assert scores.generated[video_id]["pair_margin"] == pytest.approx(margin, abs=1e-5)
+        assert scores.generated[video_id]["consistency"] == 0.9
+    assert scores.generated["a-1"]["twin_similarity"] == pytest.approx(a, abs=1e-5)
+    assert set(scores.not_judged) == {"consistency", "realism"}
 
 
 def test_a_crop_counts_by_its_direction_alone(tmp_path):
@@ -131,8 +134,8 @@ def test_a_crop_counts_by_its_direction_alone(tmp_path):
     np.testing.assert_allclose(mean_TxD, [[0.5, 0.5, 0, 0, 0, 0]])
 
 
-def test_realism_by_hand_leaves_a_real_video_itself_out(tmp_path):
-    """Three real videos in a plane; a long one's snippets don't crowd out the others'."""
+def test_realism_by_hand(tmp_path):
+    """Three real videos in a plane; the snippets of a long one do not outnumber the others."""
 
     def at(degrees):
         angle = np.deg2rad(np.atleast_1d(degrees))
@@ -144,35 +147,35 @@ def test_realism_by_hand_leaves_a_real_video_itself_out(tmp_path):
         source="real",
         splits={"u-0": "test"},
     )
-    clips = write(tmp_path / "clips", {"x-0": at([0, 30]), "y-1": 5 * at(150)})
-    found = features.feature_scores(clips, real, ["r-0", "s-0", "t-1"])
+    videos = write(tmp_path / "videos", {"x-0": at([0, 30]), "y-1": 5 * at(150)})
+    scores = features.feature_scores(videos, real, ["r-0", "s-0", "t-1"])
     cosine = lambda degrees: np.cos(np.deg2rad(degrees))  # noqa: E731
     # Five nearest of each snippet: 0 degrees five times; at 30, sixteen at 0 and four at 60.
-    assert found.clips["x-0"]["realism"] == pytest.approx((1 + cosine(30)) / 2, abs=1e-5)
+    assert scores.generated["x-0"]["realism"] == pytest.approx((1 + cosine(30)) / 2, abs=1e-5)
     expected = (4 * cosine(60) + cosine(90)) / 5
-    assert found.clips["y-1"]["realism"] == pytest.approx(expected, abs=1e-5)
+    assert scores.generated["y-1"]["realism"] == pytest.approx(expected, abs=1e-5)
     of_real = [(4 * cosine(60) + cosine(90)) / 5, (4 * cosine(30) + cosine(60)) / 5]
     of_real.append((4 * cosine(30) + cosine(90)) / 5)
-    np.testing.assert_allclose(found.real["realism"], of_real, atol=1e-5)
-    assert found.real["consistency"] == [0.9] * 3 and "realism" not in found.not_judged
+    np.testing.assert_allclose(scores.real["realism"], of_real, atol=1e-5)
+    assert scores.real["consistency"] == [0.9] * 3 and "realism" not in scores.not_judged
 
 
-def test_features_of_other_encoders_are_standardised_by_the_real_ones(tmp_path):
+def test_features_of_other_encoders_are_standardised_by_real_videos(tmp_path):
     motion = manifest("motion", dim=2, id="motion-v1", weights="none", standardise=True)
     rng = np.random.default_rng(0)
     spread = np.array([1000.0, 0.01])
     real_rows = {f"r{i}-{i % 2}": spread * rng.normal(size=(8, 2)) for i in range(6)}
     real = write(tmp_path / "real", real_rows, source="real", made=motion, consistency=None)
-    clips = {"in-0": spread * [0.1, 0.1], "small-0": spread * [0.1, 9], "large-1": spread * [9, 0]}
-    judged = write(tmp_path / "clips", clips, made=motion, consistency=None)
-    found = features.feature_scores(judged, real, list(real_rows), phrases=PHRASES)
-    realism = {clip: scores["realism"] for clip, scores in found.clips.items()}
+    videos = {"in-0": spread * [0.1, 0.1], "small-0": spread * [0.1, 9], "large-1": spread * [9, 0]}
+    judged = write(tmp_path / "videos", videos, made=motion, consistency=None)
+    scores = features.feature_scores(judged, real, list(real_rows), phrases=PHRASES)
+    realism = {video_id: by_name["realism"] for video_id, by_name in scores.generated.items()}
     # Nine standard deviations in one of two dimensions: a root mean square of about 6.
     assert realism["in-0"] > 0.5
     assert -7 < realism["small-0"] < -3 and -7 < realism["large-1"] < -3
     for name in ("consistency", "text_similarity", "pair_margin"):
-        assert found.not_judged[name] == "no CLIP features"
-    # Without real videos nothing says how large a difference is.
+        assert scores.not_judged[name] == "no CLIP features"
+    # Without real videos, the features have no unit.
     alone = features.feature_scores(judged, None)
     assert {"realism", "twin_similarity", "near-duplicates"} <= set(alone.not_judged)
     assert not alone.near
@@ -188,12 +191,12 @@ def test_near_duplicates_are_of_one_label(tmp_path, directions):
         "lonely-1": other,
     }
     judged = write(tmp_path, rows)
-    found = features.feature_scores(judged, None)
-    assert set(found.near) == {"first-1", "second-1", "third-1"}
-    assert set(found.near["first-1"]) == {"second-1", "third-1"}
-    assert found.near["first-1"]["third-1"] == found.near["third-1"]["first-1"] > 0.99
-    # The twins show exactly the same: that is another matter than being one too many.
-    assert found.clips["first-1"]["twin_similarity"] == pytest.approx(1.0)
+    scores = features.feature_scores(judged, None)
+    assert set(scores.near) == {"first-1", "second-1", "third-1"}
+    assert set(scores.near["first-1"]) == {"second-1", "third-1"}
+    assert scores.near["first-1"]["third-1"] == scores.near["third-1"]["first-1"] > 0.99
+    # Twins that show the same are not near-duplicates.
+    assert scores.generated["first-1"]["twin_similarity"] == pytest.approx(1.0)
 
 
 def test_text_of_another_checkpoint_is_refused_by_name(tmp_path, weights):
@@ -212,28 +215,26 @@ def test_text_of_another_checkpoint_is_refused_by_name(tmp_path, weights):
         features.feature_scores(judged, other, ["r-0"])
 
 
-def test_what_some_clips_lack_is_counted(tmp_path, text, directions):
+def test_missing_scores_are_counted(tmp_path, text, directions):
     rows = {"a-1": directions["a-1"], "a-0": directions["a-0"], "lone-1": np.ones(DIM)}
-    judged = write(tmp_path / "clips", rows, consistency=None)
-    found = features.feature_scores(
+    judged = write(tmp_path / "videos", rows, consistency=None)
+    scores = features.feature_scores(
         judged, None, phrases=PHRASES | {"lone-1": "a dog"}, text_encoder=text
     )
-    assert found.not_judged["consistency"] == "3 clips were encoded without it"
-    assert found.not_judged["pair_margin"] == "1 clips have no description of their twin"
-    assert found.not_judged["twin_similarity"] == "1 clips have no twin in the store"
-    assert "text_similarity" not in found.not_judged
-    assert "pair_margin" not in found.clips["lone-1"]
+    assert scores.not_judged["consistency"] == "3 videos were encoded without it"
+    assert scores.not_judged["pair_margin"] == "1 videos have no description of their twin"
+    assert scores.not_judged["twin_similarity"] == "1 videos have no twin in the store"
+    assert "text_similarity" not in scores.not_judged
+    assert "pair_margin" not in scores.generated["lone-1"]
     silent = features.feature_scores(judged, None, phrases=PHRASES)
     assert "--prompts" in silent.not_judged["text_similarity"]
 
 
-def test_what_shows_its_twins_text_is_dropped_and_decided_anew_without_any_model(
+def test_videos_of_their_twins_text_are_dropped_and_decided_again_without_models(
     tmp_path, weights, directions
 ):
-    from generation.filter import rules
-
-    rows = {clip: directions[clip] for clip in ("a-1", "a-0")}
-    # Enough others for a middle and a spread of the margins.
+    rows = {video_id: directions[video_id] for video_id in ("a-1", "a-0")}
+    # Enough other videos for a median and a spread of the margins.
     rows |= {"b-1": directions["b-0"], "b-0": directions["b-0"] + 0.2 * directions["a-0"]}
     pixels = {rule.score: 0.0 for rule in rules._RELATIVE} | PIXELS
     pixels |= {"cut_ratio": 1.0, "cut_change": 0.1}
@@ -245,25 +246,25 @@ def test_what_shows_its_twins_text_is_dropped_and_decided_anew_without_any_model
         tmp_path / "prompts.jsonl",
         [
             Description(
-                id=clip, twin=f"{clip[:-1]}{1 - int(clip[-1])}", cls="Fighting",
-                label=int(clip[-1]), seed=0, viewpoint="v", location="l", subject="s", event="e",
-                description=phrase, phrase=phrase,
+                id=video_id, twin=f"{video_id[:-1]}{1 - int(video_id[-1])}", cls="Fighting",
+                label=int(video_id[-1]), seed=0, viewpoint="v", location="l", subject="s",
+                event="e", description=phrase, phrase=phrase,
             )
-            for clip, phrase in PHRASES.items()
+            for video_id, phrase in PHRASES.items()
         ],
     )  # fmt: skip
     paths = [tmp_path / name for name in ("syn", "real", "prompts.jsonl")]
-    evidence = filtering.evidence_of(*paths, weights)
+    evidence = gather_from_files(*paths, weights)
     assert evidence.not_judged == {}
-    options = filtering.FilterOptions()
-    decisions = filtering.decide(evidence, options)
+    options = deciding.FilterOptions()
+    decisions = deciding.decide(evidence, options)
     reasons = {d.id: d.reasons for d in decisions}
     assert "twin's text" in reasons["b-1"]
-    assert not any("twin's text" in reasons[clip] for clip in ("a-1", "a-0", "b-0"))
+    assert not any("twin's text" in reasons[video_id] for video_id in ("a-1", "a-0", "b-0"))
     with pytest.raises(UserError, match="clip-vit-large-patch14"):
-        filtering.evidence_of(*paths)
+        gather_from_files(*paths)
     out, again = tmp_path / "decisions.jsonl", tmp_path / "again.jsonl"
-    filter_decisions.save_decisions(out, decisions, evidence, options)
+    save_decisions(out, decisions, evidence, options)
     command = [sys.executable, "-m", "generation.filter", f"--scores={out}", f"--out={again}"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -8,9 +8,9 @@ import xml.etree.ElementTree
 import numpy as np
 import pytest
 
-from generation.filter import decisions as filter_decisions
-from generation.filter import filtering
-from generation.filter.decisions import Decision, thresholds_path
+from generation.filter import deciding, rules
+from generation.filter.decisions import Decision, save_decisions, thresholds_path
+from generation.filter.evidence import Evidence
 from generation.media.writing import write_video
 from generation.prompts.descriptions import Description, save_descriptions
 from tools.pages import filter as filter_page
@@ -27,7 +27,7 @@ def evidence(count=30):
     rng = np.random.default_rng(0)
     real = {
         rule: sorted(rng.lognormal(1, 0.3, 40).tolist())
-        for rule in {r.score for r in filtering.filter_rules._RELATIVE}
+        for rule in {r.score for r in rules._RELATIVE}
     }
     scores = {
         f"clip-{i:02d}": {name: float(rng.lognormal(1, 0.3)) for name in real}
@@ -36,7 +36,7 @@ def evidence(count=30):
         for i in range(count)
     }  # fmt: skip
     labels = {video_id: i % 2 for i, video_id in enumerate(scores)}
-    return filtering.Evidence(scores, labels, real=real, not_judged={HOSTILE: HOSTILE})
+    return Evidence(scores, labels, real=real, not_judged={HOSTILE: HOSTILE})
 
 
 @pytest.fixture
@@ -44,14 +44,14 @@ def files(tmp_path):
     """Files of decisions whose names, reasons and descriptions are hostile."""
     judged = evidence()
     scores = dict(judged.scores) | {HOSTILE: judged.scores["clip-01"], "lost": {}}
-    judged = filtering.Evidence(
+    judged = Evidence(
         scores, dict(judged.labels) | {HOSTILE: 1, "lost": 0}, real=judged.real,
         not_judged=judged.not_judged,
     )  # fmt: skip
-    options = filtering.FilterOptions()
-    decisions = filtering.decide(judged, options)
+    options = deciding.FilterOptions()
+    decisions = deciding.decide(judged, options)
     path = tmp_path / "decisions.jsonl"
-    filter_decisions.save_decisions(path, decisions, judged, options)
+    save_decisions(path, decisions, judged, options)
     return path, decisions
 
 
@@ -91,7 +91,7 @@ def test_the_page_is_well_formed_and_escapes_everything(files):
 def test_histograms_draw_three_series_and_the_bounds():
     judged = evidence()
     thresholds = {"rules": [rule.to_json() for rule in judged.rules("strict")], "real": judged.real}
-    decisions = filtering.decide(judged)
+    decisions = deciding.decide(judged)
     page = filter_page.page(decisions, thresholds | {"not_judged": {}}, {}, {})
     tree = body(page)
     plots = {p.find("figcaption").text: p.find("svg") for p in tree.iter("figure")}
@@ -127,9 +127,9 @@ def test_what_is_shown_is_bounded_and_has_every_reason():
 
 def test_the_command_shows_three_pictures_of_each_video(tmp_path):
     judged = evidence(count=4)
-    options = filtering.FilterOptions()
+    options = deciding.FilterOptions()
     path = tmp_path / "decisions.jsonl"
-    filter_decisions.save_decisions(path, filtering.decide(judged, options), judged, options)
+    save_decisions(path, deciding.decide(judged, options), judged, options)
     frames = np.repeat(np.uint8([40, 120, 200, 90]), 32 * 64 * 3).reshape(4, 32, 64, 3)
     write_video(tmp_path / "0.mp4", np.repeat(frames, 4, axis=0), fps=8.0)
     (tmp_path / "1.mp4").write_bytes(b"no video")

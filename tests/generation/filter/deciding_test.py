@@ -1,4 +1,4 @@
-"""The filter: planted defects in real H.264 clips are found, sound clips are kept; deciding."""
+"""Decisions: defects planted in H.264 files are found, other videos are kept."""
 
 import dataclasses
 import json
@@ -11,9 +11,14 @@ import cv2
 import numpy as np
 import pytest
 
-from generation.filter import decisions as filter_decisions
-from generation.filter import filtering, rules
-from generation.filter.decisions import thresholds_path
+from generation.filter.deciding import FilterOptions, decide, random_drop
+from generation.filter.decisions import (
+    Decision,
+    load_decisions,
+    save_decisions,
+    thresholds_path,
+)
+from generation.filter.evidence import Evidence
 from generation.media import pixels, reading
 from generation.media.writing import write_video
 from generation.prompts.grammar import write_grammar
@@ -27,7 +32,7 @@ FPS = 8.0
 
 
 def _scene(seed=0, num_frames=40, height=120, width=160):
-    """A textured place through which three boxes move; a little noise."""
+    """Returns frames of a textured place through which three boxes move, with some noise."""
     rng = np.random.default_rng(seed)
     place = cv2.resize(rng.integers(60, 190, (15, 20, 3)).astype(np.uint8), (width, height))
     place = np.clip(place + rng.normal(0, 12, place.shape), 0, 255).astype(np.uint8)
@@ -138,24 +143,24 @@ def _measured(folder, name, frames):
     return pixels.pixel_statistics(video.frames_TxHxWx3, FPS, video.declared_frames)
 
 
-def _evidence(clips, reference=(), labels=None, near=None):
+def _evidence(videos, reference=(), labels=None, near=None):
     real = {name: [row[name] for row in reference] for name in (reference or [{}])[0]}
-    return filtering.Evidence(clips, labels or dict.fromkeys(clips, 0), near or {}, real)
+    return Evidence(videos, labels or dict.fromkeys(videos, 0), near or {}, real)
 
 
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("clips")
+    folder = tmp_path_factory.mktemp("videos")
     reference = [_measured(folder, f"real{i}", _scene(i)) for i in range(100, 103)]
-    clips = {}
+    videos = {}
     for kind, changes in (("sound", SOUND), ("broken", DEFECTS)):
         for name, change in changes.items():
-            clips[f"{kind}-{name}"] = _measured(folder, name, change(_scene(1)))
-    return clips, reference
+            videos[f"{kind}-{name}"] = _measured(folder, name, change(_scene(1)))
+    return videos, reference
 
 
-def test_strict_finds_each_planted_defect_by_name_and_keeps_sound_clips(measured):
-    decisions = {d.id: d for d in filtering.decide(_evidence(*measured))}
+def test_strict_names_each_planted_defect_and_keeps_other_videos(measured):
+    decisions = {d.id: d for d in decide(_evidence(*measured))}
     for name, decision in decisions.items():
         kind, defect = name.split("-")
         if kind == "broken":
@@ -170,40 +175,40 @@ def test_defects_of_the_built_in_world_are_found(tmp_path):
     descriptions = write_grammar(4, 5)
 
     def measured(domain, description, defect=None):
-        clip = render.render(
+        video = render.render(
             description, render.WorldOptions(domain=domain, num_frames=49, seed=5), defect
         )
-        path = tmp_path / "clip.mp4"
-        write_video(path, clip.frames_TxHxWx3, fps=clip.fps)
-        return pixels.pixel_statistics(reading.read(path).frames_TxHxWx3, clip.fps)
+        path = tmp_path / "video.mp4"
+        write_video(path, video.frames_TxHxWx3, fps=video.fps)
+        return pixels.pixel_statistics(reading.read(path).frames_TxHxWx3, video.fps)
 
     reference = [measured("footage", description) for description in descriptions[:2]]
-    clips = {
+    videos = {
         f"{description.id}/{defect}": measured("generated", description, defect)
         for description in descriptions[-2:-1]
         for defect in (None, "frozen", "cut", "black", "static")
     }
     for preset in ("light", "strict"):
-        for decision in filtering.decide(_evidence(clips, reference), preset):
+        for decision in decide(_evidence(videos, reference), preset):
             assert decision.keep == decision.id.endswith("None"), (preset, decision)
 
 
-def test_light_drops_only_what_is_broken_beyond_doubt(measured):
-    clips, _ = measured
-    decisions = filtering.decide(_evidence(clips), "light")
+def test_light_drops_only_certainly_broken_videos(measured):
+    videos, _ = measured
+    decisions = decide(_evidence(videos), "light")
     dropped = {d.id.split("-")[1] for d in decisions if not d.keep}
     assert dropped == {"frozen", "cut", "static", "black", "blank"}
 
 
-def test_none_keeps_all_and_still_stores_the_scores(measured):
-    clips, _ = measured
-    decisions = filtering.decide(_evidence(clips), "none")
-    assert all(d.keep and d.scores == clips[d.id] and d.badness is None for d in decisions)
+def test_none_keeps_all_videos_with_their_scores(measured):
+    videos, _ = measured
+    decisions = decide(_evidence(videos), "none")
+    assert all(d.keep and d.scores == videos[d.id] and d.badness is None for d in decisions)
 
 
-def test_a_score_that_is_no_number_or_missing_drops_the_clip(measured):
-    clips, reference = measured
-    sound = clips["sound-plain"]
+def test_infinite_or_missing_pixel_scores_drop_a_video(measured):
+    videos, reference = measured
+    sound = videos["sound-plain"]
     without = {name: score for name, score in sound.items() if name != "motion"}
     odd = {
         "fine": sound,
@@ -211,110 +216,49 @@ def test_a_score_that_is_no_number_or_missing_drops_the_clip(measured):
         "endless": sound | {"grain": math.inf},
         "unseen": {"decoded_share": 1.0},
         "without": without,
-        # Not judged isn't failed, for features.
+        # A missing feature score is no failure.
         "nameless": sound | {"text_similarity": 0.3},
     }
-    kept = {d.id for d in filtering.decide(_evidence(odd, reference)) if d.keep}
+    kept = {d.id for d in decide(_evidence(odd, reference)) if d.keep}
     assert kept == {"fine", "nameless"}
 
 
 def test_strict_needs_a_reference(measured):
     with pytest.raises(UserError, match="--preset=strict: .* found none; .*--reference_store"):
-        filtering.decide(_evidence({}))
+        decide(_evidence({}))
     with pytest.raises(UserError, match="found some without .*; encode their store"):
-        filtering.decide(_evidence({}, [{"sharpness": 1.0}]))
+        decide(_evidence({}, [{"sharpness": 1.0}]))
     with pytest.raises(UserError, match="--preset"):
-        filtering.decide(_evidence({}), "harsh")
+        decide(_evidence({}), "harsh")
     with pytest.raises(UserError, match="--preset=none"):
-        filtering.FilterOptions(preset="none", keep_normal=0.5)
+        FilterOptions(preset="none", keep_normal=0.5)
     with pytest.raises(UserError, match="--keep_abnormal"):
-        filtering.FilterOptions(keep_abnormal=1.5)
-
-
-def test_distances_by_hand():
-    """Doublings beyond the bound; of what is 1 at best the lack doubles; the nearest of several."""
-    Rule = rules.Rule
-    motion = Rule("motion", "pixels", {"motion": (-math.inf, 10.0)})
-    for value, distance in ((20, 1.0), (40, 2.0), (5, -1.0), (10, 0.0), (0, -10.0)):
-        assert motion.distance({"motion": value}) == pytest.approx(distance)
-    blur = Rule("blur", "pixels", {"detail": (0.2, math.inf)})
-    assert blur.distance({"detail": 0.05}) == pytest.approx(2.0)
-    assert blur.distance({"detail": 0.8}) == pytest.approx(-2.0)
-    steady = Rule("inconsistent", "features", {"consistency": (0.9, math.inf)})
-    assert steady.distance({"consistency": 0.8}) == pytest.approx(1.0)
-    assert steady.distance({"consistency": 0.95}) == pytest.approx(-1.0)
-    margin = Rule("twin's text", "features", {"pair_margin": (0.0, math.inf)}, unit=0.02)
-    assert margin.distance({"pair_margin": -0.03}) == pytest.approx(1.5)
-    cut = Rule("cut", "pixels", {"cut_ratio": (-math.inf, 2), "cut_change": (-math.inf, 0.5)})
-    assert cut.distance({"cut_ratio": 8, "cut_change": 0.25}) == pytest.approx(-1.0)
-    assert cut.distance({"cut_ratio": 8, "cut_change": 0.75}) == pytest.approx(math.log2(1.5))
-    assert cut.distance({"cut_ratio": 8}) == pytest.approx(2.0)
-    assert margin.distance({}) == -10.0
-
-
-def test_bounds_come_from_quantiles_of_real_videos_and_from_what_is_a_defect_anywhere():
-    names = {relative.score for relative in rules._RELATIVE}
-    real = {name: np.linspace(1, 101, 101) for name in names}
-    bounds = {}
-    for rule in rules.rules("strict", real, {}):
-        for name, pair in rule.bounds.items():
-            bounds.setdefault(rule.reason, {})[name] = pair
-    # 5 % and 95 % quantiles are 6 and 96.
-    assert bounds["static"]["motion"] == (1.0, math.inf)
-    assert bounds["motion"]["motion"] == (-math.inf, 288.0)
-    assert bounds["ghost"]["carried"] == (1.5, math.inf)
-    calm = {rule.reason: rule for rule in rules.rules("strict", {n: [0] for n in names}, {})}
-    assert calm["camera"].bounds == {"drift": (-math.inf, 7.0)}
-    assert calm["static"].bounds == {"motion": (0.3, math.inf)}
-
-
-def test_features_are_judged_by_the_clips_own_middle_where_nothing_real_says_more():
-    rng = np.random.default_rng(0)
-    clips = {
-        "text_similarity": [*rng.normal(0.3, 0.01, 99), 0.1],
-        "pair_margin": rng.normal(0.05, 0.02, 100),
-        "realism": [*rng.normal(0.4, 0.02, 99), 0.1],
-        "consistency": [0.9] * 100,
-        "twin_similarity": [0.5] * 100,
-    }
-    names = {relative.score for relative in rules._RELATIVE}
-    real = {name: [1.0] for name in names} | {"realism": [0.8] * 9, "consistency": [0.97] * 9}
-    found = {rule.reason: rule.bounds for rule in rules.rules("strict", real, clips)}
-    # A domain gap moves all clips: those that lie off the real ones and off each other go.
-    assert found["unreal"]["realism"][0] == pytest.approx(0.32, abs=0.03)
-    assert found["inconsistent"]["consistency"][0] == pytest.approx(0.94)
-    assert found["off text"]["text_similarity"][0] == pytest.approx(0.27, abs=0.01)
-    # As far below 0 as margins spread: CLIP that can't tell twins apart drops no half of them.
-    assert found["twin's text"]["pair_margin"][0] == pytest.approx(-0.02, abs=0.003)
-    assert found["as its twin"]["twin_similarity"][1] == rules.ALIKE
-    assert not {r.reason for r in rules.rules("light", real, clips)} & set(found) - {
-        "integrity", "black", "blank", "frozen", "cut",
-    }  # fmt: skip
+        FilterOptions(keep_abnormal=1.5)
 
 
 def _graded(measured, count=20, labels=None):
-    """Clips ever closer to the bound of blur and then beyond it; one broken beyond doubt."""
-    clips, reference = measured
-    sound = clips["sound-plain"]
+    """Videos ever closer to the bound of blur and then beyond it; one is certainly broken."""
+    videos, reference = measured
+    sound = videos["sound-plain"]
     low = min(row["detail"] for row in reference) / 2
     graded = {f"{i:02d}": sound | {"detail": low * 2 ** (1 - 0.13 * i)} for i in range(count)} | {
-        "black": clips["broken-black"],
+        "black": videos["broken-black"],
         "lost": {},
     }
     labels = labels or dict.fromkeys(graded, 0)
     return _evidence(graded, reference, labels)
 
 
-def test_target_rates_keep_the_best_and_never_what_is_beyond_doubt(measured):
+def test_target_rates_keep_the_best_and_never_certainly_broken_videos(measured):
     evidence = _graded(measured)
     best = [f"{i:02d}" for i in range(20)]
-    within = [d.id for d in filtering.decide(evidence) if d.keep]
+    within = [d.id for d in decide(evidence) if d.keep]
     assert within == best[:8]
     for rate, count in ((0.0, 0), (0.25, 6), (0.5, 11), (0.62, 14), (1.0, 20)):
-        options = filtering.FilterOptions(keep_normal=rate)
-        decisions = {d.id: d for d in filtering.decide(evidence, options)}
-        kept = [clip for clip, d in decisions.items() if d.keep]
-        # Of 22 clips: rounded; at most those that aren't broken.
+        options = FilterOptions(keep_normal=rate)
+        decisions = {d.id: d for d in decide(evidence, options)}
+        kept = [name for name, d in decisions.items() if d.keep]
+        # Of 22 videos, rounded; at most those that are not broken.
         assert kept == best[:count], rate
         assert all(not d.reasons for d in decisions.values() if d.keep)
         assert decisions["lost"].reasons == ("unreadable",)
@@ -326,57 +270,55 @@ def test_target_rates_keep_the_best_and_never_what_is_beyond_doubt(measured):
 def test_target_rates_are_per_label(measured):
     labels = dict.fromkeys(_graded(measured).scores, 0) | {f"{i:02d}": 1 for i in range(0, 20, 2)}
     evidence = _graded(measured, labels=labels)
-    options = filtering.FilterOptions(keep_normal=0.5, keep_abnormal=0.3)
-    kept = [d for d in filtering.decide(evidence, options) if d.keep]
+    options = FilterOptions(keep_normal=0.5, keep_abnormal=0.3)
+    kept = [d for d in decide(evidence, options) if d.keep]
     assert sorted(d.id for d in kept if d.label == 0) == ["01", "03", "05", "07", "09", "11"]
     assert sorted(d.id for d in kept if d.label == 1) == ["00", "02", "04"]
-    # A label without a target keeps what is within the bounds.
-    kept = [
-        d.id for d in filtering.decide(evidence, filtering.FilterOptions(keep_normal=0)) if d.keep
-    ]
+    # A label without a target rate keeps the videos within the bounds.
+    kept = [d.id for d in decide(evidence, FilterOptions(keep_normal=0)) if d.keep]
     assert kept == ["00", "02", "04", "06"]
 
 
-def test_of_near_duplicates_the_better_one_stays(measured):
-    clips, reference = measured
-    sound = clips["sound-plain"]
+def test_the_better_of_two_near_duplicates_is_kept(measured):
+    videos, reference = measured
+    sound = videos["sound-plain"]
     levels = {"a": 1.9, "b": 0.9, "c": 1.5, "d": 1.0}
     graded = {name: sound | {"flicker": level} for name, level in levels.items()}
     near = {"a": {"b": 0.99, "c": 0.99}, "b": {"a": 0.99, "c": 0.97}, "c": {"a": 0.99, "b": 0.97}}
     labels = dict.fromkeys("abcd", 1)
     for order in (1, -1):
         shuffled = dict(list(graded.items())[::order])
-        decisions = filtering.decide(_evidence(shuffled, reference, labels, near))
-        # b is the best; a is too near to it; c isn't, and its other neighbour is gone.
+        decisions = decide(_evidence(shuffled, reference, labels, near))
+        # b is the best; a is too similar to it; c is only similar to a, which is dropped.
         assert [(d.id, d.reasons) for d in decisions] == [
             ("a", ("duplicate",)), ("b", ()), ("c", ()), ("d", ()),
         ]  # fmt: skip
     evidence = _evidence(graded, reference, labels, near)
-    assert all(d.keep for d in filtering.decide(evidence, "light"))
-    options = filtering.FilterOptions(keep_abnormal=1.0)
-    assert [d.id for d in filtering.decide(evidence, options) if d.keep] == ["b", "c", "d"]
+    assert all(d.keep for d in decide(evidence, "light"))
+    options = FilterOptions(keep_abnormal=1.0)
+    assert [d.id for d in decide(evidence, options) if d.keep] == ["b", "c", "d"]
 
 
-def test_deciding_again_from_files_equals(measured, tmp_path):
+def test_deciding_again_from_files_gives_the_same(measured, tmp_path):
     evidence = _graded(measured)
     evidence = dataclasses.replace(
         evidence, near={"01": {"02": 0.99}, "02": {"01": 0.99}}, not_judged={"realism": "no"}
     )
     for name, options in (
-        ("strict", filtering.FilterOptions()),
-        ("light", filtering.FilterOptions(preset="light")),
-        ("none", filtering.FilterOptions(preset="none")),
-        ("rates", filtering.FilterOptions(keep_normal=0.37)),
+        ("strict", FilterOptions()),
+        ("light", FilterOptions(preset="light")),
+        ("none", FilterOptions(preset="none")),
+        ("rates", FilterOptions(keep_normal=0.37)),
     ):
-        decisions = filtering.decide(evidence, options)
+        decisions = decide(evidence, options)
         path = tmp_path / f"{name}.jsonl"
-        filter_decisions.save_decisions(path, decisions, evidence, options)
-        kept, loaded = filter_decisions.load_decisions(path)
+        save_decisions(path, decisions, evidence, options)
+        kept, loaded = load_decisions(path)
         assert kept == decisions and loaded.not_judged == {"realism": "no"}
         for other in ("strict", "light"):
-            assert filtering.decide(loaded, other) == filtering.decide(evidence, other)
+            assert decide(loaded, other) == decide(evidence, other)
         again = tmp_path / "again.jsonl"
-        filter_decisions.save_decisions(again, filtering.decide(loaded, options), loaded, options)
+        save_decisions(again, decide(loaded, options), loaded, options)
         assert again.read_bytes() == path.read_bytes()
         beside = [p.with_suffix(".thresholds.json").read_bytes() for p in (again, path)]
         assert beside[0] == beside[1]
@@ -384,10 +326,10 @@ def test_deciding_again_from_files_equals(measured, tmp_path):
     assert where == ["a.strict.thresholds.json", "a.thresholds.json"]
 
 
-def test_decisions_that_arent_the_filters_are_refused(tmp_path):
+def test_other_files_are_refused(tmp_path):
     path = tmp_path / "d.jsonl"
-    with pytest.raises(UserError, match=r"d\.jsonl: expected the filter's decisions"):
-        filter_decisions.load_decisions(path)
+    with pytest.raises(UserError, match=r"d\.jsonl: expected lines of a decision"):
+        load_decisions(path)
     for line in (
         "nonsense",
         "[1]",
@@ -400,31 +342,31 @@ def test_decisions_that_arent_the_filters_are_refused(tmp_path):
     ):
         path.write_text(line + "\n")
         with pytest.raises(UserError, match=r"d\.jsonl: line 1"):
-            filter_decisions.load_decisions(path)
+            load_decisions(path)
     path.write_text('{"id": "a", "keep": true, "label": 1}\n')
     with pytest.raises(UserError, match=r"d\.thresholds\.json"):
-        filter_decisions.load_decisions(path)
+        load_decisions(path)
     (tmp_path / "d.thresholds.json").write_text("[]")
     with pytest.raises(UserError, match=r"d\.thresholds\.json"):
-        filter_decisions.load_decisions(path)
+        load_decisions(path)
 
 
-def test_random_drop_takes_as_many_of_each_label():
+def test_random_drop_drops_as_many_of_each_label():
     decisions = [
-        filtering.Decision(f"{i:02d}", keep=i % 10 >= (3 if i < 20 else 1), scores={"x": i})
+        Decision(f"{i:02d}", keep=i % 10 >= (3 if i < 20 else 1), scores={"x": i})
         for i in range(40)
     ]
     labels = {d.id: int(int(d.id) >= 20) for d in decisions}
-    control = filtering.random_drop(decisions, labels, seed=0)
+    control = random_drop(decisions, labels, seed=0)
     assert [d.id for d in control] == [d.id for d in decisions]
     assert sum(not d.keep for d in control if labels[d.id] == 0) == 6
     assert sum(not d.keep for d in control if labels[d.id] == 1) == 2
     assert {d.reasons for d in control if not d.keep} == {("random",)}
-    assert control == filtering.random_drop(decisions[::-1], labels, seed=0)[::-1]
-    assert control != filtering.random_drop(decisions, labels, seed=1)
+    assert control == random_drop(decisions[::-1], labels, seed=0)[::-1]
+    assert control != random_drop(decisions, labels, seed=1)
 
 
-def _store(path, clips, source, label_of):
+def _store(path, videos, source, label_of):
     manifest = Manifest(
         encoder={"id": "none", "weights": "none", "pooling": "mean", "normalised": False},
         dim=1,
@@ -433,10 +375,10 @@ def _store(path, clips, source, label_of):
         fps_policy="native",
     )
     entries = {
-        name: {"file": f"{name}.mp4", "label": label_of(name), "split": "train"} for name in clips
+        name: {"file": f"{name}.mp4", "label": label_of(name), "split": "train"} for name in videos
     }
     writer = StoreWriter(path, manifest, annotations.from_json({"videos": entries}, "videos.json"))
-    for name, statistics in clips.items():
+    for name, statistics in videos.items():
         if statistics is None:
             writer.quarantine(name, "damaged")
             continue
@@ -455,8 +397,8 @@ def _store(path, clips, source, label_of):
 
 
 def test_command_writes_every_decision_and_counts_them(measured, tmp_path):
-    clips, reference = measured
-    _store(tmp_path / "syn", clips | {"lost": None}, "synthetic", lambda n: int("broken" in n))
+    videos, reference = measured
+    _store(tmp_path / "syn", videos | {"lost": None}, "synthetic", lambda n: int("broken" in n))
     _store(tmp_path / "real", {f"r{i}": r for i, r in enumerate(reference)}, "real", lambda n: 0)
     command = [sys.executable, "-m", "generation.filter", f"--store={tmp_path / 'syn'}"]
     outcome = subprocess.run(
@@ -467,15 +409,15 @@ def test_command_writes_every_decision_and_counts_them(measured, tmp_path):
     )
     summary = json.loads(outcome.stdout)
     lines = [json.loads(line) for line in (tmp_path / "d.jsonl").read_text().splitlines()]
-    assert [line["id"] for line in lines] == sorted([*clips, "lost"])
+    assert [line["id"] for line in lines] == sorted([*videos, "lost"])
     assert summary["kept"] == len(SOUND) and summary["dropped"] == len(DEFECTS) + 1
     assert summary["reasons"]["unreadable"] == 1 and summary["by_label"]["abnormal"]["kept"] == 0
     kept = [line for line in lines if line["keep"]]
     assert kept[0]["reasons"] == [] and kept[0]["label"] == 0
-    assert clips[kept[0]["id"]].items() <= kept[0]["scores"].items()
-    told = [line.split(":")[1].strip() for line in outcome.stderr.splitlines()]
-    assert told == ["consistency", "pair_margin", "text_similarity", "twin_similarity"]
-    assert sorted(summary["not_judged"]) == told
+    assert videos[kept[0]["id"]].items() <= kept[0]["scores"].items()
+    not_judged = [line.split(":")[1].strip() for line in outcome.stderr.splitlines()]
+    assert not_judged == ["consistency", "pair_margin", "text_similarity", "twin_similarity"]
+    assert sorted(summary["not_judged"]) == not_judged
     light = subprocess.run(
         [
             *command[:3],
