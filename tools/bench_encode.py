@@ -74,13 +74,17 @@ if __name__ == "__main__":
     flags.DEFINE_integer("height", 240, "Height of the videos in pixels, even.", 16)
     flags.DEFINE_float("fps", 30.0, "Frames per second of the videos.", 1)
     flags.DEFINE_integer("repeats", 5, "Number of pairs of timings.", 1)
-    flags.DEFINE_string("device", "", "Device of the model (default: a GPU, else the CPU).")
+    flags.DEFINE_string(
+        "device",
+        "",
+        "Device for the models, e.g. cuda or cpu (default: this rank's GPU, else the CPU).",
+    )
     flags.DEFINE_string(
         "compute_dtype",
         "",
-        "Type of the model's numbers (default: float16 on a GPU, else float32).",
+        "Number format of the models: float32, float16 or bfloat16 (default: by the device).",
     )
-    flags.DEFINE_integer("crops_at_once", 64, "Number of crops in a batch of the model.", 1)
+    flags.DEFINE_integer("crops_at_once", 64, "Crops that go through CLIP in one batch.", 1)
     flags.DEFINE_float(
         "peak_tflops", 0.0, "Peak of the GPU in TFLOP/s, with --device=cuda; 0 measures it.", 0
     )

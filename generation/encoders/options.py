@@ -17,8 +17,7 @@ VISUAL = group("Visual encoder")
 TEXT = group("Captions and text")
 COMPUTE_DTYPE: str = WORKERS(
     "",
-    "Number format in which CLIP, GIT and BLIP compute: float32, float16 or bfloat16 (default: "
-    "float16 on a GPU, else float32).",
+    "Number format of the models: float32, float16 or bfloat16 (default: by the device).",
     free=True,
 )
 

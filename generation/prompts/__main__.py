@@ -43,7 +43,7 @@ class PromptOptions:
         "upper bound).",
     )
     allow_missing: int = DESCRIPTIONS(
-        0, "Pairs that may be missing from a complete file, with --writer=chat.", low=0
+        0, "Failures to allow: pairs of descriptions by chat, videos by diffusers.", low=0
     )
 
     def __post_init__(self):

@@ -35,7 +35,7 @@ class GenerateOptions:
 
     backend: str = VIDEO(
         "world",
-        "Backend: the built-in world, or a text-to-video model of diffusers.",
+        "Generator of the videos: the built-in world, or a diffusers model.",
         choices=("world", "diffusers"),
     )
     split: str = VIDEO(
@@ -49,13 +49,15 @@ class GenerateOptions:
         "Look of the world: a text-to-video model's, or real footage's.",
         choices=render.DOMAINS,
     )
-    domain_gap: float = WORLD(1.0, "Distance of the generated look from footage; 0 is none.", low=0)
+    domain_gap: float = WORLD(
+        1.0, "World: distance of generated videos from footage; 0 gives footage.", low=0
+    )
     defect_share: float = WORLD(
         render.DEFECT_SHARE, "Fraction of generated videos that are broken.", low=0, high=1
     )
-    ray_workers: int = VIDEO(0, "Number of Ray processes; 0 uses this process.", low=0)
+    ray_workers: int = VIDEO(0, "Ray's worker processes; 0 works in this process.", low=0)
     gpus_a_worker: float | None = VIDEO(
-        None, "GPUs per Ray process (default: 1 for diffusers if there is a GPU here).", low=0
+        None, "GPUs per Ray worker (default: 1 if a model needs one and there is one).", low=0
     )
 
     def __post_init__(self):

@@ -40,7 +40,7 @@ class CheckpointImport:
         "How the visual and the text stream are joined; auto goes by the shapes.",
         choices=("auto", "concat", "add", "product", "add_up"),
     )
-    heads: int = option(4, "Number of attention heads of UR-DMU.", low=1)
+    heads: int = option(4, "UR-DMU: attention heads.", low=1)
     allow_leftovers: bool = option(False, "Skip parameters that the detector doesn't have.")
 
     def __post_init__(self):

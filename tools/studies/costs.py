@@ -116,8 +116,12 @@ class Order:
     pairs: int = option(300, "Pairs of descriptions; a pair becomes two generated videos.", low=1)
     gpus: int = option(1, "Number of GPUs.", low=1)
     gpu_price: float | None = option(None, "Price of one GPU in dollars an hour.", low=0)
-    price_input: float | None = option(None, "Price in dollars a million input tokens.", low=0)
-    price_output: float | None = option(None, "Price in dollars a million output tokens.", low=0)
+    price_input: float | None = option(
+        None, "Dollars per million input tokens (default: unknown).", low=0
+    )
+    price_output: float | None = option(
+        None, "Dollars per million output tokens (default: unknown).", low=0
+    )
     tokens_input: int = option(_TOKENS_A_PAIR[0], "Input tokens a pair of descriptions.", low=1)
     tokens_output: int = option(_TOKENS_A_PAIR[1], "Output tokens a pair of descriptions.", low=1)
     crops: int = option(10, "Crops of a frame that CLIP encodes.", low=1)
