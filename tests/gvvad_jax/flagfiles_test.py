@@ -126,7 +126,8 @@ def test_the_console_script_lists_and_starts_commands():
 def test_every_command_of_the_project_is_listed():
     commands = [
         path for folder in ("gvvad_jax", "generation", "tools")
-        for path in (ROOT / folder).rglob("*.py") if "\nif __name__" in (text := path.read_text()) and "run_command(main" in text
+        for path in (ROOT / folder).rglob("*.py")
+        if re.search(r"^if __name__(.|\n)* run_command\(main", path.read_text(), re.M)
     ]  # fmt: skip
     names = {
         ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__main__")
