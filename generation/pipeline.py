@@ -1,14 +1,15 @@
-"""Every stage left of training, in order, from one flagfile.
+"""Run every stage before training, in order, from one flagfile.
 
     python -m generation.pipeline --flagfile=configs/demo.flags --out=DIR
     python -m generation.pipeline --flagfile=configs/generate_ucf_crime.flags \\
         --videos=UCF_Crimes/videos.json --out=DIR
 
-footage -> descriptions -> generated videos -> stores of both -> the filter's decisions. Without
---videos the footage is the built-in world's stand-in for real cameras; by default descriptions come
-from the grammar and generated videos from the world: --writer=chat, --backend=diffusers and
---encoder=clip-l14 take the real models. Killed anywhere, the same command goes on and ends with the
-same stores and decisions. Prints one JSON object of paths; the stages are named on standard error.
+The stages are footage, descriptions, generated videos, stores of both, and the filter's decisions.
+Without --videos, the built-in world renders footage in place of real cameras. By default the
+grammar writes the descriptions and the world renders the generated videos; --writer=chat,
+--backend=diffusers and --encoder=clip-l14 use the real models. If the command is killed, run it
+again: it ends with the same stores and decisions. It prints one JSON object of paths and names the
+stages on standard error.
 """
 
 import dataclasses
@@ -22,16 +23,19 @@ from typing import Any
 from generation import ranks
 from generation.chat.options import ChatOptions
 from generation.encode.recipe import EncodeOptions
+from generation.encoders.options import TEXT
 from generation.filter import deciding
+from generation.filter.deciding import FILTER
 from generation.filter.decisions import save_decisions
 from generation.filter.evidence import gather_from_files
+from generation.ranks import WorkerOptions
 from generation.videos.options import DiffusersOptions
 from gvvad_jax.command import (
     UserError,
     check,
     define_flags,
     from_flags,
-    option,
+    group,
     run_command,
     settled,
 )
@@ -39,34 +43,61 @@ from gvvad_jax.store import annotations
 from gvvad_jax.store.files import read_json, write_json
 from gvvad_jax.store.format import STAND_IN
 
+DATA = group("Data")
+GENERATED = group("Generated videos")
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PipelinePlan:
-    """What the pipeline makes; each field is a flag, beside those of the stages."""
+    """Flags of the pipeline itself, beside those of the stages."""
 
-    out: str = option("", "folder to write; the same command resumes it", free=True)
-    videos: str = option("", "videos.json of real videos; the world's footage without it")
-    train_pairs: int = option(26, "world: pairs of footage to train on", low=1)
-    test_pairs: int = option(16, "world: pairs of footage to test on", low=1)
-    generated_pairs: int = option(36, "pairs of generated videos", low=1)
-    writer: str = option("grammar", "who writes descriptions", choices=("grammar", "chat"))
-    clip_tokenizer: str = option("", "chat: folder of a CLIP tokenizer that measures phrases")
-    allow_missing: int = option(
-        0, "chat: pairs, and diffusers: clips, that may fail for good", low=0, free=True
+    out: str = DATA("", "Folder of the results; the same command resumes it. Required.", free=True)
+    videos: str = DATA(
+        "", "List of real videos, a videos.json (default: footage of the built-in world)."
     )
-    backend: str = option("world", "who generates", choices=("world", "diffusers"))
-    domain_gap: float = option(1.0, "world: 0 is footage, larger is further", low=0)
-    defect_share: float = option(0.3, "world: share of generated clips that are broken", low=0)
-    synthetic_captioner: str = option(
-        "", "of generated videos, where it isn't --captioner: description", choices=("", STAND_IN)
+    train_pairs: int = DATA(26, "Pairs of rendered footage for training, without --videos.", low=1)
+    test_pairs: int = DATA(16, "Pairs of rendered footage for testing, without --videos.", low=1)
+    data_seed: int = DATA(0, "Random seed of footage, descriptions and generated videos.", low=0)
+    generated_pairs: int = GENERATED(36, "Pairs of generated videos.", low=1)
+    writer: str = GENERATED(
+        "grammar",
+        "Writer of the descriptions: the built-in grammar or a language model.",
+        choices=("grammar", "chat"),
     )
-    random_drops: int = option(
-        4, "draws that drop as many at random: the control", low=0, free=True
+    clip_tokenizer: str = GENERATED(
+        "",
+        "Folder of a CLIP tokenizer that measures phrases exactly, with --writer=chat (default: an "
+        "upper bound).",
     )
-    data_seed: int = option(0, "of everything random here", low=0)
-    ray_workers: int = option(0, "Ray's processes for videos and stores; 0: none", low=0, free=True)
-    gpus_a_worker: float | None = option(
-        None, "GPUs that Ray gives each; 1 where this machine has one unless told", low=0, free=True
+    allow_missing: int = GENERATED(
+        0,
+        "Failures to allow: pairs of descriptions by chat, videos by diffusers.",
+        low=0,
+        free=True,
+    )
+    backend: str = GENERATED(
+        "world",
+        "Generator of the videos: the built-in world, or a diffusers model.",
+        choices=("world", "diffusers"),
+    )
+    domain_gap: float = GENERATED(
+        1.0,
+        "World: distance of generated videos from footage; 0 gives footage.",
+        low=0,
+    )
+    defect_share: float = GENERATED(
+        0.3, "Share of generated videos with a defect, with --backend=world.", low=0
+    )
+    synthetic_captioner: str = TEXT(
+        "",
+        "Captioner of generated videos; description takes their phrases (default: --captioner).",
+        choices=("", STAND_IN),
+    )
+    random_drops: int = FILTER(
+        4,
+        "Number of control decisions that drop as many videos as the filter, at random.",
+        low=0,
+        free=True,
     )
 
     def __post_init__(self):
@@ -75,47 +106,48 @@ class PipelinePlan:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PipelineSettings:
-    """The plan and what the stages are told."""
+    """The plan and the options of the stages."""
 
     plan: PipelinePlan = dataclasses.field(default_factory=PipelinePlan)
     chat: ChatOptions = dataclasses.field(default_factory=ChatOptions)
     diffusers: DiffusersOptions = dataclasses.field(default_factory=DiffusersOptions)
     rows: EncodeOptions = dataclasses.field(default_factory=EncodeOptions)
     filter: deciding.FilterOptions = dataclasses.field(default_factory=deciding.FilterOptions)
+    workers: WorkerOptions = dataclasses.field(default_factory=WorkerOptions)
 
     @property
     def chosen(self) -> dict[str, Any]:
-        """What isn't as it is by default, by flag; without --out."""
-        given = [getattr(self, name) for name in SECTIONS]
+        """Values that differ from the defaults, by flag, without --out."""
+        sections = [getattr(self, name) for name in SECTIONS]
         return {
             field.name: getattr(section, field.name)
-            for section in given
+            for section in sections
             for field in dataclasses.fields(section)
             if getattr(section, field.name) != field.default and field.name != "out"
         }
 
 
 _ROWS = ("*/parts/*", "*/shard-*")
-# By stage, what is there once it has made something that other settings would be mixed with. A
-# stage that ended in its user's mistake before that takes the correction.
-_MADE = {
+# By stage, the files that must not be mixed with those of other settings. While there are none, a
+# stage may begin again with other settings, e.g. after an error in its options.
+_RESULTS = {
     "footage": ("footage/videos/*.mp4", *_ROWS),
     "descriptions": ("prompts.jsonl", "prompts.answers/*/*"),
     "generated videos": ("generated/videos/*.mp4",),
     "stores": _ROWS,
     "filter": ("decisions.jsonl",),
 }
-# By name of the settings' field.
+# Classes of the options by name of the settings' field.
 SECTIONS = {field.name: field.default_factory for field in dataclasses.fields(PipelineSettings)}
 
 
 def define_pipeline_flags() -> None:
-    """Defines a flag for each field of each of the settings."""
+    """Defines a flag for each field of the plan and of the stages' options."""
     define_flags(*SECTIONS.values())
 
 
 def settings_from_flags() -> PipelineSettings:
-    """The parsed flags; raises UserError on a value out of range."""
+    """Returns the parsed flags; raises UserError if a value is out of range."""
     return PipelineSettings(**{name: from_flags(cls) for name, cls in SECTIONS.items()})
 
 
@@ -123,16 +155,16 @@ def run(settings: PipelineSettings) -> dict[str, Any]:
     """Runs or resumes every stage.
 
     Args:
-      settings: what to make.
+      settings: the plan and the options of the stages.
 
     Returns:
-      Paths, as strings: real_videos, prompts, generated_videos, real_store, synthetic_store,
-      decisions, random_decisions (one a draw); and `filter`, the counts of kept and dropped clips.
+      Paths as strings: real_videos, prompts, generated_videos, real_store, synthetic_store,
+      decisions, random_decisions (a list); and `filter`, counts of kept and dropped videos.
 
     Raises:
-      UserError: a folder begun with other settings, a fault of the videos, descriptions or clips
-        that failed for good, or ranks: a rank would have to wait for the others between stages;
-        run the stages' own commands there, or --ray_workers.
+      UserError: the folder was begun with other settings, videos are missing or unreadable, too
+        many descriptions or generated videos failed, or there are several ranks, which would have
+        to wait for each other between stages.
     """
     from generation.videos.world_backend import render_footage
 
@@ -171,19 +203,19 @@ def run(settings: PipelineSettings) -> dict[str, Any]:
 
 
 def _check(settings: PipelineSettings, out: pathlib.Path) -> None:
-    """Finds what would only come out late: after money and days were spent on other stages."""
+    """Raises UserErrors of late stages before time and money are spent on earlier ones."""
     from generation.encode import encoding
     from generation.videos.world_backend import frame_size
 
     plan, rows = settings.plan, settings.rows
     if plan.synthetic_captioner and rows.captioner == "none":
         raise UserError(
-            "--synthetic_captioner: expected text in both stores, found --captioner=none; give "
-            "one, or leave both out"
+            "--synthetic_captioner: expected text in both stores, found --captioner=none; give a "
+            "captioner, or leave both out"
         )
     if rows.captioner == STAND_IN:
         raise UserError(
-            f"--captioner: expected one that real videos can have, found {STAND_IN}; give it as "
+            f"--captioner: expected a captioner of real videos, found {STAND_IN}; give it as "
             "--synthetic_captioner"
         )
     if plan.writer == "chat":
@@ -208,7 +240,7 @@ def _check(settings: PipelineSettings, out: pathlib.Path) -> None:
 
 
 def _settled(stage: str, settings: PipelineSettings) -> dict[str, Any]:
-    """What a stage that was begun can't go on without."""
+    """Returns the values that must not change when a stage is resumed, by flag."""
     plan = settled(settings.plan)
     plan["videos"] = plan["videos"] and os.path.abspath(plan["videos"])
     names = {
@@ -226,37 +258,43 @@ def _settled(stage: str, settings: PipelineSettings) -> dict[str, Any]:
         values |= world if settings.plan.backend == "world" else {}
     if stage == "stores":
         rows = settled(dataclasses.replace(settings.rows, source="real"))
-        # What it is told of a server is about captions only where a server gives them.
-        asked = settled(settings.chat) if settings.rows.captioner != "chat" else {}
-        values |= {name: value for name, value in rows.items() if name not in asked}
+        # A server's options matter to captions only if a server gives them.
+        unused = settled(settings.chat) if settings.rows.captioner != "chat" else {}
+        values |= {name: value for name, value in rows.items() if name not in unused}
     return values
 
 
 def _begin(stage: str, settings: PipelineSettings, out: pathlib.Path) -> None:
-    """Names a stage, and holds the folder to the settings of what the stage has made."""
-    ours, path = _settled(stage, settings), out / "plan.json"
-    begun = read_json(path) if path.exists() else {}
-    if not isinstance(begun, dict) or not all(isinstance(v, dict) for v in begun.values()):
-        raise UserError(f"{path}: expected settings by stage, found otherwise; remove the folder")
-    made = any(any(out.glob(pattern)) for pattern in _MADE[stage])
-    theirs = begun.get(stage, ours) if made else ours
+    """Prints the stage and compares its settings with those of its results in the folder.
+
+    Raises:
+      UserError: the folder holds results of this stage from other settings.
+    """
+    values, path = _settled(stage, settings), out / "plan.json"
+    plans = read_json(path) if path.exists() else {}
+    if not isinstance(plans, dict) or not all(isinstance(v, dict) for v in plans.values()):
+        raise UserError(
+            f"{path}: expected settings by stage, found something else; remove the folder"
+        )
+    has_results = any(any(out.glob(pattern)) for pattern in _RESULTS[stage])
+    old_values = plans.get(stage, values) if has_results else values
     changed = [
-        f"--{key}={theirs.get(key)} there, {value} now"
-        for key, value in ours.items()
-        if theirs.get(key) != value
+        f"--{key}={old_values.get(key)} there, {value} now"
+        for key, value in values.items()
+        if old_values.get(key) != value
     ]
     if changed:
         raise UserError(
-            f"{out}: expected the settings that its {stage} were begun with, found "
+            f"{out}: expected the settings with which its {stage} were begun, found "
             f"{'; '.join(changed)}; give another --out or remove the folder"
         )
-    # What the stage before had on a GPU is nobody's any more.
+    # Frees the GPU memory of the previous stage.
     gc.collect()
     if "torch" in sys.modules:
         sys.modules["torch"].cuda.empty_cache()
     print(f"pipeline: {stage}", file=sys.stderr, flush=True)
     out.mkdir(parents=True, exist_ok=True)
-    write_json(path, begun | {stage: ours})
+    write_json(path, plans | {stage: values})
 
 
 def _describe(settings: PipelineSettings, path: pathlib.Path) -> None:
@@ -264,14 +302,14 @@ def _describe(settings: PipelineSettings, path: pathlib.Path) -> None:
     from generation.prompts.grammar import write_grammar
 
     plan = settings.plan
-    # Another stream than the footage's, so that no generated place is one of its places.
+    # A seed of its own, so that generated places differ from those of the footage.
     pairs, seed = plan.generated_pairs, plan.data_seed + 1
     if plan.writer == "grammar":
         save_descriptions(path, write_grammar(pairs, seed))
         return
     if path.exists():
-        # Complete. Asking again for what was allowed to be missing could change what was made of
-        # the others.
+        # The file is complete. Asking again for missing pairs could change the other pairs, from
+        # which videos have been generated.
         return
     from generation.prompts import by_chat
 
@@ -289,12 +327,6 @@ def _describe(settings: PipelineSettings, path: pathlib.Path) -> None:
             f"{path}: expected all {pairs} pairs, found {len(written['missing'])} missing; "
             f"{written['remedy']}"
         )
-
-
-def _gpus_a_worker(plan: PipelinePlan) -> float:
-    if plan.gpus_a_worker is not None or not plan.ray_workers:
-        return plan.gpus_a_worker or 0.0
-    return float(ranks.this_ranks_device() != "cpu")
 
 
 def _generate(settings: PipelineSettings, out: pathlib.Path) -> pathlib.Path:
@@ -321,15 +353,15 @@ def _generate(settings: PipelineSettings, out: pathlib.Path) -> pathlib.Path:
         load_descriptions(out / "prompts.jsonl"),
         backend,
         out / "generated",
-        ray_workers=plan.ray_workers,
-        gpus_a_worker=_gpus_a_worker(plan),
+        ray_workers=settings.workers.ray_workers,
+        gpus_a_worker=settings.workers.gpus_per_worker(),
     )
     errors = read_json(out / "generated" / "errors.json")
     if len(errors) > plan.allow_missing:
         name, error = next(iter(errors.items()))
         raise UserError(
-            f"{out / 'generated'}: expected all clips, found {len(errors)} that failed, {name!r} "
-            f"with {error}; the same command tries again, --allow_missing does without them"
+            f"{out / 'generated'}: expected all videos, found {len(errors)} that failed, {name!r} "
+            f"with {error}; run the same command to try again, or give --allow_missing"
         )
     return listed
 
@@ -343,7 +375,10 @@ def _encode(
     from generation.encode import encoding
 
     plan, rows = settings.plan, settings.rows
-    workers = {"ray_workers": plan.ray_workers, "gpus_a_worker": _gpus_a_worker(plan)}
+    workers = {
+        "ray_workers": settings.workers.ray_workers,
+        "gpus_a_worker": settings.workers.gpus_per_worker(),
+    }
     if not rows.cache:
         rows = dataclasses.replace(rows, cache=str(out / "captions.answers"))
     encoding.encode(real_videos, out / "real", dataclasses.replace(rows, source="real"), **workers)

@@ -35,11 +35,11 @@ class WorkerOptions:
     """Workers that Ray starts."""
 
     ray_workers: int = WORKERS(
-        0, "Number of Ray's worker processes (default: work in this process).", low=0, free=True
+        0, "Ray's worker processes; 0 works in this process.", low=0, free=True
     )
     gpus_a_worker: float | None = WORKERS(
         None,
-        "GPUs per Ray worker (default: 1 if this machine has a GPU and the models use it).",
+        "GPUs per Ray worker (default: 1 if a model needs one and there is one).",
         low=0,
         free=True,
     )

@@ -1,8 +1,8 @@
-"""Measures of a video's pixels: what the filter judges beside features.
+"""Measures of a video's pixels, which the filter judges beside features.
 
-A `Meter` looks at up to eight frames a second of up to ten seconds in the middle of a video, so
-that minutes of footage and a clip of six seconds are measured alike, and keeps of each frame a
-small grey picture only. All rates are per second, all distances in percent of the width.
+A `Meter` measures up to eight frames per second of up to ten seconds in the middle of a video, so
+that minutes of footage and a generated video of six seconds are comparable. It keeps only a small
+grey picture of each frame. All rates are per second, all distances in percent of the width.
 """
 
 import itertools
@@ -10,20 +10,20 @@ import itertools
 import cv2
 import numpy as np
 
-# Matched rate and duration; a lower rate stays as it is.
+# Frames per second and number of frames that are measured at most.
 RATE = 8.0
 MAX_FRAMES = 80
-# Every measure but those of blocks and bands is taken at this width, so that sizes compare.
+# All measures except blocks and bands are taken at this width, so that sizes do not matter.
 WIDTH = 160
 _CELLS = (6, 8)
-# Standard deviation, in grey levels, under which a picture shows nothing.
+# Standard deviation in grey levels below which a picture counts as flat.
 _FLAT = 3.0
-# Codecs and models work in blocks of so many pixels, or of a multiple.
+# Codecs and models work in blocks of this many pixels, or of a multiple.
 _BLOCK = 8
 
 
 def wanted_frames(num_frames: int, fps: float) -> np.ndarray:
-    """Which frames of a video are measured: int64, sorted, at even times around its middle."""
+    """Returns the frames to measure: int64, sorted, evenly spaced around the video's middle."""
     step = max(1.0, fps / RATE)
     count = min(MAX_FRAMES, int((num_frames - 1) / step + 1e-6) + 1) if num_frames > 0 else 0
     first = (num_frames - 1 - (count - 1) * step) / 2
@@ -34,14 +34,14 @@ class Meter:
     """Measures one video while it is decoded.
 
     Args:
-      num_frames: that the video has or promises.
+      num_frames: number of frames that the video has or declares.
       fps: frames per second.
 
     Attributes:
       wanted: the frames to `add`, int64, sorted.
 
     Raises:
-      ValueError: fps isn't a positive number.
+      ValueError: fps is not a positive number.
     """
 
     def __init__(self, num_frames: int, fps: float):
@@ -52,7 +52,7 @@ class Meter:
         self._small, self._blocks, self._bands = [], [], []
 
     def add(self, frame_HxWx3: np.ndarray) -> None:
-        """The next of the wanted frames, RGB uint8; nothing of its size is kept."""
+        """Measures the next of the wanted frames, RGB uint8."""
         if len(self._small) == len(self.wanted):
             raise ValueError(f"expected {len(self.wanted)} frames, found one more")
         grey_HxW = cv2.cvtColor(frame_HxWx3, cv2.COLOR_RGB2GRAY)
@@ -61,45 +61,44 @@ class Meter:
         self._small.append(_small(grey_HxW))
 
     def statistics(self, decoded_frames: int, declared_frames: int) -> dict[str, float]:
-        """The measures of what was added; the last of the wanted may be missing (damage).
+        """Returns the measures of the added frames; the last wanted frames may be missing.
 
         Args:
-          decoded_frames: of the whole video, measured or not.
-          declared_frames: what the container promised, 0 where it doesn't say.
+          decoded_frames: number of decoded frames of the whole video, measured or not.
+          declared_frames: number of frames that the container declares; 0 if unknown.
 
         Returns:
-          decoded_share: decoded over declared frames, 1 where none are declared.
-          black_share: share of frames in which next to nothing is brighter than black.
+          decoded_share: decoded over declared frames; 1 if none are declared.
+          black_share: share of frames that are almost entirely black.
           blank_share: share of frames that are one flat colour.
-          frozen_share: share of steps between frames in which no part of the picture changes: by
-            less than one grey level in its busiest cell, brightness and contrast of the whole
-            apart.
+          frozen_share: share of steps between frames without change: less than one grey level in
+            the busiest cell after matching brightness and contrast.
           cut_ratio: largest change (1 - correlation of two successive frames) over the largest of
-            the three before and the three after. A cut stands alone; a flash goes as it came, and
-            shaking or speed lasts.
-          cut_change: the same change measured on structure without slow shading, so that a lamp
-            switched on, which stands alone too, changes little.
-          flicker: lower quartile of the departure of a frame's mean grey from its neighbours',
-            where none of them is a flash. A model's flicker is in most frames; gunshots are in
-            some, and dropping them would drop a class.
+            the three changes before and after it. A cut stands alone, while a flash ends with a
+            second change, and shaking or speed lasts.
+          cut_change: the change at the cut, measured on structure without slow shading, so that
+            switching on a lamp changes little.
+          flicker: lower quartile of the deviation of a frame's mean grey from its neighbours',
+            without flashes. A model's flicker is in most frames; gunshots are in some frames only
+            and must not count.
           motion: mean flow of the fastest 5 % of pixels, in percent of the width per second.
-          camera: median flow of all pixels, in the same unit; a fixed camera has next to none.
-          drift: flow of the median cell averaged over a second, in the same unit: wind's sway
-            cancels, a pan or zoom stays.
-          scene: largest structural change between the median pictures of two spans of a second,
-            with another between them. A fixed camera keeps its place through whatever happens;
-            cuts and dissolves don't.
+          camera: median flow of all pixels, in the same unit; almost 0 for a fixed camera.
+          drift: flow of the median cell averaged over a second, in the same unit: sway in the wind
+            cancels out, a pan or zoom does not.
+          scene: largest structural change between the median pictures of two spans of a second
+            that are one second apart. It is small for a fixed camera whatever happens, and large
+            for cuts and dissolves.
           sharpness: median variance of the Laplacian.
           detail: median energy of fine structure over that of structure twice as coarse; it falls
-            with blur whatever the contrast.
-          grain: median departure of fine structure from its neighbours' in time, grey levels.
-          carried: where a frame differs from the one after next, squared departure of the frame
-            between from their mean, over the squared difference. Ghosts and blended frames lie on
-            that mean; things that move don't.
-          blocks: strength of edges on a grid of 8 pixels over that of edges beside it, minus 1.
-          bands: share of the histogram of grey that stands out of it as single levels.
+            with blur, whatever the contrast.
+          grain: median deviation of fine structure from the neighbouring frames, in grey levels.
+          carried: where a frame differs from the one after next, squared deviation of the frame
+            between them from their mean, over the squared difference. It is small for ghosts and
+            blended frames, which lie on that mean, and large for moving objects.
+          blocks: strength of edges on a grid of 8 pixels over that of other edges, minus 1.
+          bands: share of the grey histogram in isolated levels.
 
-          Without a single frame, decoded_share alone.
+          Without any frame, only decoded_share is returned.
         """
         decoded_share = decoded_frames / declared_frames if declared_frames else 1.0
         measured = {"decoded_share": decoded_share}
@@ -113,12 +112,12 @@ class Meter:
 def pixel_statistics(
     frames_FxHxWx3: np.ndarray, fps: float, declared_frames: int = 0
 ) -> dict[str, float]:
-    """Measures of a video that is in memory; see `Meter.statistics`.
+    """Measures a video that is in memory; see `Meter.statistics`.
 
     Args:
       frames_FxHxWx3: RGB uint8, at least one frame.
       fps: frames per second.
-      declared_frames: what the container promised, 0 where it doesn't say.
+      declared_frames: number of frames that the container declares; 0 if unknown.
     """
     meter = Meter(len(frames_FxHxWx3), fps)
     for index in meter.wanted:
@@ -135,20 +134,20 @@ def _small(grey_HxW: np.ndarray) -> np.ndarray:
 
 
 def _blockiness(grey_HxW: np.ndarray) -> float:
-    """Strongest of the eight places of a grid over their median, in the weaker direction."""
-    found = []
+    """Returns the strongest of a grid's offsets over their median, in the weaker direction."""
+    strengths = []
     for image in (grey_HxW, grey_HxW.T):
         edges_W = cv2.absdiff(image[:, 1:], image[:, :-1]).mean(axis=0)
         whole = len(edges_W) // _BLOCK * _BLOCK
         if not whole:
             return 1.0
         places_8 = edges_W[:whole].reshape(-1, _BLOCK).mean(axis=0)
-        found.append(places_8.max() / max(np.median(places_8), 0.1))
-    return min(found)
+        strengths.append(places_8.max() / max(np.median(places_8), 0.1))
+    return min(strengths)
 
 
 def _banding(grey_HxW: np.ndarray) -> float:
-    """Dithered levels are none: blurred, they become those between."""
+    """Returns the share of isolated grey levels; blurring removes dithered levels."""
     blurred = cv2.blur(grey_HxW, (5, 5))
     share_256 = np.bincount(blurred.ravel(), minlength=256) / blurred.size
     around_256 = np.convolve(share_256, np.full(9, 1 / 9), "same")
@@ -184,14 +183,14 @@ def _measures(small_FxHxW: np.ndarray, gaps_S: np.ndarray) -> dict[str, float]:
 def _change(
     before_HxW: np.ndarray, after_HxW: np.ndarray, flat: float = _FLAT
 ) -> tuple[float, float]:
-    """(1 - correlation, mean change of the busiest cell), brightness and contrast apart."""
+    """Returns 1 - correlation, and the busiest cell's change after matching contrast."""
     before_HxW = before_HxW - np.float32(before_HxW.mean())
     after_HxW = after_HxW - np.float32(after_HxW.mean())
     product, square = float(np.vdot(before_HxW, after_HxW)), float(np.vdot(before_HxW, before_HxW))
     residual_HxW = np.abs(after_HxW - product / max(square, 1e-6) * before_HxW)
     cells = cv2.resize(residual_HxW, _CELLS[::-1], interpolation=cv2.INTER_AREA)
     norms = np.sqrt(square * float(np.vdot(after_HxW, after_HxW)))
-    # Flat pictures have nothing to correlate.
+    # Correlations of flat pictures are meaningless.
     is_flat = norms < flat**2 * before_HxW.size
     return 0.0 if is_flat else 1.0 - product / norms, float(cells.max())
 
@@ -207,7 +206,7 @@ def _structural_change(pair_2xHxW: np.ndarray, finest: float = 1, coarsest: floa
 
 
 def _midway(values_Fx: np.ndarray, gaps_S: np.ndarray) -> np.ndarray:
-    """What each inner frame would be on the straight line between its neighbours."""
+    """Interpolates each inner frame linearly between its neighbours."""
     share_S = np.float32(gaps_S[1:] / (gaps_S[1:] + gaps_S[:-1]))
     share_Sx = share_S.reshape(-1, *[1] * (values_Fx.ndim - 1))
     return share_Sx * values_Fx[:-2] + (1 - share_Sx) * values_Fx[2:]
@@ -217,7 +216,7 @@ def _flicker(brightness_F: np.ndarray, gaps_S: np.ndarray) -> float:
     if len(brightness_F) < 3:
         return 0.0
     departure_S = np.abs(brightness_F[1:-1] - _midway(brightness_F, gaps_S))
-    # Flashes stand out of the five frames around them, upwards.
+    # Flashes are brighter than the five frames around them.
     padded = np.pad(brightness_F, 2, mode="edge")
     around_Fx5 = np.lib.stride_tricks.sliding_window_view(padded, 5)
     above_F = brightness_F - np.median(around_Fx5, axis=1)
@@ -229,7 +228,7 @@ def _flicker(brightness_F: np.ndarray, gaps_S: np.ndarray) -> float:
 
 
 def _flow(small_FxHxW: np.ndarray, gaps_S: np.ndarray) -> tuple[float, float, float]:
-    """(fastest 5 %, median pixel, median cell over a second), percent of the width per second."""
+    """Returns motion, camera and drift, see `Meter.statistics`."""
     if len(small_FxHxW) < 2:
         return 0.0, 0.0, 0.0
     dense = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST)
@@ -253,10 +252,10 @@ def _flow(small_FxHxW: np.ndarray, gaps_S: np.ndarray) -> tuple[float, float, fl
 def _scene_change(small_FxHxW: np.ndarray, gaps_S: np.ndarray) -> float:
     second_F = np.concatenate([[0], np.cumsum(gaps_S)]).astype(int)
     spans = np.split(small_FxHxW, np.flatnonzero(np.diff(second_F)) + 1)
-    # Of fewer frames, the median is no picture of the place.
+    # The median of fewer frames does not show the place alone.
     places = [np.median(span, axis=0) for span in spans if len(span) >= 3]
     pairs = [np.stack(pair) for pair in zip(places, places[2:], strict=False)]
-    # Coarser than between frames: a model's picture may swim a little without being another.
+    # Coarser than between frames, because generated pictures may drift a little.
     return max((_structural_change(pair, 2, 12) for pair in pairs), default=0.0)
 
 
@@ -268,7 +267,7 @@ def _detail(grey_HxW: np.ndarray) -> float:
 
 
 def _between(small_FxHxW: np.ndarray, gaps_S: np.ndarray) -> tuple[float, float]:
-    """(grain, carried): how frames depart from the straight line between their neighbours."""
+    """Returns grain and carried, see `Meter.statistics`."""
     if len(small_FxHxW) < 3:
         return 0.0, 1.0
     grey_FxHxW = small_FxHxW.astype(np.float32)
@@ -279,7 +278,7 @@ def _between(small_FxHxW: np.ndarray, gaps_S: np.ndarray) -> tuple[float, float]
         fine_HxW = departure_HxW - cv2.blur(departure_HxW, (3, 3))
         grain.append(np.median(np.abs(fine_HxW)))
         difference_HxW = np.abs(grey_FxHxW[n + 2] - grey_FxHxW[n])
-        # What moves: the most different 2 %, where they differ by more than noise.
+        # Moving pixels: the 2 % that differ most, if they differ by more than noise.
         moved_HxW = difference_HxW >= max(np.quantile(difference_HxW, 0.98), 8.0)
         if moved_HxW.sum() >= 20:
             squares = [

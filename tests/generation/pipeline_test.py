@@ -1,3 +1,5 @@
+"""The pipeline: stages, resuming and errors."""
+
 import dataclasses
 import json
 import os
@@ -25,7 +27,7 @@ def command(out, *more):
 
 
 def outcome(paths):
-    """What must not depend on kills."""
+    """Returns everything that must not depend on kills."""
     files = [paths["decisions"], *paths["random_decisions"], paths["prompts"]]
     texts = [pathlib.Path(path).read_text(encoding="utf-8") for path in files]
     stores = [Store(paths[name]) for name in ("real_store", "synthetic_store")]
@@ -42,9 +44,9 @@ def whole(tmp_path_factory):
     return run(tmp_path_factory.mktemp("pipeline") / "whole")
 
 
-def test_stages_in_order_and_what_they_leave(whole):
-    paths, told = whole
-    stages = [line for line in told.splitlines() if line.startswith("pipeline: ")]
+def test_stages_run_in_order_and_leave_their_results(whole):
+    paths, progress = whole
+    stages = [line for line in progress.splitlines() if line.startswith("pipeline: ")]
     names = ["footage", "descriptions", "generated videos", "stores", "filter"]
     assert stages == [f"pipeline: {name}" for name in names]
     real, synthetic = Store(paths["real_store"]), Store(paths["synthetic_store"])
@@ -59,7 +61,7 @@ def test_stages_in_order_and_what_they_leave(whole):
         labels = [synthetic.videos.videos[d["id"]].label for d in decisions if not d["keep"]]
         return sorted(labels)
 
-    # The control drops as many of each label, and there is something to drop.
+    # The control drops as many videos of each label as the filter, at least one.
     assert len(dropped(paths["decisions"])) == paths["filter"]["dropped"] > 0
     assert len(paths["random_decisions"]) == 2
     for path in paths["random_decisions"]:
@@ -67,7 +69,7 @@ def test_stages_in_order_and_what_they_leave(whole):
 
 
 @pytest.mark.slow
-def test_killed_at_any_stage_it_ends_the_same(whole, tmp_path):
+def test_a_run_killed_at_any_stage_ends_the_same(whole, tmp_path):
     out = tmp_path / "broken"
     for sign in ("footage/clips/*.json", "generated/clips/*.json", "synthetic/parts/*.npy"):
         killing.run(command(out), sign)
@@ -82,7 +84,7 @@ def test_other_settings_in_the_same_folder_are_refused(whole):
     assert "--data_seed=0 there, 1 now" in failed.stderr
 
 
-def test_mistakes_are_told(tmp_path, monkeypatch):
+def test_user_errors(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="--train_pairs: expected at least 1, found 0"):
         pipeline.PipelinePlan(out=str(tmp_path), train_pairs=0)
     with pytest.raises(UserError, match="--preset: expected one of none, light, strict"):
@@ -98,7 +100,7 @@ def test_mistakes_are_told(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("section", "options", "told"),
+    ("section", "options", "message"),
     [
         ("rows", {"crops": "ten"}, "--crops"),
         ("rows", {"text_encoder": "word2vec"}, "--text_encoder"),
@@ -108,7 +110,7 @@ def test_mistakes_are_told(tmp_path, monkeypatch):
         ("plan", {"synthetic_captioner": "description"}, "--synthetic_captioner"),
     ],
 )
-def test_mistakes_of_late_stages_are_told_before_anything_is_made(tmp_path, section, options, told):
+def test_errors_in_late_stages_options_are_raised_first(tmp_path, section, options, message):
     settings = pipeline.PipelineSettings(
         plan=pipeline.PipelinePlan(
             out=str(tmp_path / "p"),
@@ -119,7 +121,7 @@ def test_mistakes_of_late_stages_are_told_before_anything_is_made(tmp_path, sect
     if section == "plan":
         settings = dataclasses.replace(settings, rows=EncodeOptions(captioner="none"))
     fields = vars(getattr(settings, section)) | options
-    with pytest.raises(UserError, match=told):
+    with pytest.raises(UserError, match=message):
         pipeline.run(
             dataclasses.replace(settings, **{section: pipeline.SECTIONS[section](**fields)})
         )
@@ -127,7 +129,7 @@ def test_mistakes_of_late_stages_are_told_before_anything_is_made(tmp_path, sect
 
 
 @pytest.mark.parametrize(
-    ("section", "options", "told"),
+    ("section", "options", "message"),
     [
         ("rows", {"captioner": "description"}, "--captioner: .* give it as --synthetic_captioner"),
         ("diffusers", {"height": 64}, "--height: expected --width"),
@@ -136,7 +138,7 @@ def test_mistakes_of_late_stages_are_told_before_anything_is_made(tmp_path, sect
         ("videos", {"split": "test"}, "--preset=strict to compare with, found none"),
     ],
 )
-def test_what_only_late_stages_would_meet_is_told_first(tmp_path, section, options, told):
+def test_errors_in_late_stages_inputs_are_raised_first(tmp_path, section, options, message):
     (tmp_path / "a.mp4").write_bytes(b"not looked at")
     entry = {"file": "a.mp4", "label": 0, "split": "train"}
     settings = pipeline.PipelineSettings(plan=pipeline.PipelinePlan(out=str(tmp_path / "p")))
@@ -148,19 +150,22 @@ def test_what_only_late_stages_would_meet_is_told_first(tmp_path, section, optio
     else:
         changed = dataclasses.replace(getattr(settings, section), **options)
         settings = dataclasses.replace(settings, **{section: changed})
-    with pytest.raises(UserError, match=told):
+    with pytest.raises(UserError, match=message):
         pipeline.run(settings)
     assert not (tmp_path / "p").exists()
 
 
-def test_a_stage_takes_other_settings_until_it_has_made_something(tmp_path):
+def test_a_stage_accepts_other_settings_until_it_has_results(tmp_path):
     settings = pipeline.PipelineSettings()
     pipeline._begin("footage", settings, tmp_path)
     other = dataclasses.replace(settings, rows=EncodeOptions(snippet_frames=8))
-    for stage, made in (("stores", "real/parts/a.json"), ("stores", "synthetic/shard-00000.jsonl")):
+    for stage, result in (
+        ("stores", "real/parts/a.json"),
+        ("stores", "synthetic/shard-00000.jsonl"),
+    ):
         pipeline._begin(stage, settings, tmp_path)
         pipeline._begin(stage, other, tmp_path)
-        path = tmp_path / made
+        path = tmp_path / result
         path.parent.mkdir(parents=True)
         path.touch()
         with pytest.raises(UserError, match="--snippet_frames=8 there, 16 now"):

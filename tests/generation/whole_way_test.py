@@ -1,6 +1,6 @@
-"""The whole way with the real libraries: a server, CogVideoX, CLIP, GIT and SimCSE, all tiny.
+"""The pipeline with the real libraries: a server, CogVideoX, CLIP, GIT and SimCSE, all tiny.
 
-One flagfile, killed at every stage, ends with the rows of an uninterrupted run; so do Ray's
+A run that is killed at every stage ends with the rows of an uninterrupted run, and so do Ray's
 workers.
 """
 
@@ -51,7 +51,7 @@ FLAGS = """
 --random_drops=1
 """
 
-# Forks of a process that has imported all of it.
+# Forks of a process that has already imported the libraries.
 FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(
     [
@@ -63,7 +63,7 @@ FORKS.set_forkserver_preload(
 
 @pytest.fixture(scope="module", autouse=True)
 def _one_thread():
-    """Of PyTorch, here and in the processes that are started: models as tiny as these only wait."""
+    """Limits PyTorch to one thread, also in new processes, because these models are tiny."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("OMP_NUM_THREADS", "1")
         yield
@@ -109,7 +109,7 @@ def command(flagfile, server, out, *more):
 
 
 def outcome(out):
-    """What must not depend on kills or workers."""
+    """Returns everything that must not depend on kills or workers."""
     stores = [Store(out / name) for name in ("real", "synthetic")]
     rows = [{i: row.sha256 for i, row in opened.rows.items()} for opened in stores]
     texts = [(out / name).read_text() for name in ("prompts.jsonl", "decisions.jsonl")]
@@ -131,7 +131,7 @@ def whole(flagfile, server, tmp_path_factory):
 
 
 def test_from_descriptions_to_decisions(whole):
-    out, told, progress = whole
+    out, paths, progress = whole
     real, synthetic = Store(out / "real"), Store(out / "synthetic")
     require_agreement([real, synthetic])
     assert (len(real.rows), len(synthetic.rows)) == (4, 4)
@@ -142,17 +142,17 @@ def test_from_descriptions_to_decisions(whole):
     assert np.load(out / "synthetic" / "bank.npy").shape == (26, manifest.text["dim"])
     for line in (out / "decisions.jsonl").read_text().splitlines():
         scores = json.loads(line)["scores"]
-        # Every stage judged: pixels, and of features those that only CLIP has too.
+        # All stages judged: pixels, and features including those of CLIP alone.
         assert {"motion", "consistency", "text_similarity", "pair_margin", "realism"} <= set(scores)
-    assert told["filter"]["kept"] + told["filter"]["dropped"] == 4
+    assert paths["filter"]["kept"] + paths["filter"]["dropped"] == 4
     assert '"requests": 2' in progress
 
 
-def test_a_second_run_asks_nothing_and_makes_nothing(whole, flagfile, server):
-    out, told, _ = whole
+def test_a_second_run_sends_no_requests_and_changes_nothing(whole, flagfile, server):
+    out, paths, _ = whole
     asked, before = len(server.asked), outcome(out)
     done = subprocess.run(command(flagfile, server, out), capture_output=True, text=True)
-    assert done.returncode == 0 and json.loads(done.stdout) == told
+    assert done.returncode == 0 and json.loads(done.stdout) == paths
     assert len(server.asked) == asked and outcome(out) == before
 
 
@@ -161,11 +161,11 @@ def _run_until(sign, settings):
     pipeline.run(settings)
 
 
-def test_killed_at_every_stage_it_ends_with_the_same_rows(whole, flagfile, server, tmp_path):
+def test_a_run_killed_at_every_stage_ends_with_the_same_rows(whole, flagfile, server, tmp_path):
     out = tmp_path / "broken"
     settings = settings_of(flagfile, base_url=server.url, out=str(out))
 
-    # Each stage's own tests kill it where it is most delicate.
+    # The tests of each stage kill it at its most delicate points.
     signs = ("prompts.answers/*/*.json", "generated/clips/*.json", "synthetic/parts/*.npy")
     for sign in signs:
         process = FORKS.Process(target=_run_until, args=(sign, settings))
@@ -180,7 +180,7 @@ def test_killed_at_every_stage_it_ends_with_the_same_rows(whole, flagfile, serve
     assert outcome(out) == outcome(whole[0])
 
 
-def test_rays_workers_make_the_same(whole, flagfile, tmp_path):
+def test_rays_workers_give_the_same(whole, flagfile, tmp_path):
     """Clips of the world, which import quickly, and rows with all of the models."""
     pytest.importorskip("ray")
     out, small = whole[0], WorldBackend(WorldOptions(num_frames=9, size=(64, 96)))

@@ -1,4 +1,4 @@
-"""Pixel measures, each on frames whose right answer is known, and the meter around them."""
+"""Pixel measures of frames with known answers, and the meter."""
 
 import cv2
 import numpy as np
@@ -10,7 +10,7 @@ FPS = 8.0
 
 
 def place(seed=0, height=120, width=160):
-    """A textured picture, grey levels 40 to 215."""
+    """Returns a textured picture with grey levels 40 to 215."""
     rng = np.random.default_rng(seed)
     rough = cv2.resize(rng.integers(70, 180, (15, 20, 3)).astype(np.uint8), (width, height))
     return np.clip(rough + rng.normal(0, 10, rough.shape), 40, 215).astype(np.uint8)
@@ -42,7 +42,7 @@ def test_wanted_frames_are_at_most_eight_a_second_of_the_middle(num_frames, fps,
     assert len(pixels.wanted_frames(0, fps)) == 0
 
 
-def test_a_meter_that_is_fed_frame_by_frame_says_the_same():
+def test_a_meter_gives_the_measures_of_whole_videos():
     frames = street(seconds=15, fps=10.0)
     meter = pixels.Meter(len(frames), 10.0)
     assert len(meter.wanted) == 80 and meter.wanted[0] == 25
@@ -64,7 +64,7 @@ def test_a_meter_keeps_small_pictures_only():
     assert all(image.base is None and not np.shares_memory(image, large) for image in meter._small)
 
 
-def test_damage_leaves_what_was_seen():
+def test_damaged_videos_are_measured_as_far_as_they_decode():
     frames = street(seconds=4)
     meter = pixels.Meter(64, FPS)
     for frame in frames:
@@ -80,7 +80,7 @@ def test_damage_leaves_what_was_seen():
             pixels.Meter(10, fps)
 
 
-def test_minutes_of_real_video_and_a_short_clip_of_the_same_compare():
+def test_long_and_short_videos_of_a_scene_have_similar_measures():
     long = pixels.pixel_statistics(street(seconds=60, fps=30.0), 30.0)
     short = pixels.pixel_statistics(street(seconds=6, fps=8.0), 8.0)
     for name in ("motion", "sharpness", "detail", "carried", "cut_change"):
@@ -88,7 +88,7 @@ def test_minutes_of_real_video_and_a_short_clip_of_the_same_compare():
     assert long["frozen_share"] == short["frozen_share"] == 0
 
 
-def test_motion_is_in_percent_of_the_width_per_second_whatever_the_size():
+def test_motion_is_in_percent_of_the_width_per_second():
     wide = cv2.resize(place(), (480, 120))
     for size, fps in (((160, 120), 8.0), ((320, 240), 8.0), ((160, 120), 24.0)):
         shift = 16 / fps
@@ -102,7 +102,7 @@ def test_motion_is_in_percent_of_the_width_per_second_whatever_the_size():
         assert found["drift"] == pytest.approx(10.0, rel=0.15)
 
 
-def test_sway_is_no_drift():
+def test_sway_is_not_drift():
     wide = cv2.resize(place(), (480, 120))
     way = np.round(100 + 4 * np.sin(2 * np.pi * np.arange(48) / 4)).astype(int)
     found = pixels.pixel_statistics(np.stack([wide[:, x:][:, :160] for x in way]), FPS)
@@ -120,7 +120,7 @@ def test_flicker_by_hand():
     assert pixels.pixel_statistics(flat(range(60, 180, 3)), 10.0)["flicker"] < 0.1
 
 
-def test_flashes_are_no_flicker():
+def test_flashes_are_not_flicker():
     rng = np.random.default_rng(0)
     calm = 100 + rng.normal(0, 1.5, 48)
     shots = calm.copy()
@@ -155,7 +155,7 @@ def test_a_cut_is_a_change_of_scene_and_so_is_a_dissolve():
     assert min(cut["scene"], dissolve["scene"]) > 0.8 > 0.3 > sound["scene"]
 
 
-def test_what_lies_between_its_neighbours_is_carried_along():
+def test_carried_is_small_for_trails():
     frames = street().astype(np.float32)
     trail = np.stack([frames[max(0, t - 4) : t + 1].mean(axis=0) for t in range(len(frames))])
     found = [pixels.pixel_statistics(f.astype(np.uint8), FPS) for f in (frames, trail)]
@@ -164,7 +164,7 @@ def test_what_lies_between_its_neighbours_is_carried_along():
     assert pixels.pixel_statistics(flat([100, 180] * 10), FPS)["carried"] == 1.0
 
 
-def test_grain_counts_noise_and_not_motion():
+def test_grain_measures_noise_and_not_motion():
     frames = street()
     noise = np.random.default_rng(1).normal(0, 12, frames.shape)
     noisy = np.clip(frames + noise, 0, 255).astype(np.uint8)
@@ -184,7 +184,7 @@ def test_detail_falls_with_blur_whatever_the_contrast():
     assert of_blurred["detail"] < 0.5 * of_sharp["detail"]
 
 
-def test_blocks_stand_out_of_their_grid_wherever_it_starts():
+def test_blocks_are_found_at_any_offset():
     picture = cv2.resize(place(), (320, 240))
     coarse = cv2.resize(picture, (40, 30), interpolation=cv2.INTER_AREA).repeat(8, 0).repeat(8, 1)
     shifted = np.roll(coarse, (3, 5), axis=(0, 1))
@@ -197,7 +197,7 @@ def test_blocks_stand_out_of_their_grid_wherever_it_starts():
     assert abs(blocks[0]) < 0.3 and blocks[1] > 3 and blocks[2] > 3 and blocks[3] < 0.3
 
 
-def test_bands_are_single_levels_and_dither_is_none():
+def test_bands_are_isolated_levels_but_dither_is_not():
     ramp = np.tile(np.linspace(40, 215, 320), (240, 1))
     levels = np.floor(ramp / 32) * 32 + 16
     rng = np.random.default_rng(0)
