@@ -1,4 +1,4 @@
-"""Textures that move, and small real videos of them with a videos.json."""
+"""Moving textures, and small video files of them with a videos.json."""
 
 import json
 import pathlib
@@ -15,7 +15,7 @@ def texture(shape=(96, 144), seed=0):
 
 
 def moving(step=2, frames=9, shape=(96, 144)):
-    """A texture that moves `step` pixels to the right a frame."""
+    """Returns frames of a texture that moves `step` pixels to the right per frame."""
     image = np.tile(texture(shape), (1, 2))
     width = shape[1]
     video = [image[:, width - i * step : 2 * width - i * step] for i in range(frames)]
@@ -23,7 +23,15 @@ def moving(step=2, frames=9, shape=(96, 144)):
 
 
 def write_videos(folder: pathlib.Path, counts=(3, 3)) -> pathlib.Path:
-    """Writes slow textures, abnormal ones with a fast second half; returns their videos.json."""
+    """Writes normal videos of slow textures and abnormal ones with a fast second half.
+
+    Args:
+      folder: the folder of the videos.
+      counts: number of normal and of abnormal videos.
+
+    Returns:
+      The path of their videos.json.
+    """
     videos = {}
     for label, count in enumerate(counts):
         for i in range(count):

@@ -1,7 +1,7 @@
 """Tiny random checkpoints of the real classes of transformers: GIT, BERT, and a whole CLIP.
 
-Saved with save_pretrained, so that they load the way published ones do. Their weights are so random
-that different pictures and different texts come out very different.
+They are saved with save_pretrained, so that they load like published ones. Their weights vary so
+much that different pictures and different texts give very different results.
 """
 
 import pathlib
@@ -25,7 +25,7 @@ TEXT = SIZES | {"vocab_size": len(WORDS), "max_position_embeddings": 64, "pad_to
 
 
 def talkative(model_class, config, shortness=0.7):
-    """Random weights that say different things of different pictures, some of them shortly."""
+    """Makes a model whose captions differ between pictures, some of them short."""
     torch.manual_seed(0)
     model = model_class(config)
     for name, weight in model.named_parameters():
@@ -37,13 +37,13 @@ def talkative(model_class, config, shortness=0.7):
 
 
 def save_words(folder: pathlib.Path) -> None:
-    """A tokenizer of WORDS."""
+    """Saves a tokenizer of WORDS."""
     vocabulary = {word: number for number, word in enumerate(WORDS)}
     transformers.BertTokenizer(vocab=vocabulary).save_pretrained(folder)
 
 
 def save_git(folder: pathlib.Path) -> pathlib.Path:
-    """A captioner of six frames."""
+    """Saves a GIT captioner of six frames."""
     config = transformers.GitConfig(
         vision_config=VISION, num_image_with_embedding=6, bos_token_id=2, eos_token_id=SEP, **TEXT
     )
@@ -55,7 +55,7 @@ def save_git(folder: pathlib.Path) -> pathlib.Path:
 
 
 def _lively(model_class, config):
-    """Weights under which different texts have very different vectors."""
+    """Makes a model whose vectors of different texts differ a lot."""
     torch.manual_seed(0)
     model = model_class(config)
     for weight in model.parameters():
@@ -65,7 +65,7 @@ def _lively(model_class, config):
 
 
 def save_bert(folder: pathlib.Path) -> pathlib.Path:
-    """An encoder of at most 40 letters."""
+    """Saves a BERT of at most 40 letters."""
     words = [*WORDS[:5], *LETTERS, *(f"##{c}" for c in LETTERS)]
     vocabulary = {word: number for number, word in enumerate(words)}
     transformers.BertTokenizer(vocab=vocabulary).save_pretrained(folder)
@@ -75,7 +75,7 @@ def save_bert(folder: pathlib.Path) -> pathlib.Path:
 
 
 def save_clip(folder: pathlib.Path) -> pathlib.Path:
-    """A whole CLIP, both towers, as it is published."""
+    """Saves a CLIP with both towers, like published ones."""
     tokens = [*LETTERS, *(f"{c}</w>" for c in LETTERS), "<|startoftext|>", "<|endoftext|>"]
     vocabulary = {token: number for number, token in enumerate(tokens)}
     transformers.CLIPTokenizer(vocab=vocabulary, merges=[]).save_pretrained(folder)
