@@ -43,6 +43,7 @@ from gvvad_jax.store import annotations
 from gvvad_jax.store.files import read_json, write_json
 from gvvad_jax.store.format import STAND_IN
 
+# Over 400 lines, because the plan's flags and the stages that use them belong together.
 DATA = group("Data")
 GENERATED = group("Generated videos")
 
