@@ -101,7 +101,7 @@ def _mapped(
         waits.append(time.perf_counter() - start)
         jax.block_until_ready(step.runner.step(data, batch))
     for number in range(repeats):
-        work.append(seconds_of(lambda n=number: jax.block_until_ready(feed._make(1000 + n)[0])))
+        work.append(seconds_of(lambda n=number: jax.block_until_ready(feed._gather(1000 + n)[0])))
     feed.close()
     waited, worked = statistics.median(waits[1:]), statistics.median(work)
     return {
