@@ -31,18 +31,21 @@ from tests.support.stores import write_store
 # What the extras install. Where the core is installed alone, a test that fails because one of these
 # is missing, here or in a command that it runs, is skipped; missing anything else, it fails.
 _OF_EXTRAS = (
-    "PIL", "accelerate", "av", "cv2", "diffusers", "huggingface_hub", "openai", "pydantic", "ray",
-    "safetensors", "sentencepiece", "torch", "transformers",
+    "PIL", "accelerate", "av", "cv2", "diffusers", "huggingface_hub", "jinja2", "matplotlib",
+    "openai", "pydantic", "ray", "safetensors", "sentencepiece", "torch", "transformers",
 )  # fmt: skip
 _MISSING = [name for name in _OF_EXTRAS if importlib.util.find_spec(name) is None]
 
 
 def _skipped_without_its_extra(report):
     # In the representation of a string, quotes come escaped.
-    told = re.search(r"No module named \\?'(\w+)", report.longreprtext if report.failed else "")
-    if told and told[1] in _MISSING:
+    missing = re.search(
+        r"(?:No module named \\?'|expected the module )(\w+)",
+        report.longreprtext if report.failed else "",
+    )
+    if missing and missing[1] in _MISSING:
         report.outcome = "skipped"
-        report.longrepr = (report.nodeid.partition("::")[0], 0, f"needs {told[1]}")
+        report.longrepr = (report.nodeid.partition("::")[0], 0, f"needs {missing[1]}")
     return report
 
 
