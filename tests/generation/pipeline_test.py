@@ -35,7 +35,8 @@ def outcome(paths):
 
 
 def run(out, *more):
-    done = subprocess.run(command(out, *more), capture_output=True, text=True, check=True)
+    done = subprocess.run(command(out, *more), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
     return json.loads(done.stdout), done.stderr
 
 

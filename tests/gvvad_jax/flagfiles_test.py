@@ -38,9 +38,8 @@ def defined():
         "print(json.dumps({m: {n: [f.flag_type(), f.default, f.help] for n, f in "
         "defined_flags(m).items()} for m in MODULES}))"
     ).replace("\\n", "\n")
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True
-    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 
 

@@ -68,5 +68,7 @@ def test_the_page_is_well_formed_escapes_everything_and_draws_by_hand():
 
 
 def test_a_demo_on_given_videos_has_no_planted_defects():
-    text = "".join(_body(demo.page(_result(rendered=False, caught=None), [])).itertext())
+    result = _result(rendered=False, caught=None, plan={"videos": "a.json"})  # The rest by default.
+    text = "".join(_body(demo.page(result, [])).itertext())
+    assert "Data seed 0;" in text
     assert "RENDERED" not in text and "planted" not in text and "No test video." in text
