@@ -65,7 +65,7 @@ class TrainState(struct.PyTreeNode, kw_only=True):
     key: jax.Array
 
 
-def cast(tree: PyTree, dtype: Any) -> PyTree:
+def cast(tree: PyTree, dtype: jax.typing.DTypeLike) -> PyTree:
     """Casts the floating-point arrays of a tree to `dtype`; the others stay."""
 
     def cast_leaf(leaf: jax.Array) -> jax.Array:

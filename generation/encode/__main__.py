@@ -41,7 +41,8 @@ def main(_) -> None:
 
     files, options, workers = map(from_flags, (EncodeFiles, EncodeOptions, WorkerOptions))
     if not files.videos or not files.out:
-        raise UserError("--videos, --out: expected a videos.json and a folder, found none of one")
+        missing = "--videos" if not files.videos else "--out"
+        raise UserError(f"{missing}: expected a path, found none; give both --videos and --out")
     # PyTorch's threads share the cores with the decoder, so they must not spin while they wait.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     spent: dict[str, Any] = {}

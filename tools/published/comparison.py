@@ -308,7 +308,7 @@ def _error(name: str, computed: ArrayLike, expected: ArrayLike) -> float:
 def _largest(computed: Mapping[str, ArrayLike], expected: Mapping[str, ArrayLike]) -> float:
     if not expected:
         raise UserError(
-            "expected arrays out/*, loss/* and eval/*, found none of one kind; is it whole?"
+            "expected arrays out/*, loss/* and eval/*, found a kind missing; copy it again"
         )
     if unknown := expected.keys() - computed.keys():
         raise UserError(
