@@ -177,9 +177,9 @@ class Source:
             plan = self._plan(video, reader.fps, count)
             meter = self._meter(plan)
             chunks = _Chunks(plan, self._recipe, meter, 3 * reader.height * reader.width)
-            for index, frame_HxWx3 in reader.frames(chunks.wanted(), threads=threads):
+            for index, picture in reader.frames(chunks.wanted(), threads=threads):
                 self._bar.update(index + 1, count)
-                yield from chunks.take(index, frame_HxWx3)
+                yield from chunks.take(index, picture.rgb())
             if reader.decoded_frames == count and not (threads and reader.damaged):
                 yield self._ending(plan, meter, chunks, reader)
                 return

@@ -14,12 +14,15 @@ import dataclasses
 import os
 import pathlib
 from collections.abc import Callable, Iterable, Iterator
+from typing import Literal
 
 import av
 import numpy as np
+from av.video.reformatter import VideoReformatter
 
 from generation.media.containers import Packets, declared_frames, nothing_decoded, opened
 from generation.media.image_folders import decode_image, list_images
+from gvvad_jax.store import alignment
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,36 +45,74 @@ class Video:
     uneven_seconds: float = 0.0
 
 
+class Picture:
+    """A decoded frame, not converted yet. Use it in the thread that iterates over the frames.
+
+    Attributes:
+      width, height: size of the upright picture, which is that of the video's first frame.
+    """
+
+    def __init__(self, frame: av.VideoFrame, size: tuple[int, int], scaler: VideoReformatter):
+        self._frame, self._scaler = frame, scaler
+        self.width, self.height = size
+
+    def rgb(self) -> np.ndarray:
+        """Returns the upright picture, RGB uint8 [H, W, 3]."""
+        return _rgb(self._frame, (self.width, self.height))
+
+    def scaled(
+        self, width: int, height: int, format: Literal["gray", "rgb24"] = "gray"
+    ) -> np.ndarray:
+        """Returns the upright picture at this size, uint8: grey [H, W], or RGB [H, W, 3].
+
+        It is scaled by area averaging straight from the decoder's planes.
+        """
+        turns = _quarter_turns(self._frame)
+        stored_size = (height, width) if turns % 2 else (width, height)
+        frame = self._scaler.reformat(
+            self._frame, *stored_size, format=format, interpolation="AREA"
+        )
+        return _upright(frame.to_ndarray(), turns)
+
+
 class Reader:
     """A video file or folder of images, of which selected frames are decoded.
 
     Opening reads the packets without decoding them, which tells how many frames an undamaged file
-    has. `frames` may be called more than once.
+    has and when they are shown. `frames` may be called more than once.
 
     Args:
       path: a file, or a folder of images.
+      fps: frames per second that the user's list names; it wins over what the file says.
 
     Attributes:
       fps, declared_frames, uneven_seconds: see Video.
-      num_frames: number of packets with frames; 0 if the file has none.
+      num_frames: number of frames that an undamaged file shows; 0 if the file has none.
       height, width: size in pixels of a frame as it is stored.
+      times_F: float64 seconds at which each frame is first shown, relative to the first; of the
+        decoded frames after a complete call of `frames`. None if there are neither time stamps nor
+        `fps`.
+      seconds: duration until the end of the last frame; None if unknown.
       decoded_frames, damaged: results of the last complete call of `frames`; see Video.
 
     Raises:
       UnreadableError: the path is not a video, or a folder without a readable image.
     """
 
-    def __init__(self, path: str | os.PathLike):
+    def __init__(self, path: str | os.PathLike, *, fps: float | None = None):
         self.path = pathlib.Path(path)
         self._images = list_images(self.path) if self.path.is_dir() else None
         self.decoded_frames = self.damaged = 0
+        self.times_F: np.ndarray | None = None
+        self.seconds: float | None = None
         if self._images is not None:
             first = next(filter(None, map(decode_image, self._images)), None)
             self.num_frames = self.declared_frames = len(self._images)
             if first is None:
                 raise nothing_decoded(self.path, self.num_frames)
-            self.fps, self.uneven_seconds = None, 0.0
+            self.fps, self.uneven_seconds = fps, 0.0
             self.height, self.width = first.height, first.width
+            self._set_times(self.num_frames)
             return
         with opened(self.path) as (container, stream):
             self.height, self.width = stream.codec_context.height, stream.codec_context.width
@@ -79,12 +120,33 @@ class Reader:
             packets = Packets(container, stream)
             collections.deque(packets, maxlen=0)
             self.uneven_seconds = packets.uneven_seconds()
-        self.fps, self.num_frames = packets.fps, packets.count
+        self.fps, self.num_frames = fps or packets.fps, packets.count
         self.declared_frames = declared or self.num_frames
+        self._set_times(self.num_frames)
+
+    def _set_times(self, count: int) -> None:
+        if self.fps:
+            self.times_F, self.seconds = np.arange(count) / self.fps, count / self.fps
+
+    def shown_at(self, rate: float) -> np.ndarray:
+        """Returns which frame is shown at each tick of a clock: int64 indices of frames.
+
+        A frame is shown until the next one; each tick looks at its middle, so that time stamps may
+        jitter by half a tick. For evenly spaced frames this equals `alignment.resampled_frames`.
+
+        Args:
+          rate: ticks per second.
+
+        Raises:
+          UserError: there would be too many ticks.
+        """
+        if not self.fps:
+            raise ValueError("fps: expected a frame rate of the file or of the list, found none")
+        return alignment.resampled_frames(len(self.times_F), self.fps, rate)
 
     def frames(
         self, wanted: Iterable[int], *, threads: bool = True
-    ) -> Iterator[tuple[int, np.ndarray]]:
+    ) -> Iterator[tuple[int, Picture]]:
         """Yields the wanted frames in order; others are decoded but not converted.
 
         Args:
@@ -92,13 +154,13 @@ class Reader:
           threads: whether to decode with several threads.
 
         Yields:
-          (index, frame [H, W, 3]). At the end, `decoded_frames` and `damaged` are set, and images
-          that cannot be read are no longer counted as a folder's frames.
+          (index, picture). At the end, `decoded_frames`, `damaged` and `times_F` are set, and
+          images that cannot be read are no longer counted as a folder's frames.
         """
         if self._images is not None:
             yield from self._wanted_images(wanted)
             return
-        wanted, count, size = iter(wanted), 0, None
+        wanted, count, size, scaler = iter(wanted), 0, None, VideoReformatter()
         upcoming = next(wanted, None)
         with opened(self.path) as (container, stream):
             stream.thread_type = "AUTO" if threads else "NONE"
@@ -106,13 +168,14 @@ class Reader:
             for frame in packets.decoded():
                 size = size or _upright_size(frame)
                 if count == upcoming:
-                    yield count, _rgb(frame, size)
+                    yield count, Picture(frame, size, scaler)
                     upcoming = next(wanted, None)
                 count += 1
         self.decoded_frames, self.damaged = count, packets.damaged
+        self._set_times(count)
 
-    def _wanted_images(self, wanted: Iterable[int]) -> Iterator[tuple[int, np.ndarray]]:
-        size, self.damaged = None, 0
+    def _wanted_images(self, wanted: Iterable[int]) -> Iterator[tuple[int, Picture]]:
+        size, self.damaged, scaler = None, 0, VideoReformatter()
         for index in wanted:
             if index < len(self._images):
                 frame = decode_image(self._images[index])
@@ -120,11 +183,12 @@ class Reader:
                     self.damaged += 1
                     continue
                 size = size or _upright_size(frame)
-                yield index, _rgb(frame, size)
+                yield index, Picture(frame, size, scaler)
         if self.damaged:
             readable = [path for path in self._images if decode_image(path) is not None]
             self.damaged, self._images = len(self._images) - len(readable), readable
         self.decoded_frames = len(self._images)
+        self._set_times(self.decoded_frames)
 
 
 def read(
@@ -196,8 +260,11 @@ def _rgb(frame: av.VideoFrame, size: tuple[int, int]) -> np.ndarray:
     stored_size = size[::-1] if turns % 2 else size
     if (frame.width, frame.height) != stored_size:
         frame = frame.reformat(*stored_size, format="rgb24")
-    image_HxWx3 = frame.to_ndarray(format="rgb24")
-    return np.ascontiguousarray(np.rot90(image_HxWx3, turns)) if turns else image_HxWx3
+    return _upright(frame.to_ndarray(format="rgb24"), turns)
+
+
+def _upright(image: np.ndarray, turns: int) -> np.ndarray:
+    return np.ascontiguousarray(np.rot90(image, turns)) if turns else image
 
 
 def _quarter_turns(frame: av.VideoFrame) -> int:

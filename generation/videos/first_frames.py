@@ -108,7 +108,8 @@ def _decode_from_start(path: pathlib.Path, place: float) -> "PIL.Image.Image":
 
     reader = reading.Reader(path)
     # The first frame too, in case a damaged file ends before the position.
-    frames = dict(reader.frames(sorted({0, int(place * reader.num_frames)})))
+    wanted = sorted({0, int(place * reader.num_frames)})
+    frames = {index: picture.rgb() for index, picture in reader.frames(wanted)}
     if not frames:
         raise containers.nothing_decoded(path, reader.declared_frames)
     return PIL.Image.fromarray(frames[max(frames)])

@@ -218,14 +218,14 @@ def read_pictures(
             continue
         video = videos.videos[video_id]
         try:
-            reader = reading.Reader(videos.resolve(video))
+            reader = reading.Reader(videos.resolve(video), fps=video.fps)
             last = max(reader.num_frames - 1, 0)
             wanted = sorted({round(share * last) for share in (0.1, 0.5, 0.9)})
-            frames = list(reader.frames(wanted))
+            frames = [(number, picture.rgb()) for number, picture in reader.frames(wanted)]
         except UserError as error:
             print(f"warning: {video_id}: no pictures: {error}", file=sys.stderr)
             continue
-        fps = reader.fps or video.fps or 1.0
+        fps = reader.fps or 1.0
         for number, frame_HxWx3 in frames:
             height, width = frame_HxWx3.shape[:2]
             size = (_PICTURE_WIDTH, max(1, round(height * _PICTURE_WIDTH / width)))

@@ -118,15 +118,14 @@ def _measure(path: pathlib.Path, fps: float | None = None) -> dict[str, float]:
     """Pixel scores of a file, as encoding measures them."""
     from generation.media import pixels, reading
 
-    reader = reading.Reader(path)
-    rate = reader.fps or fps
-    if not rate:
+    reader = reading.Reader(path, fps=fps)
+    if not reader.fps:
         raise UserError(
             f"{path}: expected frames per second, found none; add fps to its entry in videos.json"
         )
-    meter = pixels.Meter(reader.num_frames, rate)
-    for _, frame_HxWx3 in reader.frames(meter.wanted):
-        meter.add(frame_HxWx3)
+    meter = pixels.Meter(reader.num_frames, reader.fps)
+    for _, picture in reader.frames(meter.wanted):
+        meter.add(picture.rgb())
     return meter.statistics(reader.decoded_frames, reader.declared_frames)
 
 

@@ -24,8 +24,8 @@ def test_single_frames_equal_those_of_the_whole_video(video_path):
     wanted = [0, 7, 8, 31, 49, 50, 99]
     frames = list(reader.frames(wanted))
     assert [index for index, _ in frames] == [0, 7, 8, 31, 49]
-    for index, frame in frames:
-        np.testing.assert_array_equal(frame, whole.frames_TxHxWx3[index])
+    for index, picture in frames:
+        np.testing.assert_array_equal(picture.rgb(), whole.frames_TxHxWx3[index])
     assert (reader.decoded_frames, reader.damaged) == (50, 0)
     assert [index for index, _ in reader.frames([3])] == [3]
     assert whole.uneven_seconds == reader.uneven_seconds == pytest.approx(0, abs=1e-6)
@@ -37,7 +37,8 @@ def test_only_wanted_frames_are_converted(video_path, monkeypatch):
     monkeypatch.setattr(
         reading, "_rgb", lambda frame, size: converted.append(1) or convert(frame, size)
     )
-    assert len(list(reading.Reader(video_path).frames(range(5, 50, 16)))) == len(converted) == 3
+    pictures = reading.Reader(video_path).frames(range(5, 50, 16))
+    assert len([picture.rgb() for _, picture in pictures]) == len(converted) == 3
 
 
 def test_a_file_cut_short_has_fewer_packets_than_it_declares(tmp_path):
@@ -47,7 +48,7 @@ def test_a_file_cut_short_has_fewer_packets_than_it_declares(tmp_path):
     (tmp_path / "v.mp4").write_bytes(whole[: len(whole) // 2])
     reader = reading.Reader(tmp_path / "v.mp4")
     assert reader.declared_frames == 40 and 1 <= reader.num_frames < 40
-    frames = [frame for _, frame in reader.frames(range(40), threads=False)]
+    frames = [picture.rgb() for _, picture in reader.frames(range(40), threads=False)]
     assert len(frames) == reader.decoded_frames <= reader.num_frames
     video = reading.read(tmp_path / "v.mp4")
     assert len(video.frames_TxHxWx3) == reader.decoded_frames and video.declared_frames == 40
@@ -61,7 +62,7 @@ def test_damaged_files_read_the_same_every_time(video_path, tmp_path):
         again = reading.read(tmp_path / "bad.mp4")
         np.testing.assert_array_equal(again.frames_TxHxWx3, video.frames_TxHxWx3)
     reader = reading.Reader(tmp_path / "bad.mp4")
-    frames = [frame for _, frame in reader.frames(range(50), threads=False)]
+    frames = [picture.rgb() for _, picture in reader.frames(range(50), threads=False)]
     np.testing.assert_array_equal(frames, video.frames_TxHxWx3)
     assert reader.damaged == video.damaged
 
@@ -88,7 +89,8 @@ def test_frames_are_rotated_upright(tmp_path):
         )
         levels = frame[np.ix_(row, column)].mean(axis=2)
         assert np.unravel_index(levels.argmax(), (2, 2)) == bright
-        ((_, streamed),) = reading.Reader(tmp_path / "v.mp4").frames([0])
+        ((_, shown),) = reading.Reader(tmp_path / "v.mp4").frames([0])
+        streamed = shown.rgb()
         np.testing.assert_array_equal(streamed, frame)
 
 
