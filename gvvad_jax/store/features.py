@@ -7,6 +7,7 @@ import numpy as np
 
 from gvvad_jax.command import UserError
 from gvvad_jax.store import annotations
+from gvvad_jax.store.alignment import ALIGNMENTS, fits
 from gvvad_jax.store.format import DTYPES, SOURCES, Manifest, Row
 
 
@@ -19,6 +20,7 @@ def features_manifest(
     encoder: str,
     text_encoder: str,
     dtype: str,
+    alignment: str,
 ) -> Manifest:
     """Returns the manifest of StoreWriter.for_features; raises UserError on a bad argument."""
     sizes = (("dim", dim, 1), ("crops", crops, 1), ("snippet_frames", snippet_frames, 1))
@@ -29,6 +31,10 @@ def features_manifest(
             )
     if dtype not in DTYPES:
         raise UserError(f"dtype: expected {' or '.join(DTYPES)}, found {dtype!r}; correct it")
+    if alignment not in ALIGNMENTS:
+        raise UserError(
+            f"alignment: expected {' or '.join(ALIGNMENTS)}, found {alignment!r}; correct it"
+        )
     text = {"encoder": text_encoder, "dim": text_dim, "normalised": "unknown"}
     return Manifest(
         encoder={
@@ -39,7 +45,12 @@ def features_manifest(
         },
         dim=dim,
         crops={"count": crops, "order": "unknown"},
-        snippet={"frames": snippet_frames, "stride": snippet_frames, "pooling": "unknown"},
+        snippet={
+            "frames": snippet_frames,
+            "stride": snippet_frames,
+            "pooling": "unknown",
+            "alignment": alignment,
+        },
         fps_policy="native",
         dtype=dtype,
         text=text if text_dim else None,
@@ -145,6 +156,15 @@ def described_video(
         entry["abnormal_frames"] = intervals
     content = {"videos": {video_id: entry}}
     annotation = annotations.from_json(content, "add_video").videos[video_id]
+    snippet = manifest.snippet
+    if snippet["alignment"] == "exact" and not fits(
+        num_snippets, entry["num_frames"], snippet["frames"], snippet["stride"]
+    ):
+        raise UserError(
+            f"add_video: video {video_id!r}: expected a row for every {snippet['frames']} of its "
+            f"{entry['num_frames']} frames, found {num_snippets} rows; correct num_frames, or give "
+            'alignment="even" to for_features if rows share a video\'s time evenly, as segments do'
+        )
     row = Row(
         id=video_id,
         num_snippets=num_snippets,

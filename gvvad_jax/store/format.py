@@ -26,7 +26,8 @@ class Manifest:
       encoder: {id, weights, pooling, normalised}; "unknown" is allowed for imports.
       dim: width of a visual row.
       crops: {count, order}.
-      snippet: {frames, stride, pooling: middle|mean}.
+      snippet: {frames, stride, pooling: middle|mean}, and alignment where rows aren't as many as
+        reach a video's end: exact|even, see alignment.row_times.
       fps_policy: "native", or the frames per second that videos were resampled to.
       dtype: type of the rows, float16 or float32.
       text: {encoder, dim, normalised}, or None without text.
@@ -55,6 +56,8 @@ class Manifest:
           unknown_agrees: whether a value "unknown", as imports have, agrees with any other.
         """
         left, right = self.to_json(), other.to_json()
+        for content in (left, right):  # Where rows lie in a video doesn't shape them.
+            content["snippet"] = {k: v for k, v in content["snippet"].items() if k != "alignment"}
         if left["text"] and right["text"]:
             captioners = {text.get("captioner") for text in (left["text"], right["text"])}
             if STAND_IN in captioners:
@@ -70,18 +73,13 @@ class Manifest:
 
     def times(self, row: "Row") -> np.ndarray:
         """Computes start and end of each of a video's snippets in seconds, float64 [T, 2]."""
-        times_Tx2 = alignment.snippet_times(
-            row.num_frames,
-            row.fps,
-            self.snippet["frames"],
-            self.snippet["stride"],
-            self.fps_policy,
+        return self.aligned(row)[0]
+
+    def aligned(self, row: "Row") -> tuple[np.ndarray, str | None]:
+        """Returns `times`, and what people must know about them, or None."""
+        return alignment.row_times(
+            row.num_snippets, row.num_frames, row.fps, self.snippet, self.fps_policy
         )
-        if len(times_Tx2) == row.num_snippets:
-            return times_Tx2
-        # Imported rows don't know their frames: their snippets divide the video's time evenly.
-        borders = np.linspace(0.0, row.num_frames / row.fps, row.num_snippets + 1)
-        return np.stack([borders[:-1], borders[1:]], axis=1)
 
 
 def _same_or_unknown(left: Json, right: Json) -> bool:

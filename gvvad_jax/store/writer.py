@@ -105,6 +105,7 @@ class StoreWriter:
         encoder: str = "features",
         text_encoder: str = "text",
         dtype: str = "float32",
+        alignment: str = "exact",
     ) -> "StoreWriter":
         """Opens a store for features of one's own, to be added by `add_video` in a `with` block.
 
@@ -120,6 +121,9 @@ class StoreWriter:
           encoder: name of what made the visual features. Stores of one run must agree on it.
           text_encoder: name of what made the text features.
           dtype: float32 or float16, how features are stored.
+          alignment: "exact" if row k covers the frames from k snippet_frames on, as published
+            features do, of which one row may be missing at a video's end; "even" if a video's rows
+            share its time evenly, as a fixed number of segments does.
 
         Raises:
           UserError: a value out of range, or `path` holds a store of other settings.
@@ -132,6 +136,7 @@ class StoreWriter:
             encoder=encoder,
             text_encoder=text_encoder,
             dtype=dtype,
+            alignment=alignment,
         )
         listed = pathlib.Path(path) / "videos.json"
         videos: Mapping[str, annotations.VideoAnnotation] = {}
@@ -197,8 +202,7 @@ class StoreWriter:
           split: train, validation or test.
           text: its text features [T, E], in a store with text.
           fps: its frames per second.
-          num_frames: its number of frames (default: T times snippet_frames). If T is another
-            number of snippets than its frames make, the snippets share its time evenly.
+          num_frames: its number of frames (default: T times snippet_frames).
           abnormal_frames: [start, end) pairs of frames. Abnormal test videos need them for
             frame-level measures.
           class_name: its class, e.g. "Fighting".
@@ -267,7 +271,7 @@ class StoreWriter:
             # Two stores may differ in these, the rows of one store may not.
             differences += [
                 f"{field} {wanted} against {present}"
-                for field in ("dtype", "text")
+                for field in ("dtype", "text", "snippet")
                 if (wanted := getattr(self.manifest, field))
                 != (present := getattr(existing, field))
                 and not any(line.startswith(field) for line in differences)
