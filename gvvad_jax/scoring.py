@@ -20,6 +20,8 @@ from gvvad_jax.store.reader import Store
 
 # Crops x snippets that go through the detector at once: bounds memory, not results.
 ROWS_AT_ONCE = 4096
+# Crops of published features: one, the corners and the centre, those and their mirror images.
+PUBLISHED_CROPS = (1, 5, 10)
 # Lengths that a set of videos is padded to: a program is compiled for each.
 MOST_BUCKETS = 20
 
@@ -253,7 +255,9 @@ def require_visual(value: object, manifest: Manifest, where: str) -> np.ndarray:
             f"{where}: expected an array [T, {dim}] or [T, crops, {dim}], found "
             f"{list(array.shape)}; encode with {manifest.encoder['id']}"
         )
-    if crops not in ("unknown", visual_TxNxD.shape[1]):
+    if crops == "unknown" and array.ndim == 3:
+        _require_crops_second(array.shape, where)
+    elif crops not in ("unknown", visual_TxNxD.shape[1]):
         raise UserError(
             f"{where}: expected [T, {crops}, {dim}], {crops} crops as in training, found "
             f"{list(array.shape)}; where crops come first, transpose to [T, crops, dim]"
@@ -261,11 +265,27 @@ def require_visual(value: object, manifest: Manifest, where: str) -> np.ndarray:
     return visual_TxNxD
 
 
+def _require_crops_second(shape: Sequence[int], where: str) -> None:
+    """Raises UserError unless the shape tells that it is [T, crops, D], as crops are 1, 5 or 10."""
+    first, second = (size in PUBLISHED_CROPS for size in shape[:2])
+    if second and (not first or tuple(shape[:2]) == (1, 1)):
+        return
+    if first and not second:
+        found, remedy = "crops first", "transpose it to [T, crops, dim]"
+    else:
+        found = "sizes that could be either" if first else "other sizes"
+        remedy = "import the checkpoint with --crops to say how many there are, as [T, crops, dim]"
+    raise UserError(
+        f"{where}: expected an array [T, crops, dim] of {', '.join(map(str, PUBLISHED_CROPS))} "
+        f"crops, because the model doesn't say how many, found {list(shape)}, {found}; {remedy}"
+    )
+
+
 def require_text(value: object, length: int, manifest: Manifest, where: str) -> np.ndarray:
     """One video's text rows [S, E]; what is missing to T rows is repeated from its end.
 
     Args:
-      value: an array [S, E] of at least half the video's rows, or None.
+      value: an array [S, E] of about as many rows as the video has, or None.
       length: T, the video's rows.
       manifest: of the model.
       where: the file, or the argument and the video, for messages.
@@ -275,10 +295,12 @@ def require_text(value: object, length: int, manifest: Manifest, where: str) -> 
     """
     dim = _text_dim(manifest)
     text_SxE = None if value is None else _numbers(value, where, f"text [{length}, {dim}]")
+    # Published captions end a few snippets before or after the video does.
     if (
         text_SxE is None
         or text_SxE.ndim != 2
         or text_SxE.shape[1] != dim
+        or abs(len(text_SxE) - length) > max(4, length // 8)
         or 2 * len(text_SxE) < length
     ):
         shape = "none" if text_SxE is None else list(text_SxE.shape)

@@ -15,12 +15,6 @@ from gvvad_jax.store.files import write_json
 from gvvad_jax.store.format import Manifest
 from gvvad_jax.store.reader import Store
 
-# Keys under which trainers put the state dict.
-WRAPPERS = ("state_dict", "model_state_dict", "model")
-# What torch.load raises on files of another kind, such as text.
-UNREADABLE = (RuntimeError, ValueError, KeyError, IndexError, TypeError, AttributeError)
-PREFIX = "module."  # Added to names by DataParallel.
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CheckpointImport:
@@ -41,6 +35,13 @@ class CheckpointImport:
         choices=("auto", "concat", "add", "product", "add_up"),
     )
     heads: int = option(4, "UR-DMU: attention heads.", low=1)
+    crops: int = option(
+        0,
+        "Crops of a frame in the checkpoint's features, published ones have 1, 5 or 10; without "
+        "--store and this, scoring goes by the shapes of arrays and asks where they don't tell "
+        "(default: unknown).",
+        low=0,
+    )
     allow_leftovers: bool = option(False, "Skip parameters that the detector doesn't have.")
 
     def __post_init__(self):
@@ -48,6 +49,10 @@ class CheckpointImport:
         for name in ("source", "workdir"):
             if not getattr(self, name):
                 raise UserError(f"--{name}: expected a path, found none; give one")
+        if self.store and self.crops:
+            raise UserError(
+                "--crops, --store: expected one of them, found both; the store knows its crops"
+            )
 
 
 def import_checkpoint(request: CheckpointImport) -> dict[str, Any]:
@@ -66,9 +71,9 @@ def import_checkpoint(request: CheckpointImport) -> dict[str, Any]:
 
     from gvvad_jax import step
     from gvvad_jax.run import checkpoints
-    from tools.published import names
+    from tools.published import names, state_dicts
 
-    source, state = request.source, read_state(request.source)
+    source, state = request.source, state_dicts.read(request.source)
     config, dim, text_dim = _config(request, state)
     fresh = jax.eval_shape(lambda: step.init_state(config, dim, text_dim))
     try:
@@ -81,7 +86,7 @@ def import_checkpoint(request: CheckpointImport) -> dict[str, Any]:
             f"{source}: expected parameters of {config.detector} alone, found {len(leftovers)} "
             f"more ({', '.join(leftovers[:4])}); --allow_leftovers imports without them"
         )
-    manifest = _manifest(request.store, dim, text_dim)
+    manifest = _manifest(request.store, request.crops, dim, text_dim)
     learned = variables["ssls"].get("lambda")
     imported = {
         "workdir": request.workdir,
@@ -104,54 +109,6 @@ def import_checkpoint(request: CheckpointImport) -> dict[str, Any]:
     saved.close()
     checkpoints.write_model(request.workdir, config, manifest, None)
     return imported
-
-
-def read_state(source: str) -> dict[str, np.ndarray]:
-    """Reads a PyTorch state dict as float32 arrays by name, without DataParallel's prefix.
-
-    Raises:
-      UserError: no such file, or it holds anything but tensors by name.
-    """
-    import pickle
-
-    import torch
-
-    try:
-        content = torch.load(source, map_location="cpu", weights_only=True)
-    except (OSError, EOFError, pickle.UnpicklingError, *UNREADABLE) as error:
-        # PyTorch's own message, which advises to load the file unsafely, is not passed on.
-        reason = (
-            getattr(error, "strerror", None) or "another kind of file, or objects besides tensors"
-        )
-        raise UserError(
-            f"{source}: expected a PyTorch state dict that loads with weights_only, found "
-            f"{reason}; save it with torch.save(model.state_dict(), FILE)"
-        ) from error
-    for key in WRAPPERS:
-        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
-            content = content[key]
-    if (
-        not isinstance(content, Mapping)
-        or not content
-        or not all(
-            isinstance(name, str) and isinstance(value, torch.Tensor)
-            for name, value in content.items()
-        )
-    ):
-        raise UserError(
-            f"{source}: expected tensors by name, found {type(content).__name__} of other objects; "
-            "save it with torch.save(model.state_dict(), FILE)"
-        )
-    state = {
-        name.removeprefix(PREFIX): value.detach().float().numpy() for name, value in content.items()
-    }
-    broken = [name for name, value in state.items() if not np.isfinite(value).all()]
-    if broken:
-        raise UserError(
-            f"{source}: expected finite parameters, found {broken[0]!r} and {len(broken) - 1} more "
-            "with NaN or infinity; did its training diverge?"
-        )
-    return state
 
 
 def _config(
@@ -205,7 +162,7 @@ def _fusion(source: str, requested: str, fields: Mapping[str, Any]) -> str:
     return requested
 
 
-def _manifest(store_path: str, dim: int, text_dim: int) -> Manifest:
+def _manifest(store_path: str, crops: int, dim: int, text_dim: int) -> Manifest:
     """The store's manifest; without a store, one whose fields are "unknown"."""
     if not store_path:
         unknown = "unknown"
@@ -213,7 +170,7 @@ def _manifest(store_path: str, dim: int, text_dim: int) -> Manifest:
         return Manifest(
             encoder={"id": unknown, "weights": unknown, "pooling": unknown, "normalised": unknown},
             dim=dim,
-            crops={"count": unknown, "order": unknown},
+            crops={"count": crops or unknown, "order": unknown},
             snippet={"frames": 16, "stride": 16, "pooling": unknown},
             fps_policy="native",
             text=text,
