@@ -25,6 +25,9 @@ PyTree = Any
 # The function rows_at below, or one that does the same for arrays split over devices.
 RowsAt = Callable[[jax.Array, jax.Array, jax.Array | None], jax.Array]
 Metrics = dict[str, jax.Array]
+# Videos x crops x snippets that are scored with all crops at once. A text stream runs once for all
+# crops then, and once for each where they are taken one at a time.
+CROPS_AT_ONCE = 16384
 
 
 class TrainingData(struct.PyTreeNode, kw_only=True):
@@ -355,7 +358,10 @@ def mixed_videos(
 
 
 def make_score_step(config: TrainConfig) -> Callable[..., jax.Array]:
-    """Makes score(variables, visual_VxNxTxD, text_VxTxE, mask_VxT) -> scores_VxT, jitted."""
+    """Makes score(variables, visual_VxNxTxD, text_VxTxE, mask_VxT) -> scores_VxT, jitted.
+
+    Beyond CROPS_AT_ONCE the crops are scored one at a time: a score is the mean of its crops'.
+    """
     detector = detectors.by_name(config.detector).Detector(config)
 
     @jax.jit
@@ -365,6 +371,16 @@ def make_score_step(config: TrainConfig) -> Callable[..., jax.Array]:
         text_VxTxE: jax.Array | None,
         mask_VxT: jax.Array | None,
     ) -> jax.Array:
-        return detector.apply(variables, visual_VxNxTxD, text_VxTxE, mask_VxT).scores_VxT
+        def scores(visual_VxNxTxD: jax.Array) -> jax.Array:
+            return detector.apply(variables, visual_VxNxTxD, text_VxTxE, mask_VxT).scores_VxT
+
+        if math.prod(visual_VxNxTxD.shape[:3]) <= CROPS_AT_ONCE:
+            return scores(visual_VxNxTxD)
+
+        def crop_scores(crop: jax.Array) -> jax.Array:
+            return scores(jax.lax.dynamic_slice_in_dim(visual_VxNxTxD, crop, 1, axis=1))
+
+        scores_NxVxT = jax.lax.map(crop_scores, jnp.arange(visual_VxNxTxD.shape[1]))
+        return jnp.mean(scores_NxVxT, axis=0)
 
     return score

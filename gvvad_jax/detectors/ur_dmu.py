@@ -24,6 +24,11 @@ ATTENTION_WEIGHT = 0.1
 TRIPLET_WEIGHT = 0.1
 KL_WEIGHT = 1e-3
 DISTANCE_WEIGHT = 1e-4
+# Longer sequences are attended to in blocks of so many queries, one sequence at a time.
+LONG = 512
+BLOCK = 128
+# Beyond so many snippets exp(-distance / e) is 0 in float32, and below 1e-50 in float64.
+REACH = 320
 
 
 def nearness(mask_MxT: jax.Array) -> jax.Array:
@@ -41,6 +46,84 @@ def nearness(mask_MxT: jax.Array) -> jax.Array:
     near_TxT = jnp.exp(-jnp.abs(places_T[:, None] - places_T) / math.e)
     sums_MxT = mask_MxT @ near_TxT
     return near_TxT * (mask_MxT / jnp.where(sums_MxT > 0, sums_MxT, 1.0))[:, None, :]
+
+
+def attend_whole(
+    q_MxHxTxC: jax.Array,
+    k_MxHxTxC: jax.Array,
+    v_MxHxTxC: jax.Array,
+    t_MxHxTxC: jax.Array,
+    mask_MxT: jax.Array,
+) -> jax.Array:
+    """Attends with all queries at once, which takes memory for T x T weights of each head.
+
+    Args:
+      q_MxHxTxC, k_MxHxTxC, v_MxHxTxC: queries, keys and values of M sequences and H heads.
+      t_MxHxTxC: values of the attention by distance.
+      mask_MxT: 1 for real snippets, 0 for padding.
+
+    Returns:
+      Self-attention and attention by distance, concatenated: [M, H, T, 2C].
+    """
+    attended_MxHxTxC = _weights(q_MxHxTxC, k_MxHxTxC, mask_MxT) @ v_MxHxTxC
+    near_MxTxT = nearness(mask_MxT).astype(t_MxHxTxC.dtype)
+    return jnp.concatenate([attended_MxHxTxC, near_MxTxT[:, None] @ t_MxHxTxC], axis=-1)
+
+
+def attend_in_blocks(
+    q_MxHxTxC: jax.Array,
+    k_MxHxTxC: jax.Array,
+    v_MxHxTxC: jax.Array,
+    t_MxHxTxC: jax.Array,
+    mask_MxT: jax.Array,
+) -> jax.Array:
+    """The same as attend_whole in memory that grows with T alone, up to rounding.
+
+    Sequences are taken one at a time, and their queries in blocks. The attention by distance looks
+    no farther than REACH. The backward pass computes each block's weights again.
+    """
+    length = q_MxHxTxC.shape[2]
+    num_blocks = -(-length // BLOCK)
+    offsets_QxW = jnp.arange(BLOCK)[:, None] + REACH - jnp.arange(BLOCK + 2 * REACH)
+    near_QxW = jnp.exp(-jnp.abs(offsets_QxW) / math.e)
+
+    def around(x_TxC: jax.Array, start: jax.Array) -> jax.Array:
+        """The rows that a block's queries can reach, of rows padded by REACH on either side."""
+        return jax.lax.dynamic_slice_in_dim(x_TxC, start, BLOCK + 2 * REACH, axis=-2)
+
+    def sequence(parts: tuple[jax.Array, ...]) -> jax.Array:
+        q_HxTxC, k_HxTxC, v_HxTxC, t_HxTxC, mask_T = parts
+        end = num_blocks * BLOCK - length
+        starts = jnp.arange(num_blocks) * BLOCK
+        q_HxTxC = jnp.pad(q_HxTxC, ((0, 0), (0, end), (0, 0)))
+        margin = (REACH, REACH + end)
+        real_Tx1 = jnp.pad(mask_T, margin)[:, None]
+        sums_T = jax.lax.map(lambda start: near_QxW @ around(real_Tx1, start), starts)
+        sums_T = sums_T.reshape(-1)[:length]
+        shares_T = mask_T / jnp.where(sums_T > 0, sums_T, 1.0)
+        shares_Tx1 = jnp.pad(shares_T, margin)[:, None]
+        t_HxTxC = jnp.pad(t_HxTxC, ((0, 0), margin, (0, 0)))
+
+        @jax.checkpoint
+        def block(start: jax.Array) -> jax.Array:
+            q_HxQxC = jax.lax.dynamic_slice_in_dim(q_HxTxC, start, BLOCK, axis=1)
+            attended_HxQxC = _weights(q_HxQxC, k_HxTxC, mask_T) @ v_HxTxC
+            weights_QxW = (near_QxW * around(shares_Tx1, start).T).astype(t_HxTxC.dtype)
+            return jnp.concatenate([attended_HxQxC, weights_QxW @ around(t_HxTxC, start)], axis=-1)
+
+        both_HxTxC = jnp.moveaxis(jax.lax.map(block, starts), 0, 1)
+        return both_HxTxC.reshape(len(both_HxTxC), -1, both_HxTxC.shape[-1])[:, :length]
+
+    return jax.lax.map(sequence, (q_MxHxTxC, k_MxHxTxC, v_MxHxTxC, t_MxHxTxC, mask_MxT))
+
+
+def _weights(q_xHxQxC: jax.Array, k_xHxTxC: jax.Array, mask_xT: jax.Array) -> jax.Array:
+    """The weights of self-attention [..., H, Q, T], computed in float32 at least."""
+    logits_xHxQxT = q_xHxQxC @ k_xHxTxC.swapaxes(-1, -2) / math.sqrt(q_xHxQxC.shape[-1])
+    # With minus infinity, a video of nothing but padding would become NaN.
+    logits_xHxQxT = jnp.where(mask_xT[..., None, None, :] > 0, logits_xHxQxT, -1e30)
+    exact = jnp.promote_types(logits_xHxQxT.dtype, jnp.float32)
+    return nn.softmax(logits_xHxQxT.astype(exact)).astype(logits_xHxQxT.dtype)
 
 
 class Attention(nn.Module):
@@ -61,12 +144,8 @@ class Attention(nn.Module):
         M, T, _ = x_MxTxC.shape
         parts = dense(4 * self.heads * self.channels, "to_qkvt", bias=False)(x_MxTxC)
         q, k, v, t = jnp.moveaxis(parts.reshape(M, T, 4, self.heads, self.channels), (2, 3), (0, 2))
-        logits_MxHxTxT = q @ k.swapaxes(-1, -2) / math.sqrt(self.channels)
-        # With minus infinity, a video of nothing but padding would become NaN.
-        logits_MxHxTxT = jnp.where(mask_MxT[:, None, None] > 0, logits_MxHxTxT, -1e30)
-        attended_MxHxTxC = nn.softmax(logits_MxHxTxT) @ v
-        near_MxHxTxC = nearness(mask_MxT)[:, None] @ t
-        both_MxHxTxC = jnp.concatenate([attended_MxHxTxC, near_MxHxTxC], axis=-1)
+        attend = attend_whole if T <= LONG else attend_in_blocks
+        both_MxHxTxC = attend(q, k, v, t, mask_MxT)
         return dense(self.width, "to_out")(both_MxHxTxC.swapaxes(1, 2).reshape(M, T, -1))
 
 
@@ -89,7 +168,8 @@ class Body(nn.Module):
         def norm(name: str) -> nn.Module:
             return nn.LayerNorm(epsilon=1e-5, use_fast_variance=False, name=name)
 
-        x = x_VxNxTxD.reshape(V * N, T, D) * mask_MxT[..., None]
+        # A mask of another precision would promote everything after it.
+        x = x_VxNxTxD.reshape(V * N, T, D) * mask_MxT[..., None].astype(x_VxNxTxD.dtype)
         x = nn.relu(nn.Conv(width, (3,), kernel_init=xavier, name="conv")(x))
         for i in range(LAYERS):
             attention = Attention(config.heads, channels, width, name=f"attention_{i}")
@@ -189,8 +269,9 @@ def _sample_normal(mu_VxNxTxC: jax.Array, var_BxNxTxC: jax.Array, noise: Noise) 
     """Samples the normal video of each pair around `mu`; the abnormal one's `mu` stays."""
     mu_Bx2xNxTxC = mu_VxNxTxC.reshape(-1, 2, *mu_VxNxTxC.shape[1:])
     normal_noise = noise.replace(videos_V=noise.videos_V[0::2])
-    spread = gaussian(var_BxNxTxC.shape, normal_noise, layer=100) * jnp.exp(var_BxNxTxC / 2)
-    sample_BxNxTxC = mu_Bx2xNxTxC[:, 0] + spread
+    noise_BxNxTxC = gaussian(var_BxNxTxC.shape, normal_noise, layer=100)
+    spread_BxNxTxC = noise_BxNxTxC.astype(var_BxNxTxC.dtype) * jnp.exp(var_BxNxTxC / 2)
+    sample_BxNxTxC = mu_Bx2xNxTxC[:, 0] + spread_BxNxTxC
     return jnp.stack([sample_BxNxTxC, mu_Bx2xNxTxC[:, 1]], axis=1).reshape(mu_VxNxTxC.shape)
 
 

@@ -1,16 +1,19 @@
 """The detectors: padding, crops, selection, dropout."""
 
+import collections
 import functools
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jax.extend.core import jaxprs_in_params
 
-from gvvad_jax import detectors, ssls
+from gvvad_jax import detectors, ssls, step
 from gvvad_jax.config import DETECTORS, TrainConfig
-from gvvad_jax.detectors import lap, layers, mtn, rtfm, tevad
+from gvvad_jax.detectors import lap, layers, mtn, rtfm, tevad, ur_dmu
 
 SMALL = {"head_widths": (16, 8), "mtn_channels": 4, "body_width": 8, "memory_rows": 20}
 
@@ -215,3 +218,92 @@ def test_the_loss_does_not_depend_on_the_order_of_pairs(name):
     permuted = values(_outputs(detector, variables, visual[order], text[order]), text[order])
     for term in expected.keys() - {"triplet"}:  # Ties among unsuspected snippets go by index.
         np.testing.assert_allclose(permuted[term], expected[term], rtol=1e-5)
+
+
+def _nearly_random(name, length, crops=2, **changes):
+    config = TrainConfig(detector=name, **SMALL | {"heads": 2} | changes)
+    return config, *_detector(name, config, length=length, videos=1, crops=crops)
+
+
+def test_ur_dmu_scores_long_videos_in_blocks_as_at_once(monkeypatch):
+    length, real = ur_dmu.LONG + 3 * ur_dmu.BLOCK + 5, ur_dmu.LONG + 70
+    _, detector, variables, visual, _ = _nearly_random("ur_dmu", length)
+    mask = (jnp.arange(length) < real).astype(jnp.float32)[None]
+
+    def loss(params):
+        scores = detector.apply({"params": params}, visual, None, mask).scores_VxT
+        return jnp.mean(jnp.square(scores)), scores
+
+    def run():
+        return jax.jit(jax.value_and_grad(loss, has_aux=True))(variables["params"])
+
+    (_, in_blocks), gradient = run()
+    monkeypatch.setattr(ur_dmu, "LONG", length)
+    (_, at_once), expected = run()
+    assert np.std(at_once) > 1e-3
+    np.testing.assert_allclose(in_blocks, at_once, atol=1e-6)
+    chex.assert_trees_all_close(gradient, expected, atol=1e-6)
+    monkeypatch.setattr(ur_dmu, "LONG", 1)
+    alone = detector.apply(variables, visual[:, :, :real]).scores_VxT
+    np.testing.assert_allclose(in_blocks[:, :real], alone, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", DETECTORS)
+def test_memory_grows_with_the_length_alone(name):
+    """By the compiled program; with all pairs of snippets, twice the length took four times it."""
+    config = TrainConfig(detector=name, **SMALL)
+    variables = step.scoring_variables(step.init_state(config, 12, 8))
+
+    def megabytes(length, crops):
+        visual = jax.ShapeDtypeStruct((1, crops, length, 12), jnp.float32)
+        text = jax.ShapeDtypeStruct((1, length, 8), jnp.float32) if config.uses_text else None
+        program = step.make_score_step(config).lower(variables, visual, text, None).compile()
+        return program.memory_analysis().temp_size_in_bytes / 1e6
+
+    short, long = megabytes(20_000, 1), megabytes(40_000, 1)
+    assert 1.8 < long / short < 2.2
+    # 24 kB a snippet, where all pairs of 40,000 snippets and four heads would be 25.6 GB each.
+    assert long < 40_000 * 24e-3
+    # Crops are taken one at a time; only their scores are kept.
+    assert megabytes(20_000, 10) < 1.2 * short + 10 * 20_000 * 4e-6
+
+
+@pytest.mark.parametrize("name", DETECTORS)
+def test_crops_one_at_a_time_score_as_all_at_once(name, monkeypatch):
+    config, _, variables, visual, text = _nearly_random(name, 9, crops=3)
+    text = text if config.uses_text else None
+    at_once = step.make_score_step(config)(variables, visual, text, None)
+    monkeypatch.setattr(step, "CROPS_AT_ONCE", 26)
+    one_by_one = step.make_score_step(config)(variables, visual, text, None)
+    np.testing.assert_allclose(one_by_one, at_once, atol=1e-6)
+
+
+def _products(jaxpr):
+    """The types of the operands of all matrix products and convolutions in a program."""
+    for equation in jaxpr.eqns:
+        if equation.primitive.name in ("dot_general", "conv_general_dilated"):
+            yield tuple(str(operand.aval.dtype) for operand in equation.invars)
+        for inner in jaxprs_in_params(equation.params):
+            yield from _products(inner)
+
+
+@pytest.mark.parametrize(("name", "length"), [*((n, 9) for n in DETECTORS), ("ur_dmu", 600)])
+def test_every_product_is_in_the_precision_that_was_asked_for(name, length):
+    """Forward and backward; but UR-DMU's divisor, sums of weights by distance, stays float32."""
+    config = TrainConfig(detector=name, precision="bfloat16", **SMALL)
+    detector, variables, visual, text = _detector(name, config, length=length, videos=4)
+    params, visual, text = step.cast((variables["params"], visual, text), jnp.bfloat16)
+    noise = layers.Noise(key=jax.random.key(3), videos_V=jnp.arange(4))
+
+    def total(params):
+        outputs, _ = detector.apply(
+            variables | {"params": params}, visual, text, noise=noise, train=True,
+            mutable=["batch_stats"],
+        )  # fmt: skip
+        leaves = jax.tree.leaves(outputs)
+        return sum(jnp.sum(x) for x in leaves if jnp.issubdtype(x.dtype, jnp.floating))
+
+    counts = collections.Counter(_products(jax.make_jaxpr(jax.grad(total))(params).jaxpr))
+    divisors = counts.pop(("float32", "float32"), 0)
+    assert divisors == (ur_dmu.LAYERS if name == "ur_dmu" else 0), counts
+    assert counts.keys() == {("bfloat16", "bfloat16")} and counts.total() >= 9
