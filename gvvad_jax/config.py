@@ -92,6 +92,9 @@ class TrainConfig:
         low=0.0,
         high=0.5,
     )
+    allow_shared_rows: bool = DATA(
+        False, "Accept test videos whose rows equal those of a training or validation video."
+    )
 
     detector: str = DETECTOR("lap", "Detector to train.", choices=tuple(DETECTORS))
     fidelity: str = DETECTOR(

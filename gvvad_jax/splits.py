@@ -63,7 +63,7 @@ def read_decisions(path: str) -> dict[str, bool]:
     """Reads the filter's decisions: whether to keep a video, by its id.
 
     Raises:
-      UserError: the file is missing, or a line is not a decision.
+      UserError: the file is missing, a line is not a decision, or a video is decided twice.
     """
 
     def parse(entry: Json) -> tuple[str, bool]:
@@ -72,7 +72,17 @@ def read_decisions(path: str) -> dict[str, bool]:
         return entry["id"], entry["keep"]
 
     remedy = "write the file with python -m generation.filter"
-    return dict(read_lines(path, parse, 'a decision {"id", "keep"}', remedy))
+    decisions: dict[str, bool] = {}
+    lines: dict[str, int] = {}
+    entries = read_lines(path, parse, 'a decision {"id", "keep"}', remedy)
+    for number, (video_id, keep) in enumerate(entries, start=1):
+        if lines.setdefault(video_id, number) != number:
+            raise UserError(
+                f"{path}: expected one decision on each video, found {video_id!r} decided in line "
+                f"{lines[video_id]} and in line {number}; remove one, or run the filter again"
+            )
+        decisions[video_id] = keep
+    return decisions
 
 
 def open_splits(config: TrainConfig) -> tuple[Splits, list[Store]]:
@@ -83,8 +93,9 @@ def open_splits(config: TrainConfig) -> tuple[Splits, list[Store]]:
 
     Raises:
       UserError: the stores differ or share a video; a listed video is missing; the synthetic store
-        has real videos; a label has no training video; the detector needs text and the store has
-        none; too few videos are left to hold any out for lambda.
+        has real videos, or another one generated videos; training and test share rows; a label has
+        no training video; the detector needs text and the store has none; too few videos are left
+        to hold any out for lambda.
     """
     if not all(paths := config.store.split(",")):
         raise UserError(
@@ -106,7 +117,9 @@ def open_splits(config: TrainConfig) -> tuple[Splits, list[Store]]:
         )
     override = annotations.load(config.annotations) if config.annotations else None
     every = [m for opened in real for m in members_of(opened, override)]
-    _require_one_each(every)
+    _require_source(real, "real")
+    _require_source(synthetic, "synthetic")
+    _require_one_each([*every, *(m for s in synthetic for m in members_of(s, None))])
     # Annotations may list more videos than were encoded, but every test video must be there.
     missing = {s: report_missing(real, override, s, s == "test") for s in annotations.SPLITS}
     by_split = {s: [m for m in every if m.video.split == s] for s in annotations.SPLITS}
@@ -131,6 +144,7 @@ def open_splits(config: TrainConfig) -> tuple[Splits, list[Store]]:
                 f"{config.store}: expected at least one {name} training video, found none; "
                 "check split and label in videos.json"
             )
+    _check_shared_rows(splits, config)
     return splits, real + synthetic
 
 
@@ -177,6 +191,24 @@ def report_missing(
     return quarantined
 
 
+def _require_source(stores: Sequence[Store], source: str) -> None:
+    """Raises UserError for a store with videos of another source, real or synthetic."""
+    for opened in stores:
+        others = [row.id for row in opened.rows.values() if row.source != source]
+        if others and source == "real":
+            raise UserError(
+                f"{opened.path}: expected only real videos in --store, found the generated "
+                f"{others[0]!r} and {len(others) - 1} more; give generated ones as "
+                "--synthetic_store, and encode real ones with --source=real"
+            )
+        if others:
+            raise UserError(
+                f"{opened.path}: expected only generated videos in --synthetic_store, found the "
+                f"real {others[0]!r} and {len(others) - 1} more; encode generated videos with "
+                "--source=synthetic, and give real ones as --store"
+            )
+
+
 def _require_one_each(every: Sequence[Member]) -> None:
     """Raises UserError for a video that is in two stores."""
     stores: dict[str, Store] = {}
@@ -184,23 +216,68 @@ def _require_one_each(every: Sequence[Member]) -> None:
         other = stores.setdefault(member.video.id, member.store)
         if other is not member.store:
             raise UserError(
-                f"--store: expected each video in one store, found {member.video.id!r} in "
-                f"{other.path} and in {member.store.path}; name each store once, or encode one of "
-                "the two videos with another id"
+                "--store, --synthetic_store: expected each video in one store, found "
+                f"{member.video.id!r} in {other.path} and in {member.store.path}; name each store "
+                "once, or encode one of the two videos with another id"
             )
+
+
+def _check_shared_rows(splits: Splits, config: TrainConfig) -> None:
+    """Refuses test videos with the rows of a training video, and reports shared validation videos.
+
+    Videos whose rows don't vary, such as black ones, don't count.
+
+    Raises:
+      UserError: a test video has the rows of another one, without --allow_shared_rows.
+    """
+    trained = [*splits.train, *splits.held_out]
+    pairs = _shared_rows([*trained, *splits.validation], splits.test)
+    if pairs:
+        (seen, tested), more = pairs[0], len(pairs) - 1
+        shared = (
+            f"found the same rows in {_named(seen)} and in {_named(tested)}, and in {more} more "
+            "test videos"
+        )
+        if not config.allow_shared_rows:
+            raise UserError(
+                f"{tested.store.path}: expected no video both in training (or validation) and in "
+                f"test, {shared}; remove one of each two from videos.json, or give "
+                "--allow_shared_rows"
+            )
+        print(f"--allow_shared_rows: {shared}: they test what was seen", file=sys.stderr)
+    if pairs := _shared_rows(trained, splits.validation):
+        seen, validating = pairs[0]
+        print(
+            f"{len(pairs)} validation videos have the rows of training videos, first "
+            f"{_named(validating)} those of {_named(seen)}: they choose the best checkpoint by "
+            "what was trained on",
+            file=sys.stderr,
+        )
+
+
+def _named(member: Member) -> str:
+    return f"{member.video.id!r} of {member.store.path}"
+
+
+def _shared_rows(left: Sequence[Member], right: Sequence[Member]) -> list[tuple[Member, Member]]:
+    """Lists the videos of `right` whose rows, which vary, are those of a video of `left`."""
+    by_rows = {m.row.sha256: m for m in left if m.row.sha256}
+    pairs = [(by_rows[m.row.sha256], m) for m in right if m.row.sha256 in by_rows]
+    return [pair for pair in pairs if _varies(pair[1])]
+
+
+def _varies(member: Member) -> bool:
+    visual_TxNxD = member.store.visual(member.video.id)
+    rows_RxD = visual_TxNxD.reshape(-1, visual_TxNxD.shape[-1])
+    varies = bool((rows_RxD != rows_RxD[0]).any())
+    member.store.release()
+    return varies
 
 
 def _kept_synthetic(synthetic: Sequence[Store], config: TrainConfig) -> list[Member]:
     """Lists the generated training videos that the filter kept; other splits don't train."""
     every = [m for s in synthetic for m in members_of(s, None) if m.video.split == "train"]
     for opened in synthetic:
-        real = [row.id for row in opened.rows.values() if row.source != "synthetic"]
-        if real:
-            raise UserError(
-                f"{opened.path}: expected only generated videos in --synthetic_store, found the "
-                f"real {real[0]!r} and {len(real) - 1} more; encode generated videos with "
-                "--source=synthetic, and give real ones as --store"
-            )
         if not every:
             raise UserError(
                 f"{opened.path}: expected generated videos of split train, found none; generate "
@@ -306,6 +383,10 @@ def standardisation(training: Sequence[Member], config: TrainConfig) -> Standard
         squares_D = squares_D + np.square(rows_MxD).sum(axis=0)
     mean_D = total_D / count
     std_D = np.sqrt(np.maximum(squares_D / count - np.square(mean_D), 0.0))
-    # A feature that is constant in training isn't scaled: dividing by almost 0 would enlarge noise.
-    std_D = np.where(std_D > 1e-6 * np.maximum(np.abs(mean_D), 1.0), std_D, 1.0)
+    # Every threshold is relative, so that features in another unit are standardised to the same.
+    moving_D = std_D > 1e-6 * np.abs(mean_D)
+    usual = np.median(std_D[moving_D]) if moving_D.any() else 1.0
+    # A feature that is constant in training gets the usual deviation: dividing by its own, which is
+    # nearly 0, would enlarge noise.
+    std_D = np.where(moving_D & (std_D > 1e-6 * usual), std_D, usual)
     return Standardisation(mean_D.astype(np.float32), std_D.astype(np.float32))

@@ -140,6 +140,27 @@ def test_a_feature_that_never_moves_stays_finite(tmp_path):
     np.testing.assert_array_equal(standard.std_D, 1.0)
 
 
+@pytest.mark.parametrize("power", [-20, 20])
+def test_standardised_features_do_not_depend_on_their_unit(tmp_path, power):
+    """Features scaled by a power of two, 1e-6 or 1e6: the same to the last bit."""
+    rng = np.random.default_rng(0)
+    rows = rng.normal(size=(40, 2, DIM)).astype(np.float32)
+    rows[..., 0], rows[..., 1] = 7.0, 0.0  # Constant in training.
+    rows[..., 2] = 1e-9 * rng.normal(size=(40, 2))  # Noise beside the others.
+    opened = Store(write_store(tmp_path / "s", {"train": (1, 1)}))
+    member = members_of(opened, None)[0]
+
+    def standard(scale):
+        opened.visual = lambda _: rows * np.float32(scale)
+        return standardisation([member], TrainConfig(standardise="yes"))
+
+    plain, scaled = standard(1), standard(2.0**power)
+    np.testing.assert_array_equal(scaled.apply(rows * np.float32(2.0**power)), plain.apply(rows))
+    np.testing.assert_allclose(plain.std_D[3:], rows[..., 3:].std((0, 1)), rtol=1e-5)
+    usual = np.median(rows.std((0, 1), dtype=np.float64)[2:])
+    np.testing.assert_allclose(plain.std_D[:3], usual, rtol=1e-5)
+
+
 @pytest.mark.parametrize(("share", "count"), [(0.25, 2), (0.5, 4), (0.75, 6), (1.0, 8)])
 def test_the_sampling_rate_thins_real_videos_alone(tmp_path, synthetic_store, share, count):
     write_store(tmp_path / "s", {"train": (8, 8), "test": (1, 1)})
@@ -194,11 +215,13 @@ def test_a_synthetic_store_with_real_videos_is_refused(real_store, tmp_path):
 
 
 def test_generated_videos_of_other_splits_do_not_train(real_store, tmp_path):
-    write_store(tmp_path / "s", {"train": (1, 2), "test": (2, 2)}, source="synthetic")
+    write_store(
+        tmp_path / "s", {"train": (1, 2), "test": (2, 2)}, source="synthetic", prefix="syn-"
+    )
     splits, _ = _open(real_store, synthetic_store=str(tmp_path / "s"))
     generated = [m.video.id for m in splits.train if m.row.source == "synthetic"]
-    assert generated == ["train-0-0", "train-1-0", "train-1-1"]
-    write_store(tmp_path / "none", {"test": (2, 2)}, source="synthetic")
+    assert generated == ["syn-train-0-0", "syn-train-1-0", "syn-train-1-1"]
+    write_store(tmp_path / "none", {"test": (2, 2)}, source="synthetic", prefix="syn-")
     with pytest.raises(UserError, match="none: expected generated videos of split train"):
         _open(real_store, synthetic_store=str(tmp_path / "none"))
 
@@ -206,6 +229,71 @@ def test_generated_videos_of_other_splits_do_not_train(real_store, tmp_path):
 def test_decisions_without_their_store_are_refused(real_store, decisions):
     with pytest.raises(UserError, match="--synthetic_keep: expected --synthetic_store"):
         _open(real_store, synthetic_keep=str(decisions))
+
+
+def test_generated_videos_in_a_store_of_real_ones_are_refused(synthetic_store, real_store):
+    for paths in (synthetic_store, f"{real_store},{synthetic_store}"):
+        with pytest.raises(UserError, match="expected only real .*'syn-train-0-0' and 8 more"):
+            _open(paths)
+
+
+def test_a_video_that_is_both_real_and_generated_is_refused(real_store, tmp_path):
+    write_store(tmp_path / "s", {"train": (1, 1)}, source="synthetic", seed=1)
+    with pytest.raises(UserError, match=r"'train-0-0' in \S+real and in \S+s;"):
+        _open(real_store, synthetic_store=str(tmp_path / "s"))
+
+
+def test_a_video_decided_twice_is_refused(tmp_path):
+    path = tmp_path / "decisions.jsonl"
+    lines = [{"id": "a", "keep": True}, {"id": "b", "keep": True}, {"id": "a", "keep": True}]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    with pytest.raises(UserError, match="found 'a' decided in line 1 and in line 3; remove one"):
+        read_decisions(path)
+
+
+def _sharing(path, split, *, constant=False, source="real", prefix="more-"):
+    """A store of one normal and one abnormal video, whose rows are those of every such store."""
+    opened = write_store(path, {split: (1, 1)}, source=source, seed=7, prefix=prefix)
+    if constant:
+        for kind in ("visual", "text"):
+            array = np.load(opened / f"shard-00000.{kind}.npy")
+            np.save(opened / f"shard-00000.{kind}.npy", np.zeros_like(array))
+        shard = opened / "shard-00000.jsonl"
+        rows = [json.loads(line) | {"sha256": "0" * 64} for line in shard.open()]
+        shard.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return opened
+
+
+@pytest.mark.parametrize("source", ["real", "synthetic"])
+def test_rows_in_training_and_in_test_are_refused(real_store, tmp_path, source, capsys):
+    tested = _sharing(tmp_path / "tested", "test")
+    seen = _sharing(tmp_path / "seen", "train", source=source, prefix="seen-")
+    stores = f"{real_store},{tested}"
+    changes = {"store": stores, "synthetic_store": str(seen)}
+    if source == "real":
+        changes = {"store": f"{stores},{seen}"}
+    with pytest.raises(
+        UserError,
+        match=r"'seen-train-0-0' of \S+seen and in 'more-test-0-0' of \S+tested, and in 1 more",
+    ):
+        open_splits(TrainConfig(**changes))
+    splits, _ = open_splits(TrainConfig(**changes, allow_shared_rows=True))
+    assert len(splits.test) == 8
+    assert "found the same rows in 'seen-train-0-0'" in capsys.readouterr().err
+
+
+def test_rows_that_do_not_vary_may_be_shared(real_store, tmp_path, capsys):
+    tested = _sharing(tmp_path / "tested", "test", constant=True)
+    seen = _sharing(tmp_path / "seen", "train", constant=True, prefix="seen-")
+    assert len(_open(f"{real_store},{tested},{seen}")[0].test) == 8
+    assert "rows" not in capsys.readouterr().err
+
+
+def test_validation_videos_with_rows_of_training_videos_are_reported(tmp_path, capsys):
+    seen = _sharing(tmp_path / "seen", "train")
+    chosen = _sharing(tmp_path / "chosen", "validation", prefix="chosen-")
+    _open(f"{seen},{chosen}")
+    assert "2 validation videos have the rows of training videos" in capsys.readouterr().err
 
 
 def test_a_video_in_two_stores_is_refused(tmp_path):
