@@ -28,15 +28,6 @@ from gvvad_jax.command import UserError
 
 # Raise it with every change to a word of the request.
 CHAT_TEMPLATE_VERSION = 1
-# Cameras that fit any location, a ward as well as a highway. `slots.plan_slot` requires that their
-# number and the number of locations share no factor.
-CHAT_VIEWPOINTS = (
-    "a high corner security camera",
-    "an overhead camera looking steeply down",
-    "a CCTV camera mounted low at the side",
-    "a wide-angle CCTV camera at medium height",
-    "a distant fixed camera overlooking the area",
-)
 _MEANINGS = {
     "Abuse": "someone who can't fight back, young, old, ill or an animal, is hurt",
     "Arrest": "police seize somebody who resists or flees",
@@ -209,7 +200,7 @@ def write_pairs(
             f"{num_pairs}, {seed} and {attempts}; correct them"
         )
     count_phrase = load_token_counter(clip_tokenizer) if clip_tokenizer else checks.token_bound
-    slots = [plan_slot(index, seed, CHAT_VIEWPOINTS) for index in range(num_pairs)]
+    slots = [plan_slot(index, seed) for index in range(num_pairs)]
     drafts = [_Draft(slot, first_messages(slot)) for slot in slots]
     open_drafts = drafts
     while open_drafts:

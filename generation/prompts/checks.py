@@ -20,20 +20,45 @@ MAX_OVERLAP = 0.6
 _RUN_LENGTH = 4  # words
 _ARTICLES = frozenset(("a", "an", "the"))
 # What neither a normal twin nor the shared subject may mention, even to deny it: video generators
-# draw what is named. First beginnings of words, then whole words.
+# draw what is named.
 _FORBIDDEN = (
-    r"(?:punch|kick|stab|strangl|slap|brawl|fight|attack|assault|beating|beaten|robb|steal|stole"
-    r"|thief|thiev|burglar|vandal|smash|loot|arson|ablaze|flame|fireball|explosi|explod|gunfire"
-    r"|gunshot|gunm|crash|collid|collision|handcuff|blood|bleed|corpse|shoplift|snatch|weapon"
-    r"|pistol|rifle|violen|threaten|crowbar|wreck|injur|abus)\w*|guns?|knife|knives|on fire"
+    r"(?:punch|strangl|brawl|fight|attack|assault|robb|thief|thiev|burglar|vandal|smash|loot|arson"
+    r"|fireball|explosi|explod|gunfire|gunshot|gunm|crash|collid|collision|handcuff|blood|bleed"
+    r"|corpse|shoplift|snatch|weapon|pistol|rifle|violen|threaten|crowbar|wreck|injur|abus"
+    r"|criminal)\w*"
+    r"|kick(?:s|ed|ing)?|stab(?:s|bed|bing|ber)?|slap(?:s|ped|ping)?|beat(?:s|en|ing|ings)?"
+    r"|robs?|steal(?:s|ing)?|stole|stolen|ablaze|flam(?:es?|ing)|guns?|knife|knives|on fire"
+    r"|(?<!-)(?:un)?armed|intruders?|suspects?|gang(?:s|ster|sters)?|masked"
 )
 # What a normal twin may mention, provided that the abnormal twin mentions something like it too.
 _SUSPECT = (
-    r"(?:shoot|blast|burn|flee|tackl|ransack|wrestl|struggl|knock|hitting|fists?|skid|ramm|shov"
-    r"|dragg|forcing|wrench|ripp|grab|hurl|hiding|stuffing|graffiti)\w*|fire|firing|fuel|blows up"
+    r"(?:shoot|blast|burn|tackl|ransack|wrestl|struggl|knock|hitting|skid|ramm|dragg|forcing"
+    r"|wrench|grab|hurl|hiding|stuffing|graffiti)\w*|flee(?:s|ing)?|fled|fists?|rip(?:s|ped|ping)?"
+    r"|shov(?:e|es|ed|ing)|fire|firing|fuel|blows up"
     r"|spraying|swinging|striking|breaking|throwing|tearing|(?:runn?|rush|dash|rac|hurry)\w* "
     r"(?:away|off|out|from)|sweeping a shelf|flash"
 )
+# Everyday phrases with such a word; they are removed before the search.
+_INNOCENT_PHRASES = (
+    r"kick\w* (?:around |about )?(?:(?:a|the|his|her|their) )?(?:(?!like)\w+ ){0,2}(?:foot)?balls?",
+    r"kick-?offs?|kick\w* (?:off|up (?:\w+ ){0,2}(?:leaves|dust|snow|water))",
+    r"kick scooters?",
+    r"(?:well-)?beaten (?:paths?|tracks?|earth)",
+    r"(?:sun|rain|waves|wings|hearts?) beat\w*|beat\w* down",
+    r"beat\w* (?:\w+ ){0,2}(?:drum|rug|carpet|egg|mat|cushion)s?",
+    r"punch\w* (?:\w+ ){0,2}(?:tickets?|cards?|holes?|bowls?|codes?|numbers?)",
+    r"slap\w* (?:\w+ ){0,2}(?:posters?|stickers?|labels?|paint|backs?)",
+    r"blood (?:pressure|donors?|donations?|tests?|samples?|oranges?)",
+    r"threatening (?:\w+ )?(?:clouds?|sky|skies|weather)",
+    r"(?:glue|price|label|tape|heat|massage) guns?",
+    r"ablaze with (?:\w+ )?(?:lights?|colou?rs?)",
+    r"(?:butter|palette|putty) kni(?:fe|ves)",
+    r"gangs? of (?:workers|workmen|children)",
+    r"masked (?:nurse|doctor|surgeon|dentist|welder)s?",
+    r"fire (?:hydrant|truck|engine|escape|exit|door|alarm|station|extinguisher|brigade|lane)s?",
+    r"fist bumps?|flash sales?|camera flash|burnt (?:orange|umber|sienna)|striking colou?rs?",
+)
+_INNOCENT = re.compile(rf"\b(?:{'|'.join(_INNOCENT_PHRASES)})\b")
 _INCRIMINATING = re.compile(rf"\b(?:{_FORBIDDEN})\b")
 _EVIDENCE = re.compile(rf"\b(?:{_FORBIDDEN}|{_SUSPECT})\b")
 _TELLTALE = re.compile(r"\b(?:ab)?normal(?:ly|ity)?\b|\banomal\w*")
@@ -114,11 +139,15 @@ def _text_faults(
 
 
 def _label_faults(abnormal: "Twin", normal: "Twin") -> list[str]:
-    texts = [f"{t.event}. {t.description} {t.phrase}".lower() for t in (normal, abnormal)]
+    texts = [
+        _INNOCENT.sub(" ", f"{t.event}. {t.description} {t.phrase}".lower())
+        for t in (normal, abnormal)
+    ]
     evidence = [_EVIDENCE.search(text) for text in texts]
     if evidence[0] and not evidence[1]:
         return [f"The twins look swapped: the normal one speaks of '{evidence[0][0]}'."]
-    forbidden = _INCRIMINATING.search(f"{normal.subject}. {abnormal.subject}. {texts[0]}".lower())
+    subjects = _INNOCENT.sub(" ", f"{normal.subject}. {abnormal.subject}. ".lower())
+    forbidden = _INCRIMINATING.search(subjects + texts[0])
     if forbidden:
         return [f"The normal twin and the subject must not speak of '{forbidden[0]}', nor deny it."]
     return []

@@ -14,7 +14,7 @@ from gvvad_jax.command import UserError
 from gvvad_jax.store.files import read_lines, write_atomically
 
 CLASSES = tuple(GRAMMAR)
-TEMPLATE_VERSION = 1
+TEMPLATE_VERSION = 2
 # File names may have 255 bytes; writing a generated video adds up to 23 to its id.
 _ID_BYTES = 230
 

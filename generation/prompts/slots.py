@@ -1,7 +1,6 @@
 """The plan of pairs: class, camera and seed of each pair, before anyone writes its words."""
 
 import dataclasses
-from collections.abc import Sequence
 
 import numpy as np
 
@@ -38,23 +37,21 @@ class Slot:
         return f"{self.name}-{'abnormal' if label else 'normal'}"
 
 
-def plan_slot(index: int, seed: int, viewpoints: Sequence[str] = VIEWPOINTS) -> Slot:
+def plan_slot(index: int, seed: int) -> Slot:
     """Returns the plan's pair number `index`, counted from 0.
 
     Classes take turns. Within a class, viewpoints and locations take turns. Their numbers share no
     factor, so all combinations come before one repeats.
     """
-    return draw_slot(index, seed, viewpoints)[0]
+    return draw_slot(index, seed)[0]
 
 
-def draw_slot(
-    index: int, seed: int, viewpoints: Sequence[str] = VIEWPOINTS
-) -> tuple[Slot, np.random.Generator]:
+def draw_slot(index: int, seed: int) -> tuple[Slot, np.random.Generator]:
     """Returns the slot, and the class's random generator for the writer's further draws."""
     turn, class_index = divmod(index, len(CLASSES))
     cls = CLASSES[class_index]
     order = np.random.default_rng([seed, class_index])
-    viewpoints = order.permutation(viewpoints)
+    viewpoints = order.permutation(VIEWPOINTS)
     locations = order.permutation(GRAMMAR[cls].locations)
     slot = Slot(
         cls,

@@ -1,16 +1,20 @@
 """The words of the built-in grammar: four elements for each of the 13 UCF-Crime classes.
 
 Events are verb phrases that follow "can be seen", in pairs: the abnormal one and what the same
-subject does in the normal twin. The classes are those of UCF-Crime (Sultani et al., CVPR 2018).
+subject does in the normal twin. Both twins name the subject, so it is innocent in itself; and any
+words of a class go with any of its places. The classes are those of UCF-Crime (Sultani et al., CVPR
+2018).
 """
 
 import dataclasses
 
+# Cameras that fit any location, a ward as well as a highway. `slots.plan_slot` requires that their
+# number and the number of locations share no factor.
 VIEWPOINTS = (
     "a high corner security camera",
-    "an overhead ceiling camera looking steeply down",
-    "a pole-mounted CCTV camera at the roadside",
-    "a wide-angle camera above a doorway",
+    "an overhead camera looking steeply down",
+    "a CCTV camera mounted low at the side",
+    "a wide-angle CCTV camera at medium height",
     "a distant fixed camera overlooking the area",
 )
 
@@ -75,7 +79,7 @@ GRAMMAR = {
         _HOMES,
         (
             "a caretaker and an elderly person",
-            "a man and a dog",
+            "a man and a boy",
             "two adults in plain clothes",
             "a nurse and a patient",
         ),
@@ -89,8 +93,8 @@ GRAMMAR = {
     "Arrest": ClassGrammar(
         _STREETS,
         (
-            "two police officers and a suspect",
-            "three officers and a man in a hood",
+            "two police officers and a man",
+            "three officers and a man in a jacket",
             "a plain-clothes officer and a driver",
             "a patrol and two young men",
         ),
@@ -99,7 +103,7 @@ GRAMMAR = {
                 "wrestling on the ground until handcuffs are on",
                 "exchanging a few words and moving on",
             ),
-            ("struggling as the suspect is pressed against a car", "giving directions on a map"),
+            ("struggling as one is pressed against a wall", "giving directions on a map"),
             ("chasing and tackling the one who flees", "strolling past each other"),
             ("forcing a resisting person down", "checking papers without any hurry"),
         ),
@@ -108,8 +112,8 @@ GRAMMAR = {
         _BUILDINGS,
         (
             "a person in dark clothes",
-            "two hooded figures",
-            "a man with a canister",
+            "two people in raincoats",
+            "a man in overalls",
             "a lone passer-by",
         ),
         (
@@ -117,8 +121,8 @@ GRAMMAR = {
             ("throwing a burning bottle so that flames climb up", "putting rubbish into a bin"),
             ("lighting a heap of boxes that goes up in flames", "stacking boxes neatly"),
             (
-                "setting a parked vehicle alight and flames spreading",
-                "washing a parked vehicle",
+                "setting a wooden pallet alight and flames spreading",
+                "carrying a wooden pallet",
             ),
         ),
     ),
@@ -139,7 +143,12 @@ GRAMMAR = {
     ),
     "Burglary": ClassGrammar(
         _BUILDINGS,
-        ("a masked man", "two people with backpacks", "a figure in a cap", "three men in gloves"),
+        (
+            "a man in a jacket",
+            "two people with backpacks",
+            "a man in a cap",
+            "three men in caps",
+        ),
         (
             ("breaking a door open and rushing inside", "unlocking a door and going inside"),
             (
@@ -155,8 +164,11 @@ GRAMMAR = {
         ("several passers-by", "a lorry driver", "a group of workers", "a few customers"),
         (
             ("thrown back by a sudden explosion with fire and smoke", "going about their day"),
-            ("fleeing as a gas tank blows up in a growing fireball", "unloading a gas tank"),
-            ("running from a blast that fills the view with smoke", "walking past a parked van"),
+            ("fleeing as a gas tank blows up in a growing fireball", "carrying boxes along"),
+            (
+                "running from a blast that fills the view with smoke",
+                "walking past without stopping",
+            ),
             ("caught by a bright flash and a rolling cloud of dust", "standing around and talking"),
         ),
     ),
@@ -183,10 +195,10 @@ GRAMMAR = {
     "Robbery": ClassGrammar(
         _SHOPS,
         (
-            "a man with a gun and a cashier",
-            "two masked robbers and a clerk",
-            "a hooded man and a customer",
-            "a gang and a shopkeeper",
+            "a man in a cap and a cashier",
+            "two men and a clerk",
+            "a man in a coat and a customer",
+            "a group of men and a shopkeeper",
         ),
         (
             (
@@ -200,7 +212,7 @@ GRAMMAR = {
     ),
     "Shooting": ClassGrammar(
         _STREETS,
-        ("a man with a pistol", "two armed men", "a guard and an intruder", "a man in a car"),
+        ("a man in a suit", "two men in jackets", "a guard and a visitor", "a man with a backpack"),
         (
             ("firing shots with bright flashes as people scatter", "pointing out the way"),
             ("shooting at someone who drops to the floor", "leaning against a wall"),
@@ -228,8 +240,8 @@ GRAMMAR = {
         (*_STREETS[:3], *_HOMES[3:5], _BUILDINGS[1]),
         ("a man in a cap", "two youths on foot", "a cyclist", "a person with a toolbox"),
         (
-            ("tearing at a bicycle lock and racing off", "parking a bicycle"),
-            ("yanking open a car and snatching things from it", "opening a car and getting in"),
+            ("tearing a trolley from its chain and racing off with it", "pushing a trolley"),
+            ("yanking open a suitcase and snatching things from it", "opening a suitcase"),
             (
                 "ripping a bag from a bench owner and running away",
                 "setting down a bag on a bench",
@@ -239,12 +251,12 @@ GRAMMAR = {
     ),
     "Vandalism": ClassGrammar(
         (*_STREETS[:4], *_BUILDINGS[1:3]),
-        ("two teenagers", "a man with a bat", "a group of youths", "a person in a hood"),
+        ("two teenagers", "a man with a bag", "a group of youths", "a person in a jacket"),
         (
-            ("smashing windows with heavy swings", "looking into shop windows"),
+            ("smashing windows with heavy swings", "cleaning windows"),
             ("spraying paint with sweeping arms all over a wall", "putting up a poster"),
             ("kicking and wrecking a machine", "buying a drink from a machine"),
-            ("hurling stones so that glass bursts", "sweeping up leaves"),
+            ("hurling stones so that glass bursts", "sweeping the ground"),
         ),
     ),
 }

@@ -17,8 +17,8 @@ _YARDS = ("parking", "bus stop", "petrol", "plaza", "yard", "houses", "station f
 # Keyword of a viewpoint: (row where the wall meets the ground, scale there, scale at the bottom).
 _VIEWS = {
     "overhead": (0.12, 0.95, 1.15),
-    "roadside": (0.34, 0.60, 1.30),
-    "doorway": (0.28, 0.65, 1.50),
+    "side": (0.34, 0.60, 1.30),
+    "wide-angle": (0.28, 0.65, 1.50),
     "distant": (0.36, 0.55, 0.85),
     "corner": (0.26, 0.70, 1.20),
 }

@@ -6,7 +6,7 @@ from generation.prompts import by_chat
 from generation.prompts.slots import Slot, plan_slot
 from tests.support.chat_server import write_pair
 
-FIGHT = plan_slot(6, 0, by_chat.CHAT_VIEWPOINTS)
+FIGHT = plan_slot(6, 0)
 
 
 def answer(spoil=lambda pair: pair, slot: Slot = FIGHT) -> by_chat.Pair:

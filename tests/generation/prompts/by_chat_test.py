@@ -13,6 +13,7 @@ from generation.chat.options import ChatOptions
 from generation.prompts import by_chat, checks
 from generation.prompts.descriptions import CLASSES, load_descriptions
 from generation.prompts.grammar import write_grammar
+from generation.prompts.words import VIEWPOINTS
 from gvvad_jax.command import UserError
 from tests.support.chat_server import ChatServer, text_of, write_pair
 from tests.support.pairs import FIGHT, answer, change, swap
@@ -228,7 +229,7 @@ def test_a_killed_command_continues_and_ends_the_same(tmp_path, whole):
     assert again - 2 <= usage["requests"] <= again and usage["cache_hits"] == kept >= 17
     assert usage["cost"] == pytest.approx(usage["requests"] * 200 / 1e6)
     assert "      4  Abuse (2 abnormal, 2 normal)" in done.stderr
-    assert by_chat.CHAT_VIEWPOINTS[0] in done.stderr
+    assert VIEWPOINTS[0] in done.stderr
 
 
 def test_an_incomplete_file_has_another_name_and_another_exit_status(tmp_path):

@@ -1,13 +1,13 @@
 import pytest
 
-from generation.prompts import by_chat, checks
+from generation.prompts import checks
 from generation.prompts.slots import plan_slot
 from tests.support.pairs import FIGHT, answer, arm, change, swap
 
 
 def test_a_good_pair_has_no_fault():
     for index in range(60):
-        slot = plan_slot(index, 3, by_chat.CHAT_VIEWPOINTS)
+        slot = plan_slot(index, 3)
         assert checks.pair_faults(answer(slot=slot), slot) == []
 
 
@@ -43,7 +43,7 @@ def test_case_articles_and_punctuation_do_not_matter():
 
 
 def test_repetitions_are_found():
-    earlier, other = checks.EarlierPairs(), plan_slot(19, 0, by_chat.CHAT_VIEWPOINTS)
+    earlier, other = checks.EarlierPairs(), plan_slot(19, 0)
     assert other.cls == "Fighting" and other.location != FIGHT.location
     first, second = answer(), answer(slot=other)
     assert earlier.fault(first, FIGHT) == ""
@@ -62,3 +62,63 @@ def test_repetitions_are_found():
 def test_the_bound_of_tokens():
     assert checks.token_bound("two men, 12 cars") == 1 + 1 + 1 + 2 + 2
     assert checks.token_bound("umbrella") == 3 and checks.token_bound("ü") == 3
+
+
+INNOCENT = (
+    "standing in a stable by a stabilised cart",
+    "walking off the beaten path",
+    "kicking a football to and fro",
+    "kicking the red rubber ball along, then having a kick-off",
+    "kicking up dry leaves",
+    "riding a kick scooter",
+    "beating a carpet in the sun",
+    "waiting while the rain beats down",
+    "punching the tickets of travellers",
+    "slapping a poster onto a board",
+    "measuring blood pressure",
+    "watching threatening grey clouds",
+    "pricing tins with a label gun",
+    "wearing a fleece and a flamenco skirt",
+    "passing a fire hydrant and a fire truck",
+    "shovelling snow beside rippling puddles",
+    "looking at a shop window ablaze with lights",
+    "dragonfly-watching with a one-armed friend in a robe",
+    "moving stealthily after a robin",
+    "greeting each other with a fist bump",
+)
+INCRIMINATING = (
+    ("kicking a man on the ground", "kicking"),
+    ("kicking her like a ball", "kicking"),
+    ("stabbing at a bag", "stabbing"),
+    ("beating a boy", "beating"),
+    ("left beaten by the path", "beaten"),
+    ("punching a stranger", "punching"),
+    ("slapping a child", "slapping"),
+    ("going to rob a till", "rob"),
+    ("waiting unarmed", "unarmed"),
+    ("walking with a suspect", "suspect"),
+    ("standing near flames", "flames"),
+    ("not stealing anything", "stealing"),
+    ("bleeding from a cut", "bleeding"),
+    ("playing with a gun", "gun"),
+)
+
+
+def normal_twin_doing(event):
+    pair = answer()
+    description = pair.normal.description.replace(pair.normal.event, event)
+    phrase = f"{pair.normal.subject} {event} in {FIGHT.location}"
+    texts = {"event": event, "description": description, "phrase": phrase}
+    return checks.pair_faults(answer(change("normal", **texts)), FIGHT)
+
+
+@pytest.mark.parametrize("event", INNOCENT)
+def test_everyday_words_are_not_refused(event):
+    assert normal_twin_doing(event) == []
+
+
+@pytest.mark.parametrize(("event", "word"), INCRIMINATING)
+def test_incriminating_words_are_refused(event, word):
+    assert normal_twin_doing(event) == [
+        f"The normal twin and the subject must not speak of '{word}', nor deny it."
+    ]

@@ -3,9 +3,11 @@ import hashlib
 
 import pytest
 
+from generation.prompts import checks
 from generation.prompts.descriptions import CLASSES, coverage, save_descriptions
 from generation.prompts.grammar import capacity, write_grammar
-from generation.prompts.words import VIEWPOINTS
+from generation.prompts.slots import plan_slot
+from generation.prompts.words import GRAMMAR, VIEWPOINTS
 from gvvad_jax.command import UserError
 
 
@@ -47,7 +49,45 @@ def test_the_first_pairs_do_not_depend_on_their_number():
 
 
 def test_what_the_grammar_writes_never_changes(tmp_path):
-    # Published results name their descriptions by number and seed alone.
+    # Published results name their descriptions by number and seed alone. After a change, raise
+    # TEMPLATE_VERSION, so that other texts are known as such.
     save_descriptions(tmp_path / "p.jsonl", write_grammar(130, seed=0))
     digest = hashlib.sha256((tmp_path / "p.jsonl").read_bytes()).hexdigest()
-    assert digest == "c39d2332611e5f1dbd344555018049ad2ec3a6716732820eb44530d1d915922e"
+    assert digest == "197b97affcbafd8c023043472375639c93c4b22a0376a3581a7c8213137067c7"
+
+
+def as_pair(abnormal, normal):
+    """Returns twins of the grammar as a chat model's answer."""
+    by_chat = pytest.importorskip("generation.prompts.by_chat")
+    names = ("viewpoint", "location", "subject", "event", "description", "phrase")
+    twins = {
+        label: {name: getattr(twin, name) for name in names} | {"label": label}
+        for label, twin in (("abnormal", abnormal), ("normal", normal))
+    }
+    return by_chat.Pair.model_validate({"anomaly_class": abnormal.cls} | twins)
+
+
+def test_all_texts_pass_the_checks_of_chat_answers():
+    # All that the grammar can write, which is the same for every seed.
+    descriptions = write_grammar(capacity(), seed=0)
+    texts = {(d.description, d.phrase) for d in descriptions}
+    assert texts == {(d.description, d.phrase) for d in write_grammar(capacity(), seed=1)}
+    faults = {}
+    for index, twins in enumerate(zip(descriptions[::2], descriptions[1::2], strict=True)):
+        found = checks.pair_faults(as_pair(*twins), plan_slot(index, seed=0))
+        faults |= {twins[0].id: found} if found else {}
+    assert len(descriptions) == 2 * 6240 and faults == {}
+
+
+def test_every_abnormal_event_is_known_from_its_normal_one():
+    for twins in zip(*[iter(write_grammar(13 * 16, seed=0))] * 2, strict=True):
+        faults = checks.pair_faults(as_pair(*twins[::-1]), plan_slot(0, seed=0))
+        assert any("The twins look swapped" in fault for fault in faults), twins[0].event
+
+
+def test_viewpoints_fit_indoors_and_outdoors():
+    places = {place for grammar in GRAMMAR.values() for place in grammar.locations}
+    assert {"a hospital ward", "a highway"} <= places
+    for seed in range(20):
+        for d in write_grammar(390, seed)[::2]:
+            assert not {"pole-mounted", "roadside", "ceiling", "doorway"} & set(d.viewpoint.split())
