@@ -1,12 +1,12 @@
 """Frame-level measures of a trained detector, or of any scores. Imports no JAX."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, NotRequired, TypedDict, cast
 
 import numpy as np
 
-from gvvad_jax import metrics
+from gvvad_jax import ground_truth, metrics
 from gvvad_jax.command import UserError
 from gvvad_jax.splits import Member, members_of, report_missing
 from gvvad_jax.store import alignment, annotations
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from gvvad_jax.scoring import Model
 
 # Arrays of S.npz that stand beside each video's frame scores begin with these.
-SNIPPET_PREFIXES = ("snippets/", "times/")
+SNIPPET_PREFIXES = ("snippets/", "times/", "fps/")
 
 
 class Measures(TypedDict):
@@ -85,13 +85,19 @@ def measure_files(scores_path: str, truth_path: str) -> Measures:
     Raises:
       UserError: as `measure` does; the message names the file and the video.
     """
-    scores = {
-        name: array
-        for name, array in load_arrays(scores_path, "an .npz of scores by video id").items()
-        if not name.startswith(SNIPPET_PREFIXES)
-    }
-    labels, classes = _read_truth(truth_path, scores)
-    return _measure(scores, labels, classes, scores_path, truth_path)
+    arrays = load_arrays(scores_path, "an .npz of scores by video id")
+    scores = {i: array for i, array in arrays.items() if not i.startswith(SNIPPET_PREFIXES)}
+    if not truth_path:
+        raise UserError("--ground_truth: expected videos.json or an .npz, found none")
+    if truth_path.endswith(".npz"):
+        labels = load_arrays(truth_path, "an .npz of labels by video id")
+        _require_labels(labels, truth_path)
+        return _measure(scores, labels, {}, scores_path, truth_path)
+    annotated = annotations.load(truth_path)
+    labels = ground_truth.labels_of_scores(annotated, arrays, scores_path)
+    classes = {video.id: video.cls for video in annotated.videos.values()}
+    abnormal = {video.id for video in annotated.videos.values() if video.label}
+    return _measure(scores, labels, classes, scores_path, truth_path, abnormal)
 
 
 def _measure(
@@ -100,6 +106,7 @@ def _measure(
     classes: Mapping[str, str | None],
     scores_name: str,
     truth_name: str,
+    abnormal_ids: Collection[str] | None = None,
 ) -> Measures:
     """Checks scores against labels, then measures; errors name the argument or file given."""
     if not labels:
@@ -123,15 +130,16 @@ def _measure(
                 f"{scores_name}: video {video_id!r}: expected {len(labels_F)} frames as in "
                 f"{truth_name}, found {list(scores_F.shape)}; align them first"
             )
-    return _frame_measures({i: scores[i] for i in labels}, labels, classes)
+    return _frame_measures({i: scores[i] for i in labels}, labels, classes, abnormal_ids)
 
 
 def _frame_measures(
     scores: Mapping[str, np.ndarray],
     labels: Mapping[str, np.ndarray],
     classes: Mapping[str, str | None],
+    abnormal_ids: Collection[str] | None = None,
 ) -> Measures:
-    measures = metrics.frame_measures(scores, labels, classes)
+    measures = metrics.frame_measures(scores, labels, classes, abnormal_ids)
     frames = sum(len(scores_F) for scores_F in scores.values())
     return cast(Measures, {**measures, "videos": len(scores), "frames": frames})
 
@@ -143,25 +151,6 @@ def _require_labels(labels: Mapping[str, np.ndarray], name: str) -> None:
                 f"{name}: video {video_id!r}: expected labels 0 and 1 [frames], found shape "
                 f"{list(labels_F.shape)} of {np.unique(labels_F)[:3].tolist()}; convert them"
             )
-
-
-def _read_truth(
-    path: str, scores: Mapping[str, np.ndarray]
-) -> tuple[dict[str, np.ndarray], dict[str, str | None]]:
-    """Labels [frames] and classes by video id."""
-    if not path:
-        raise UserError("--ground_truth: expected videos.json or an .npz, found none")
-    if path.endswith(".npz"):
-        labels = load_arrays(path, "an .npz of labels by video id")
-        _require_labels(labels, path)
-        return labels, {}
-    annotated = annotations.load(path)
-    labels = {}
-    for video in annotated.in_split("test"):
-        # Without a length of its own a video is as long as its scores.
-        length = video.num_frames or len(scores.get(video.id, ()))
-        labels[video.id] = annotations.frame_labels(video, length, path)
-    return labels, {video.id: video.cls for video in annotated.videos.values()}
 
 
 def measure_store(
@@ -206,27 +195,38 @@ def measure_members(
     Raises:
       UserError: an abnormal video without intervals, or a score that isn't finite.
     """
-    truths = {
-        m.video.id: annotations.frame_labels(m.video, m.row.num_frames, path) for m in members
-    }
+    truths = ground_truth.frame_truths(members, path)
     snippets = model.score_members(members)
     scores, labels = {}, {}
+    by_time: list[Member] = []
     for member in members:
-        video_id, row, manifest = member.video.id, member.row, member.store.manifest
-        truth = truths[video_id]
-        published = alignment.is_published(manifest.snippet, manifest.fps_policy)
-        if model.config.fidelity == "reference" and published:
+        video_id, row = member.video.id, member.row
+        if model.config.fidelity == "reference" and _is_published(member):
             repeated = alignment.reference_frame_scores(snippets[video_id])
-            scores[video_id], labels[video_id] = alignment.reference_align(repeated, truth)
+            scores[video_id], labels[video_id] = alignment.reference_align(
+                repeated, truths[video_id]
+            )
         else:
+            by_time.append(member)
             scores[video_id] = alignment.frame_scores(
                 snippets[video_id], member.store.times(video_id), row.num_frames, row.fps
             )
-            labels[video_id] = truth
-    measures = _frame_measures(scores, labels, {m.video.id: m.video.cls for m in members})
+            labels[video_id] = truths[video_id]
+    ground_truth.report_alignment(by_time)
+    classes = {m.video.id: m.video.cls for m in members}
+    abnormal = {m.video.id for m in members if m.video.label}
+    measures = _frame_measures(scores, labels, classes, abnormal)
     if missing:
         measures["missing"] = missing
     return measures
+
+
+def _is_published(member: Member) -> bool:
+    manifest, row = member.store.manifest, member.row
+    repeat = alignment.REFERENCE_REPEAT
+    return alignment.is_published(manifest.snippet, manifest.fps_policy) and alignment.fits(
+        row.num_snippets, row.num_frames, repeat, repeat
+    )
 
 
 def describe(measures: Measures) -> str:

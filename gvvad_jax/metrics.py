@@ -4,7 +4,7 @@ Ties in the scores are handled exactly, as scikit-learn does. All functions rais
 the argument's name, for arrays of other shapes, labels other than 0 and 1, and NaN. numpy only.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -142,13 +142,15 @@ def frame_measures(
     scores: Mapping[str, np.ndarray],
     labels: Mapping[str, np.ndarray],
     classes: Mapping[str, str | None] | None = None,
+    abnormal_ids: Collection[str] | None = None,
 ) -> dict[str, Any]:
     """Computes all frame-level measures over a set of test videos.
 
     Args:
       scores: one score for each frame, by video id.
-      labels: 0 or 1 for each frame, by video id; a video with a positive frame is abnormal.
+      labels: 0 or 1 for each frame, by video id.
       classes: class names of abnormal videos by id, where known.
+      abnormal_ids: ids of the abnormal videos (default: those with a positive frame).
 
     Returns:
       {auc, ap, pr_auc, auc_abnormal, far, per_class}; auc_abnormal is the AUC over the frames of
@@ -161,8 +163,10 @@ def frame_measures(
     if unlabelled := [i for i in scores if i not in labels]:
         raise ValueError(f"labels: expected labels of every video, found none of {unlabelled[0]!r}")
     runs = {i: find_runs(scores[i], labels[i]) for i in scores}
-    abnormal = [i for i in runs if runs[i].positives_R.any()]
-    normal = [i for i in runs if not runs[i].positives_R.any()]
+    if abnormal_ids is None:
+        abnormal_ids = {i for i in runs if runs[i].positives_R.any()}
+    abnormal = [i for i in runs if i in abnormal_ids]
+    normal = [i for i in runs if i not in abnormal_ids]
     by_class: dict[str, list[str]] = {}
     for i in abnormal:
         if name := (classes or {}).get(i):

@@ -3,8 +3,8 @@
     python -m gvvad_jax.score --workdir=W --store=STORE --out=S.npz
     python -m gvvad_jax.score --workdir=W --visual=X.npy [--text=Y.npy] --out=S.npz
 
-S.npz holds one array [frames] a video id, and `snippets/<id>` [T] with `times/<id>` [T, 2] in
-seconds. Prints one JSON object.
+S.npz holds one array [frames] a video id, its `fps/<id>`, and `snippets/<id>` [T] with
+`times/<id>` [T, 2] in seconds. Prints one JSON object.
 """
 
 import json
@@ -18,6 +18,8 @@ from absl import flags
 
 from gvvad_jax.command import UserError, refuse_flags, run_command
 from gvvad_jax.evaluation import SNIPPET_PREFIXES
+from gvvad_jax.ground_truth import report_alignment, report_contradictions
+from gvvad_jax.splits import members_of
 from gvvad_jax.store import alignment
 from gvvad_jax.store.files import load_array, write_arrays
 from gvvad_jax.store.reader import Store
@@ -71,6 +73,9 @@ def _score_store(model: "Model", path: str) -> dict[str, np.ndarray]:
                 "another"
             )
     arrays: dict[str, np.ndarray] = {}
+    members = members_of(store, None)
+    report_alignment(members)
+    report_contradictions(members)
     for video_id, scores_T in model.score(store).items():
         row = store.rows[video_id]
         arrays |= _arrays(video_id, scores_T, store.times(video_id), row.num_frames, row.fps)
@@ -80,20 +85,24 @@ def _score_store(model: "Model", path: str) -> dict[str, np.ndarray]:
 def _score_files(model: "Model") -> dict[str, np.ndarray]:
     from gvvad_jax import scoring
 
-    values, snippet = flags.FLAGS, model.manifest.snippet
+    values, manifest = flags.FLAGS, model.manifest
     visual_TxNxD = scoring.require_visual(
-        load_array(values.visual, "an .npy array of features"), model.manifest, values.visual
+        load_array(values.visual, "an .npy array of features"), manifest, values.visual
     )
     text_SxE = load_array(values.text, "an .npy array of features") if values.text else None
     if model.config.uses_text:
         text_SxE = scoring.require_text(
-            text_SxE, len(visual_TxNxD), model.manifest, values.text or "--text"
+            text_SxE, len(visual_TxNxD), manifest, values.text or "--text"
         )
+    try:
+        times_Tx2, num_frames = alignment.row_spans(
+            len(visual_TxNxD), values.fps, manifest.snippet, manifest.fps_policy
+        )
+    except UserError as error:
+        raise UserError(f"{values.visual}: {error}") from error
     video_id = pathlib.Path(values.visual).stem
     scores_T = model.score({video_id: (visual_TxNxD, text_SxE)})[video_id]
-    num_frames = (len(scores_T) - 1) * snippet["stride"] + snippet["frames"]
-    spans_Tx2 = alignment.snippet_spans(num_frames, snippet["frames"], snippet["stride"])
-    return _arrays(video_id, scores_T, spans_Tx2 / values.fps, num_frames, values.fps)
+    return _arrays(video_id, scores_T, times_Tx2, num_frames, values.fps)
 
 
 def _arrays(
@@ -104,6 +113,7 @@ def _arrays(
         video_id: alignment.frame_scores(scores_T, times_Tx2, num_frames, fps),
         f"snippets/{video_id}": scores_T,
         f"times/{video_id}": times_Tx2,
+        f"fps/{video_id}": np.array(fps, np.float64),
     }
 
 

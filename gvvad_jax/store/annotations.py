@@ -13,6 +13,8 @@ from gvvad_jax.command import UserError
 from gvvad_jax.store.files import Json, read_json, shorten
 
 SPLITS = ("train", "validation", "test")
+# Rates and lengths that differ by this share are the same: containers round rates such as 29.97.
+_SAME = 0.01
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -27,7 +29,8 @@ class VideoAnnotation:
       cls: class name, e.g. "Fighting"; None if not given.
       fps: frames per second; None if neither the entry nor the file gives it.
       num_frames: frames of the source video; None if not given.
-      abnormal_frames: [start, end) pairs in source frames; None if only the label is known.
+      abnormal_frames: [start, end) pairs in source frames; None if only the label is known, as
+        in an abnormal video with an empty list.
     """
 
     id: str
@@ -149,19 +152,20 @@ def _video(video_id: str, entry: Json, default_fps: float | None, path: str) -> 
     check(type(entry.get("label")) is int and entry["label"] in (0, 1), "label", "0 or 1")
     check(entry.get("split") in SPLITS, "split", "train, validation or test")
     check(isinstance(entry.get("class"), str | None), "class", "to be a name")
-    fps = entry["fps"]
+    label, fps = entry["label"], entry["fps"]
     check(fps is None or (_is_number(fps) and fps > 0), "fps", "a positive number")
     frames = entry.get("num_frames")
     check(frames is None or (type(frames) is int and frames > 0), "num_frames", "a positive int")
     intervals = entry.get("abnormal_frames")
     if intervals is not None:
         check(_are_intervals(intervals, frames), "abnormal_frames", "[start, end) within the video")
-        check(entry["label"] == 1 or not intervals, "abnormal_frames", "empty where label is 0")
-        intervals = tuple((start, end) for start, end in intervals)
+        check(label == 1 or not intervals, "abnormal_frames", "empty where label is 0")
+        # An abnormal video without a single abnormal frame isn't labelled in time.
+        intervals = tuple((start, end) for start, end in intervals) or (() if not label else None)
     return VideoAnnotation(
         id=video_id,
         file=entry["file"],
-        label=entry["label"],
+        label=label,
         split=entry["split"],
         cls=entry.get("class"),
         fps=fps,
@@ -199,13 +203,17 @@ def _are_intervals(intervals: Json, num_frames: int | None) -> bool:
     )
 
 
-def frame_labels(video: VideoAnnotation, num_frames: int, path: str = "") -> np.ndarray:
+def frame_labels(
+    video: VideoAnnotation, num_frames: int, path: str = "", scale: float = 1.0
+) -> np.ndarray:
     """Makes a video's frame labels: 1 for abnormal frames, 0 for the others.
 
     Args:
       video: the video's annotation; a normal video needs no intervals.
       num_frames: number of labels; intervals are cut there.
       path: path of the annotations, for messages.
+      scale: labelled frames per annotated frame, from `frame_scale`. A frame is abnormal if its
+        middle lies in an interval, and each interval has at least one frame.
 
     Returns:
       uint8 [num_frames].
@@ -216,17 +224,102 @@ def frame_labels(video: VideoAnnotation, num_frames: int, path: str = "") -> np.
     labels = np.zeros(num_frames, np.uint8)
     if video.label and video.abnormal_frames is None:
         raise UserError(
-            f"{path}{': ' * bool(path)}video {video.id!r}: expected abnormal_frames for an "
-            "abnormal video, found none; add them to the annotations, because frame-level measures "
-            "need them"
+            f"{_where(video, path)}: expected abnormal_frames for an abnormal video, found none; "
+            "add them to the annotations, because frame-level measures need them"
         )
     intervals = video.abnormal_frames or ()
     for start, end in intervals:
-        labels[start:end] = 1
+        # Rounded first: 0.1 x 25 / 10 isn't exactly 0.25.
+        first, last = (math.ceil(round(edge * scale - 0.5, 6)) for edge in (start, end))
+        if first >= last:
+            first = int(start * scale)
+            last = first + 1
+        labels[first:last] = 1
     if intervals and num_frames and not labels.any():
         raise UserError(
-            f"{path}{': ' * bool(path)}video {video.id!r}: expected abnormal_frames within its "
+            f"{_where(video, path)}: expected abnormal_frames within its "
             f"{num_frames} frames, found {list(intervals[0])}; correct them: they may belong to "
             "another frame rate"
         )
     return labels
+
+
+def _where(video: VideoAnnotation, path: str) -> str:
+    return f"{path}{': ' * bool(path)}video {video.id!r}"
+
+
+def contradictions(video: VideoAnnotation, num_frames: int, fps: float) -> list[str]:
+    """Lists the values of a video's entry that differ from its file's, with both values.
+
+    Args:
+      video: the entry.
+      num_frames: frames of the file.
+      fps: frames per second of the file.
+    """
+    faults = []
+    if video.num_frames not in (None, num_frames):
+        faults.append(f"videos.json says {video.num_frames} frames, the file has {num_frames}")
+    if video.fps is not None and not _same_rate(video.fps, fps):
+        faults.append(f"videos.json says {video.fps:g} fps, the file {fps:g}")
+    if end := _past_end(video, num_frames, 1.0):
+        faults.append(f"abnormal_frames end at {end}, the file has {num_frames} frames")
+    return faults
+
+
+def frame_scale(
+    video: VideoAnnotation,
+    num_frames: int,
+    fps: float | None,
+    path: str = "",
+    *,
+    slack: int = 0,
+    declared_frames: int = 0,
+) -> float:
+    """Computes how many frames of a file correspond to one frame of its annotation.
+
+    It is 1 if both have the same number of frames, else the quotient of their rates, where the
+    annotation's is known.
+
+    Args:
+      video: the annotation.
+      num_frames: frames of the file.
+      fps: frames per second of the file; None if unknown.
+      path: path of the annotations, for messages.
+      slack: frames by which `num_frames` may be wrong.
+      declared_frames: frames that the file's container declares; a damaged file has fewer.
+
+    Raises:
+      UserError: an abnormal video whose lengths don't match after that.
+    """
+    slack = max(2, slack, round(_SAME * num_frames))
+    scale = 1.0
+    same_frames = video.num_frames is not None and abs(video.num_frames - num_frames) <= slack
+    if video.fps and fps and not same_frames and not _same_rate(video.fps, fps):
+        scale = fps / video.fps
+    if not video.label:
+        return scale
+    longest = max(num_frames, declared_frames) + slack
+    length = num_frames if video.num_frames is None else video.num_frames * scale
+    end = _past_end(video, num_frames, scale)
+    if num_frames - slack <= length <= longest and end * scale <= longest:
+        return scale
+    found = f"{video.num_frames} frames" if video.num_frames else f"an event that ends at {end}"
+    raise UserError(
+        f"{_where(video, path)}: expected annotations of its {num_frames} frames{_at(fps)}, found "
+        f"{found}{_at(video.fps)}; give the fps and num_frames of the file that was annotated, or "
+        "correct abnormal_frames"
+    )
+
+
+def _at(fps: float | None) -> str:
+    return " at an unknown rate" if fps is None else f" at {fps:g} fps"
+
+
+def _same_rate(left: float, right: float) -> bool:
+    return abs(left - right) <= _SAME * max(left, right)
+
+
+def _past_end(video: VideoAnnotation, num_frames: int, scale: float) -> int:
+    """Returns where the last interval ends, if that is past the video's end, else 0."""
+    end = max((end for _, end in video.abnormal_frames or ()), default=0)
+    return end if math.ceil(end * scale - 0.5) > num_frames else 0

@@ -182,17 +182,39 @@ def test_an_id_that_looks_like_another_array_is_refused(run, tmp_path):
         score._score_store(scoring.load(run[0]), str(path))
 
 
-@pytest.mark.parametrize(("stride", "published"), [(16, True), (4, False)])
-def test_reference_repeats_only_snippets_of_16_frames(run, tmp_path, stride, published):
-    snippet = {"frames": stride, "stride": stride, "pooling": "mean"}
-    path = write_store(tmp_path / "s", {"test": (2, 2)}, manifest=make_manifest(snippet=snippet))
-    model, members = scoring.load(run[0]), members_of(Store(path), None)
+@pytest.mark.parametrize(
+    ("snippet", "published"),
+    [
+        ({"frames": 16, "stride": 16}, True),
+        ({"frames": "unknown", "stride": "unknown"}, True),
+        ({"frames": 4, "stride": 4}, False),
+        ({"frames": 16, "stride": 16, "alignment": "even"}, False),
+    ],
+)
+def test_reference_repeats_only_snippets_of_16_frames(run, tmp_path, snippet, published):
+    manifest = make_manifest(snippet=snippet | {"pooling": "mean"})
+    model, members = scoring.load(run[0]), _members(tmp_path / "s", manifest, 16)
     by_time = evaluation.measure_members(model, members)
     config = dataclasses.replace(model.config, fidelity="reference")
-    repeated = evaluation.measure_members(dataclasses.replace(model, config=config), members)
-    snippets = sum(m.row.num_snippets for m in members)
-    assert repeated["frames"] == (16 * snippets if published else by_time["frames"])
-    assert (repeated == by_time) != published
+    model = dataclasses.replace(model, config=config)
+    repeated = evaluation.measure_members(model, members)
+    rows = sum(m.row.num_snippets for m in members)
+    assert repeated["frames"] == 16 * rows if published else repeated == by_time
+    # Segments of a longer video aren't repeated 16 times, whatever the manifest says.
+    longer = _members(tmp_path / "longer", manifest, 16 * 40)
+    assert evaluation.measure_members(model, longer)["frames"] == 40 * 16 * rows
+
+
+def _members(path, manifest, frames_a_row):
+    """Members of a store whose videos have a whole number of frames a row."""
+    opened = Store(write_store(path, {"test": (2, 2)}, manifest=manifest))
+    for video_id, row in opened.rows.items():
+        num_frames = frames_a_row * row.num_snippets
+        opened.rows[video_id] = dataclasses.replace(row, num_frames=num_frames)
+    return [
+        dataclasses.replace(m, video=dataclasses.replace(m.video, num_frames=None))
+        for m in members_of(opened, None)
+    ]
 
 
 def test_what_cannot_be_measured_is_reported_before_scoring(real_store):
