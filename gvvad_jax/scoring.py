@@ -274,7 +274,9 @@ def _require_crops_second(shape: Sequence[int], where: str) -> None:
         found, remedy = "crops first", "transpose it to [T, crops, dim]"
     else:
         found = "sizes that could be either" if first else "other sizes"
-        remedy = "import the checkpoint with --crops to say how many there are, as [T, crops, dim]"
+        remedy = (
+            "import the checkpoint with --num_crops to say how many there are, as [T, crops, dim]"
+        )
     raise UserError(
         f"{where}: expected an array [T, crops, dim] of {', '.join(map(str, PUBLISHED_CROPS))} "
         f"crops, because the model doesn't say how many, found {list(shape)}, {found}; {remedy}"

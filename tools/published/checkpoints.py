@@ -35,7 +35,7 @@ class CheckpointImport:
         choices=("auto", "concat", "add", "product", "add_up"),
     )
     heads: int = option(4, "UR-DMU: attention heads.", low=1)
-    crops: int = option(
+    num_crops: int = option(
         0,
         "Crops of a frame in the checkpoint's features, published ones have 1, 5 or 10; without "
         "--store and this, scoring goes by the shapes of arrays and asks where they don't tell "
@@ -49,9 +49,9 @@ class CheckpointImport:
         for name in ("source", "workdir"):
             if not getattr(self, name):
                 raise UserError(f"--{name}: expected a path, found none; give one")
-        if self.store and self.crops:
+        if self.store and self.num_crops:
             raise UserError(
-                "--crops, --store: expected one of them, found both; the store knows its crops"
+                "--num_crops, --store: expected one of them, found both; the store knows its crops"
             )
 
 
@@ -86,7 +86,7 @@ def import_checkpoint(request: CheckpointImport) -> dict[str, Any]:
             f"{source}: expected parameters of {config.detector} alone, found {len(leftovers)} "
             f"more ({', '.join(leftovers[:4])}); --allow_leftovers imports without them"
         )
-    manifest = _manifest(request.store, request.crops, dim, text_dim)
+    manifest = _manifest(request.store, request.num_crops, dim, text_dim)
     learned = variables["ssls"].get("lambda")
     imported = {
         "workdir": request.workdir,

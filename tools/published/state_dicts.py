@@ -176,7 +176,8 @@ def _candidates(content: Any) -> Iterator[_Weights]:
             if isinstance(name, str) and (isinstance(tensor, torch.Tensor) or _is_numbers(tensor)):
                 bare = ".".join(part for part in name.split(".") if part not in _WRAPPERS)
                 tensors[name if bare in value or bare in tensors else bare] = tensor
-        counts = collections.Counter(filter(None.__ne__, map(_prefix, tensors))) or {"": 0}
+        prefixes = [prefix for name in tensors if (prefix := _prefix(name)) is not None]
+        counts = collections.Counter(prefixes) or {"": 0}
         for prefix, count in counts.items() if tensors else ():
             below = {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
             # What isn't below the prefix may be missing there; else it is left over.

@@ -1,9 +1,7 @@
 """Importing published checkpoints: the goldens' parameters as .pkl files, scored through files."""
 
-import io
 import json
 import pathlib
-import pickle
 import subprocess
 import sys
 
@@ -183,24 +181,49 @@ def test_other_heads_are_another_import(tmp_path):
         _import(path, str(tmp_path / "w"), heads=8)
 
 
-class _Evil:
-    def __reduce__(self):
-        return (open, ("evil-ran", "w"))
+@pytest.mark.parametrize(
+    ("shape", "message"),
+    [
+        ((10, 40, 24), r"found \[10, 40, 24\], crops first; transpose"),
+        ((10, 10, 24), r"found \[10, 10, 24\], sizes that could be either; import .* --num_crops"),
+        ((1, 5, 24), "could be either"),
+        ((40, 3, 24), r"found \[40, 3, 24\], other sizes; import .* with --num_crops"),
+    ],
+)
+def test_a_layout_that_the_shape_does_not_tell_is_asked_for(tmp_path, shape, message):
+    """[10, 40, D] was 10 snippets of 40 crops: 160 frames stood for 640."""
+    source = _save(_golden("rtfm"), tmp_path / "model.pkl")
+    _import(source, str(tmp_path / "w"))
+    features = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+    with pytest.raises(UserError, match=message):
+        scoring.load(str(tmp_path / "w")).score({"a": features})
 
 
-def test_a_file_that_runs_code_is_refused(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    buffer = io.BytesIO()
-    torch.save({"fc1.weight": _Evil()}, buffer)
-    pathlib.Path("evil.pkl").write_bytes(buffer.getvalue())
-    pathlib.Path("plain.pkl").write_bytes(pickle.dumps({"fc1.weight": _Evil()}))
-    pathlib.Path("text.pkl").write_text("hello world")
-    pathlib.Path("dot.pkl").write_text(".")
-    for name in ("evil.pkl", "plain.pkl", "text.pkl", "dot.pkl", "missing.pkl"):
-        with pytest.raises(UserError, match=f"{name}: expected a PyTorch state dict") as caught:
-            checkpoints.read_state(name)
-        assert "False" not in str(caught.value)  # No advice to load it unsafely.
-    assert not pathlib.Path("evil-ran").exists()
-    torch.save([1, 2], "list.pkl")
-    with pytest.raises(UserError, match="list.pkl: expected tensors by name, found list"):
-        checkpoints.read_state("list.pkl")
+def test_known_crops_settle_the_layout(tmp_path):
+    source = _save(_golden("rtfm"), tmp_path / "model.pkl")
+    _import(source, str(tmp_path / "unknown"))
+    _import(source, str(tmp_path / "ten"), num_crops=10)
+    assert scoring.load(str(tmp_path / "ten")).manifest.crops == {"count": 10, "order": "unknown"}
+    features = np.random.default_rng(0).normal(size=(40, 10, 24)).astype(np.float32)
+    unknown = scoring.load(str(tmp_path / "unknown")).score({"a": features})
+    known = scoring.load(str(tmp_path / "ten")).score({"a": features, "b": features[:10]})
+    np.testing.assert_array_equal(unknown["a"], known["a"])
+    assert len(known["a"]) == 40 and len(known["b"]) == 10
+    with pytest.raises(UserError, match=r"expected \[T, 10, 24\], 10 crops as in training"):
+        scoring.load(str(tmp_path / "ten")).score({"a": features.swapaxes(0, 1)})
+    with pytest.raises(UserError, match="--num_crops, --store: expected one of them, found both"):
+        CheckpointImport(source=source, workdir="w", store="s", num_crops=10)
+
+
+def test_text_of_another_length_is_refused(tmp_path):
+    """56 rows of text passed for 10 snippets; published captions differ by a few rows."""
+    _import(_save(_golden("tevad"), tmp_path / "model.pkl"), str(tmp_path / "w"))
+    model = scoring.load(str(tmp_path / "w"))
+    visual_TxD, text_SxE = np.ones((40, 24)), np.ones((80, 32))
+    for length in (35, 40, 45):
+        assert len(model.score({"a": (visual_TxD, text_SxE[:length])})["a"]) == 40
+    for length in (20, 34, 46, 80):
+        with pytest.raises(UserError, match=rf"expected text, .*found \[{length}, 32\]"):
+            model.score({"a": (visual_TxD, text_SxE[:length])})
+    with pytest.raises(UserError, match=r"array \[10, 32\], .* found \[56, 32\]"):
+        model.score({"a": (visual_TxD[:10], text_SxE[:56])})
