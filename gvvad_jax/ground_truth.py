@@ -23,7 +23,7 @@ def frame_truths(members: Sequence[Member], path: str = "") -> dict[str, np.ndar
 
     Args:
       members: the videos, with frame annotations.
-      path: path of the annotations, for messages.
+      path: path of the annotations, for messages (default: the list of each video's store).
 
     Raises:
       UserError: an abnormal video without intervals, or with intervals of another video's length.
@@ -32,16 +32,16 @@ def frame_truths(members: Sequence[Member], path: str = "") -> dict[str, np.ndar
     rescaled: list[Member] = []
     as_numbered: list[Member] = []
     for member in members:
-        video, row = member.video, member.row
+        video, row, where = member.video, member.row, path or member.store.videos.path
         scale = annotations.frame_scale(
             video,
             row.num_frames,
             row.fps,
-            path,
+            where,
             slack=_slack(member.store.manifest.snippet),
             declared_frames=row.declared_frames,
         )
-        labels[video.id] = annotations.frame_labels(video, row.num_frames, path, scale)
+        labels[video.id] = annotations.frame_labels(video, row.num_frames, where, scale)
         (as_numbered if scale == 1.0 else rescaled).append(member)
     _report(path or _paths(members), _RESCALED, _contradictions(rescaled))
     report_contradictions(as_numbered, path)

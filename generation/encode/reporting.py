@@ -69,9 +69,4 @@ def _contradictions(row: Row, video: annotations.VideoAnnotation) -> list[str]:
         faults.append(
             f"the file declares {row.declared_frames} frames, {row.decoded_frames} could be decoded"
         )
-    if video.num_frames is not None and video.num_frames != row.num_frames:
-        faults.append(f"videos.json says {video.num_frames} frames, the file has {row.num_frames}")
-    # Containers round rates such as 29.97.
-    if video.fps is not None and abs(video.fps - row.fps) > 0.01 * row.fps:
-        faults.append(f"videos.json says {video.fps:g} fps, the file {row.fps:g}, which is used")
-    return faults
+    return faults + annotations.contradictions(video, row.num_frames, row.fps)

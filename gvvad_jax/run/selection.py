@@ -5,7 +5,7 @@ import sys
 
 import numpy as np
 
-from gvvad_jax import evaluation, metrics, parallel, scoring, step
+from gvvad_jax import evaluation, ground_truth, metrics, parallel, scoring, step
 from gvvad_jax.command import UserError
 from gvvad_jax.config import TrainConfig
 from gvvad_jax.evaluation import Measures
@@ -66,6 +66,8 @@ class Selection:
                 "videos.json for one",
                 file=sys.stderr,
             )
+        # Annotations that don't fit are reported before training rather than after it.
+        ground_truth.frame_truths(self._test, config.annotations)
 
     def _model_at(self, state: TrainState) -> scoring.Model:
         return dataclasses.replace(self._model, variables=step.scoring_variables(state))
@@ -89,7 +91,7 @@ class Selection:
             measures |= {"validation_auc": auc, "validation_loss": loss}
             self._keep("best_on_validation", done, state, [auc, -loss])
         if self._config.best_on_test and self._test:
-            auc = evaluation.measure_members(model, self._test)["auc"]
+            auc = self._measured(model)["auc"]
             measures["test_auc"] = auc
             self._keep("best_on_test", done, state, [auc])
         return measures
@@ -126,4 +128,9 @@ class Selection:
         return results
 
     def _measured(self, model: scoring.Model) -> Measures:
-        return evaluation.measure_members(model, self._test, missing=len(self._splits.missing))
+        return evaluation.measure_members(
+            model,
+            self._test,
+            missing=len(self._splits.missing),
+            path=self._config.annotations,
+        )
