@@ -138,6 +138,27 @@ def _score(monkeypatch, **values):
     return score._score_files(scoring.load(given["workdir"]))
 
 
+def test_times_come_of_the_runs_fps_policy(run, tmp_path, monkeypatch):
+    model = scoring.load(run[0])
+    manifest = dataclasses.replace(
+        model.manifest, fps_policy=8.0, snippet={"frames": 16, "stride": 16, "pooling": "mean"}
+    )
+    resampled = dataclasses.replace(model, manifest=manifest)
+    monkeypatch.setattr(scoring, "load", lambda *_: resampled)
+    np.save(tmp_path / "x.npy", np.zeros((10, 2, DIM), np.float32))
+    np.save(tmp_path / "t.npy", np.zeros((10, TEXT_DIM), np.float32))
+    files = {"visual": str(tmp_path / "x.npy"), "text": str(tmp_path / "t.npy")}
+    arrays = _score(monkeypatch, workdir=run[0], **files)
+    assert arrays["times/x"][-1].tolist() == [18.0, 20.0]
+    assert len(arrays["x"]) == 500 and arrays["fps/x"] == 25.0
+    np.testing.assert_array_equal(arrays["x"][::50], arrays["snippets/x"])
+    resampled = dataclasses.replace(
+        model, manifest=dataclasses.replace(manifest, fps_policy="unknown")
+    )
+    with pytest.raises(UserError, match="x.npy: expected features whose snippets have a known"):
+        _score(monkeypatch, workdir=run[0], **files)
+
+
 @pytest.mark.parametrize(
     ("shape", "message"),
     [

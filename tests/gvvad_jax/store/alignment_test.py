@@ -57,6 +57,55 @@ def test_a_frame_between_snippets_takes_the_nearest():
     np.testing.assert_allclose(scores, [1, 1, 1, 3, 3, 3, 3, 3, 3])
 
 
+def test_small_scores_keep_their_order_beside_large_ones():
+    """Differences of running sums would round them to multiples of 1e-13 and more."""
+    scores_T = np.concatenate([np.full(2000, 0.999), 1e-12 * np.arange(1, 2001)[::-1]])
+    expected = np.repeat(scores_T.astype(np.float32), 16)
+    for fps in (25.0, 29.97):
+        times_Tx2 = alignment.snippet_times(64000, fps, 16, 16, "native")
+        frames = alignment.frame_scores(scores_T, times_Tx2, 64000, fps)
+        np.testing.assert_array_equal(frames, expected)
+
+
+@pytest.mark.parametrize("stride", [1, 3, 8, 16, 20])
+def test_frame_scores_equal_the_plain_means(stride):
+    num_frames, rng = 300, np.random.default_rng(stride)
+    spans_Tx2 = alignment.snippet_spans(num_frames, 16, stride)
+    scores_T = 10.0 ** rng.uniform(-30, 0, len(spans_Tx2))
+    frames = alignment.frame_scores(scores_T, spans_Tx2.astype(float), num_frames, 1.0)
+    for frame in range(num_frames):
+        covers = (spans_Tx2[:, 0] <= frame) & (frame < spans_Tx2[:, 1])
+        if covers.any():
+            assert frames[frame] == pytest.approx(scores_T[covers].mean(), rel=1e-6, abs=1e-44)
+    assert not len(alignment.frame_scores(scores_T, spans_Tx2.astype(float), 0, 1.0))
+
+
+def test_rows_lie_where_the_manifest_says():
+    exact = {"frames": 16, "stride": 16, "alignment": "exact"}
+    times_Tx2, note = alignment.row_times(3, 65, 10.0, exact, "native")
+    np.testing.assert_allclose(times_Tx2, [[0, 1.6], [1.6, 3.2], [3.2, 4.8]])
+    assert note == "the last 17 frames have no row, and take the last row's score"
+    # At the policy's rate: 195 frames at 30 a second are 65 at 10.
+    np.testing.assert_allclose(alignment.row_times(3, 195, 30.0, exact, 10.0)[0], times_Tx2)
+    assert alignment.row_times(5, 65, 10.0, exact, "native")[0][-1].tolist() == [6.4, 6.5]
+    for snippet, rows in ((exact | {"alignment": "even"}, 5), (exact, 32), (exact, 2)):
+        times_Tx2, note = alignment.row_times(rows, 65, 10.0, snippet, "native")
+        np.testing.assert_allclose(times_Tx2[:, 0], np.arange(rows) * 6.5 / rows)
+        assert (note is None) == (snippet["alignment"] == "even")
+
+
+def test_rows_of_a_video_of_unknown_length():
+    snippet = {"frames": 16, "stride": 16}
+    times_Tx2, frames = alignment.row_spans(10, 25.0, snippet, 8.0)
+    assert (times_Tx2[-1].tolist(), frames) == ([18.0, 20.0], 500)
+    times_Tx2, frames = alignment.row_spans(10, 25.0, snippet, "native")
+    assert (times_Tx2[-1].tolist(), frames) == ([5.76, 6.4], 160)
+    with pytest.raises(UserError, match="found unknown stride and fps_policy; put them into"):
+        alignment.row_spans(10, 25.0, snippet | {"stride": "unknown"}, "unknown")
+    with pytest.raises(UserError, match="found rows that share a time evenly"):
+        alignment.row_spans(10, 25.0, snippet | {"alignment": "even"}, "native")
+
+
 @pytest.mark.parametrize(
     ("frames", "stride", "policy", "published"),
     [
