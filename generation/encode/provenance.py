@@ -1,14 +1,18 @@
 """What a store's rows were made from: digests of videos, their descriptions and their source."""
 
-import json
 import os
 import pathlib
+import sys
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+import tqdm
+
+from generation import ranks
 from gvvad_jax.command import UserError
 from gvvad_jax.store import annotations, digests
-from gvvad_jax.store.files import read_json, write_json
+from gvvad_jax.store.files import read_json_as, write_json
 from gvvad_jax.store.format import STAND_IN
 from gvvad_jax.store.writer import outdated
 
@@ -17,9 +21,6 @@ if TYPE_CHECKING:
 
 # Beside the manifest: facts about the encoding on which combined stores need not agree.
 _NOTES = "encoding.json"
-# Bytes read at each end of a file, and number of files sampled from a folder of images.
-_SAMPLE_BYTES = 64 << 10
-_SAMPLE_FRAMES = 16
 _DESCRIPTION_FIELDS = ("description", "phrase", "twin", "seed")
 
 
@@ -28,8 +29,8 @@ def video_digests(
 ) -> dict[str, str]:
     """Returns a digest by video id; a video whose digest changes is encoded again.
 
-    The digest depends on the file's size, first and last bytes, on the description and on the
-    source, but not on paths and dates.
+    The digest depends on the whole content of the file or of each frame of a folder, on the frame
+    rate that the list gives, on the description and on the source, but not on paths and dates.
 
     Args:
       videos: the videos.
@@ -37,12 +38,20 @@ def video_digests(
       source: "real" or "synthetic".
 
     Raises:
-      UserError: a file cannot be read.
+      UserError: a file cannot be read, or is no file or folder.
     """
-    return {
-        video.id: _digest(videos.resolve(video), video, descriptions.get(video.id), source)
-        for video in videos.videos.values()
-    }
+    ids = list(videos.videos)
+    # Each rank begins elsewhere, so that it finds what the others have read in the cache.
+    rank, size = ranks.rank_and_size()
+    start = rank * len(ids) // size
+    digest_by_id = {}
+    for video_id in tqdm.tqdm(
+        ids[start:] + ids[:start], "digest", leave=False, unit="video", disable=None, delay=2
+    ):
+        video = videos.videos[video_id]
+        path = videos.resolve(video)
+        digest_by_id[video_id] = _digest(path, video, descriptions.get(video_id), source)
+    return digest_by_id
 
 
 def descriptions_by_id(prompts_path: str | os.PathLike | None) -> "dict[str, Description]":
@@ -87,7 +96,7 @@ def is_finished(
     if not (path / _NOTES).exists() or (path / "parts").exists():
         return False
     stored_videos = annotations.load(path / "videos.json").videos
-    notes = read_json(path / _NOTES)
+    notes = _read_notes(path / _NOTES)
     weights = notes.get("weights", {})
     return (
         notes.get("options") == fingerprint["options"]
@@ -101,14 +110,34 @@ def is_finished(
 def add_notes(path: pathlib.Path, **notes: Any) -> None:
     """Adds values to a store's encoding.json; lists are merged with the lists there."""
     notes_path = path / _NOTES
-    old = read_json(notes_path) if notes_path.exists() else None
-    content = dict(old or {})
+    old = _read_notes(notes_path)
+    content = dict(old)
     for key, value in notes.items():
         if isinstance(value, list):
             value = sorted({*content.get(key, ()), *value})
         content[key] = value
     if content != old:
         write_json(notes_path, content, sort_keys=True)
+
+
+class _Notes(msgspec.Struct, omit_defaults=True):
+    """The values of encoding.json."""
+
+    options: str | None = None
+    weights: dict[str, str | None] | None = None
+    computed_in: list[str] | None = None
+
+
+def _read_notes(path: pathlib.Path) -> dict[str, Any]:
+    """Reads encoding.json; {} if there is none, or a damaged one, which is then written again."""
+    if not path.exists():
+        return {}
+    try:
+        notes = read_json_as(path, _Notes, "notes of an encoding", "they are written again")
+    except UserError as error:
+        print(f"warning: {error}", file=sys.stderr)
+        return {}
+    return msgspec.to_builtins(notes)
 
 
 def _digest(
@@ -132,23 +161,26 @@ def _read_digest(
     description: "Description | None",
     source: str,
 ) -> str:
-    facts: list[Any] = [source, None]
-    if description is not None:
-        facts[1] = [getattr(description, name) for name in _DESCRIPTION_FIELDS]
     if path.is_dir():
-        from generation.media import image_folders
+        from generation.media import containers, image_folders
 
-        with os.scandir(path) as entries:
-            frames = [(e.name, e.stat().st_size) for e in entries if e.is_file()]
-        frames.sort(key=lambda frame: image_folders.frame_order(frame[0]))
-        facts += [video.fps, frames]
-        sampled = range(0, len(frames), -(-len(frames) // _SAMPLE_FRAMES) or 1)
-        samples = [path / frames[i][0] for i in sampled]
+        try:
+            frames = image_folders.list_images(path)
+        except containers.UnreadableError:  # The row tells, or the quarantine.
+            frames = []
     else:
-        facts.append(path.stat().st_size)
-        samples = [path]
-    content = bytearray(json.dumps(facts).encode())
-    for sample in samples:
-        _, first, last = digests.read_ends(sample, _SAMPLE_BYTES)
-        content += first + last
-    return digests.of_bytes(content)[:16]
+        frames = [path]
+    for frame in frames:
+        if frame.exists() and not frame.is_file():
+            # A pipe would be waited for, and a device read without end.
+            raise UserError(
+                f"{frame}: expected the file of video {video.id!r}, found no regular file; remove "
+                "it, or the video's entry"
+            )
+    facts = {
+        "source": source,
+        "description": description and [getattr(description, n) for n in _DESCRIPTION_FIELDS],
+        "fps": video.fps,
+        "content": [digests.of_file(frame) for frame in frames],
+    }
+    return digests.of_json(facts)

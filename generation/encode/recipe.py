@@ -162,15 +162,23 @@ class EncodeOptions(VisualOptions, CaptionOptions, TextOptions):
         """
         from generation.encoders import pretrained
 
+        settings = {
+            "weights": pretrained.IMAGES,
+            "caption_weights": pretrained.CAPTIONS,
+            "text_weights": pretrained.TEXTS,
+        }
         values = settled(self)
         checkpoints = self._checkpoints()
-        for key in ("weights", "caption_weights", "text_weights"):
+        for key in settings:
             # The location of the weights does not matter.
             values[key] = pretrained.name_of(checkpoints.get(key, values[key]))
         values["snippet_stride"] = self.stride
         return {
             "options": digests.of_json(values),
-            "weights": {k: pretrained.known_digest(name) for k, name in checkpoints.items()},
+            "weights": {
+                key: pretrained.known_digest(name, settings[key])
+                for key, name in checkpoints.items()
+            },
         }
 
     def _checkpoints(self) -> dict[str, str]:

@@ -18,7 +18,7 @@ import numpy as np
 from generation.chat.options import ChatOptions
 from generation.encoders import pretrained
 from generation.encoders.options import CaptionOptions
-from generation.encoders.protocols import Captioner, StandIn
+from generation.encoders.protocols import Captioner, SnippetStream, StandIn
 from gvvad_jax.command import UserError
 from gvvad_jax.store.format import STAND_IN
 
@@ -60,16 +60,28 @@ def spread(start: int, end: int, count: int) -> list[int]:
     return [start + ((2 * i + 1) * length - 1) // (2 * count) for i in range(count)]
 
 
-class _SnippetCaptioner:
+class _SnippetCaptioner(abc.ABC):
     """Base of captioners that look at a few frames of each snippet.
 
     Attributes:
       num_frames: number of frames that they look at.
     """
 
-    whole_video = False
     vocabulary = "plain"
     num_frames = 1
+
+    def begin(self, spans_Tx2: np.ndarray, num_frames: int, rate: float) -> SnippetStream:
+        """Begins a video; see VisualEncoder.begin."""
+        del num_frames, rate
+
+        def caption(snippets: list[list[np.ndarray]]) -> list[str]:
+            return self.caption_snippets([np.stack(snippet) for snippet in snippets])
+
+        return SnippetStream(spans_Tx2, self.frames_of, lambda picture: picture.rgb(), caption)
+
+    @abc.abstractmethod
+    def caption_snippets(self, snippets: Sequence[np.ndarray]) -> list[str]:
+        """Returns one caption per snippet, from the frames that `frames_of` named."""
 
     def frames_of(self, start: int, end: int) -> list[int]:
         """Returns which frames of the snippet [start, end) are needed, ascending."""
@@ -85,7 +97,7 @@ class _SnippetCaptioner:
         return snippet_KxHxWx3[spread(0, len(snippet_KxHxWx3), self.num_frames)]
 
 
-class _PretrainedCaptioner(_SnippetCaptioner, abc.ABC):
+class _PretrainedCaptioner(_SnippetCaptioner):
     """A transformers checkpoint that captions frames; see GitCaptioner and BlipCaptioner.
 
     All batches have the same number of rows and the search is greedy, so a caption does not depend
@@ -129,7 +141,7 @@ class _PretrainedCaptioner(_SnippetCaptioner, abc.ABC):
                 model_types=(self.kind,),
                 key_mapping=dict(self.renamed),
             )
-            digest = pretrained.digest(weights)
+            digest = pretrained.digest(weights, pretrained.CAPTIONS)
         self.id = f"{self.kind}:{pretrained.name_of(weights)}@{digest}"
 
     def caption_snippets(self, snippets: Sequence[np.ndarray]) -> list[str]:

@@ -13,11 +13,14 @@ import numpy as np
 
 from generation.encoders import pretrained
 from generation.encoders.options import POOLINGS, VisualOptions
+from generation.encoders.protocols import SnippetStream
 from gvvad_jax.command import UserError
 
 if TYPE_CHECKING:
     import torch
     from transformers import CLIPVisionModelWithProjection
+
+    from generation.media.reading import Picture
 
 DEFAULT_WEIGHTS = "openai/clip-vit-large-patch14"
 # By name: number of views of a frame, and their order in the store.
@@ -49,14 +52,12 @@ class ClipEncoder:
       UserError: the checkpoint does not exist or is of another model, or an option is invalid.
 
     Attributes:
-      id, dim, crops, manifest, whole_video: see VisualEncoder.
+      id, dim, crops, manifest: see VisualEncoder.
       device: device of the model.
       dtype: number format of the computation. It is not part of the manifest: rows computed in
         different formats differ only by rounding, so their stores may be combined.
       size: side in pixels of the model's input.
     """
-
-    whole_video = False
 
     def __init__(self, options: VisualOptions):
         crops = options.crops or "centre"
@@ -107,7 +108,7 @@ class ClipEncoder:
                 )
             config = CLIPVisionConfig.from_pretrained(weights)
             processor = CLIPImageProcessorPil.from_pretrained(weights)
-            self._digest = pretrained.digest(weights)
+            self._digest = pretrained.digest(weights, pretrained.IMAGES)
         self.dim, self.size = config.projection_dim, config.image_size
         self._short_side = processor.size.shortest_edge
         crop = (processor.crop_size.height, processor.crop_size.width)
@@ -147,10 +148,16 @@ class ClipEncoder:
             return [(start + end - 1) // 2]
         return list(range(start, end))
 
-    def prepare(self, frame_HxWx3: np.ndarray) -> "torch.Tensor":
-        """Reduces an RGB uint8 frame to what its crops need: uint8 [3, h, w] on the CPU."""
+    def begin(self, spans_Tx2: np.ndarray, num_frames: int, rate: float) -> SnippetStream:
+        """Begins a video; see VisualEncoder.begin."""
+        del num_frames, rate
+        return SnippetStream(spans_Tx2, self.frames_of, self.prepare, self.encode_snippets)
+
+    def prepare(self, picture: "Picture") -> "torch.Tensor":
+        """Reduces a frame to what its crops need: uint8 [3, h, w] on the CPU."""
         if self._crops == "whole":
-            return self.prepare_whole(frame_HxWx3)
+            return self.prepare_whole(picture)
+        frame_HxWx3 = picture.rgb()
         height, width = resized_size(*frame_HxWx3.shape[:2], self._short_side)
         resized_3xHxW = self._resize(frame_HxWx3, height, width)
         if self._crops == "ten":
@@ -159,9 +166,9 @@ class ClipEncoder:
         top, left = (height - self.size) // 2, (width - self.size) // 2
         return resized_3xHxW[:, top : top + self.size, left : left + self.size].contiguous()
 
-    def prepare_whole(self, frame_HxWx3: np.ndarray) -> "torch.Tensor":
+    def prepare_whole(self, picture: "Picture") -> "torch.Tensor":
         """Reduces a frame to what `consistency` needs: the whole frame in the input size."""
-        return self._resize(frame_HxWx3, self.size, self.size)
+        return self._resize(picture.rgb(), self.size, self.size)
 
     def _resize(self, frame_HxWx3: np.ndarray, height: int, width: int) -> "torch.Tensor":
         import torch
@@ -189,15 +196,6 @@ class ClipEncoder:
         return np.stack(
             [rows_FxNxD[[place[id(frame)] for frame in frames]].mean(axis=0) for frames in snippets]
         )
-
-    def encode_video(
-        self, frames_FxHxWx3: np.ndarray, spans_Tx2: np.ndarray, fps: float
-    ) -> np.ndarray:
-        """Returns float32 [T, crops, dim] of a video in memory; see MotionEncoder.encode_video."""
-        del fps
-        chosen = [self.frames_of(int(start), int(end)) for start, end in spans_Tx2]
-        prepared = {i: self.prepare(frames_FxHxWx3[i]) for i in sorted(set().union(*chosen))}
-        return self.encode_snippets([[prepared[i] for i in frames] for frames in chosen])
 
     def consistency(self, frames: "Sequence[torch.Tensor]") -> float:
         """Computes VBench's temporal consistency (Huang et al., 2024).

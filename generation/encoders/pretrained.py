@@ -20,7 +20,17 @@ if TYPE_CHECKING:
 DTYPES = ("float32", "float16", "bfloat16")
 # Files of weights in the order in which transformers looks for them; an index names several.
 _WEIGHTS = ("model.safetensors", "pytorch_model.bin")
-_SAMPLE_BYTES = 1 << 20
+# Other files that shape what a model computes, by what it takes: they belong to its identity.
+IMAGES = ("preprocessor_config.json", "processor_config.json")
+TEXTS = (
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "tokenizer.json",
+)
+CAPTIONS = (*IMAGES, *TEXTS, "generation_config.json")
+# Tokens of a checkpoint without tokenizer.json, which has them all.
+_VOCABULARIES = ("vocab.txt", "vocab.json", "merges.txt", "spiece.model", "tokenizer.model")
 
 
 def library() -> ModuleType:
@@ -40,34 +50,41 @@ def name_of(weights: str) -> str:
     return weights.rstrip("/").rsplit("/", 1)[-1]
 
 
-def known_digest(weights: str) -> str | None:
+def known_digest(weights: str, settings: Sequence[str]) -> str | None:
     """Returns 12 hexadecimal digits that identify a checkpoint, whatever its folder is called.
 
-    They depend on the size, the first and the last MiB of config.json and of each file of weights.
-    A Hub name and a copy of its files give the same digits.
+    They depend on the whole content of config.json, of each file of weights and of the settings: a
+    file of the same size and ends, such as one into which a LoRA was merged, is another. A Hub name
+    and a copy of its files give the same digits.
 
     Args:
       weights: a checkpoint's name or folder.
+      settings: names of the other files that count, where there are any: IMAGES, TEXTS, CAPTIONS.
 
     Returns:
       The digits; None if the files are not on this machine.
+
+    Raises:
+      UserError: the index of the weights is damaged.
     """
     paths = _files_of(weights, _cached)
     if paths is None:
         return None
-    content = bytearray()
-    for path in paths:
-        size, first, last = digests.read_ends(path, _SAMPLE_BYTES)
-        content += size.to_bytes(8, "little") + first + last
-    return digests.of_bytes(content)[:12]
+    if "tokenizer.json" in settings and not _cached(weights, "tokenizer.json"):
+        settings = (*settings, *_VOCABULARIES)
+    content = [["weights", digests.of_file(path)] for path in paths]
+    content += [
+        [name, digests.of_file(path)] for name in settings if (path := _cached(weights, name))
+    ]
+    return digests.of_json(content)[:12]
 
 
-def digest(weights: str) -> str:
+def digest(weights: str, settings: Sequence[str]) -> str:
     """Returns `known_digest` after fetching missing files; call it inside `reading`."""
-    known = known_digest(weights)
+    known = known_digest(weights, settings)
     if known is None and not os.path.isdir(weights):
         _files_of(weights, _fetched)
-        known = known_digest(weights)
+        known = known_digest(weights, settings)
     if known is None:
         raise OSError(
             f"no config.json with {' or '.join(_WEIGHTS)}, or fewer files than their index names"
@@ -90,11 +107,21 @@ def _files_of(weights: str, locate: Callable[[str, str], str | None]) -> list[st
         if whole := locate(weights, name):
             return [config, whole]
         if index := locate(weights, f"{name}.index.json"):
-            names = set(files.read_json(index)["weight_map"].values())
-            parts = sorted(map(os.path.basename, names))
-            paths = [locate(weights, part) for part in parts]
-            return None if None in paths else [config, *paths]
+            parts = [locate(weights, part) for part in _parts(index)]
+            return None if None in parts else [config, *parts]
     return None
+
+
+def _parts(index: str) -> list[str]:
+    """Returns the names of the files of weights that an index lists."""
+    content = files.read_json(index)
+    by_weight = content.get("weight_map") if isinstance(content, dict) else None
+    if not isinstance(by_weight, dict) or not all(isinstance(p, str) for p in by_weight.values()):
+        raise UserError(
+            f"{index}: expected an index of weights with a weight_map of file names, found "
+            "something else; download the checkpoint again"
+        )
+    return sorted(map(os.path.basename, set(by_weight.values())))
 
 
 def _cached(weights: str, name: str) -> str | None:

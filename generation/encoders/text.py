@@ -142,7 +142,7 @@ class PretrainedTextEncoder:
                 may_lack=("pooler",) if self._pooling == "mean" else (),
                 **options,
             )
-            digest = pretrained.digest(weights)
+            digest = pretrained.digest(weights, pretrained.TEXTS)
         config = self._model.config
         if (
             config.is_encoder_decoder

@@ -130,7 +130,8 @@ def clip_text_encoder(manifest: Manifest, weights: str = "") -> TextEncoder:
     encoder = text.make_text_encoder(
         options.TextOptions(text_encoder="clip-l14", text_weights=weights)
     )
-    if manifest.encoder.get("digest") not in (None, pretrained.known_digest(weights)):
+    digest = pretrained.known_digest(weights, pretrained.IMAGES)
+    if manifest.encoder.get("digest") not in (None, digest):
         raise UserError(
             f"--clip_weights: expected the weights of digest {manifest.encoder['digest']}, the "
             f"store's, found others in {weights!r}; {remedy}"

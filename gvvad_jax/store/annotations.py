@@ -58,16 +58,20 @@ class Annotations:
     def resolve(self, video: VideoAnnotation) -> pathlib.Path:
         """Returns the path of the video's file, which may not exist.
 
+        It is looked up beside the json's path as given, then beside the file that a linked json
+        stands for. An entry can't lead out of the folder, but a link in it may: someone put it
+        there, as the Hub's snapshots consist of links.
+
         Raises:
-          UserError: the path leaves the json's folder, or can't be a file's.
+          UserError: the entry leaves the json's folder, can't be a file's, or is a link to nothing.
         """
-        folder = pathlib.Path(self.path).resolve().parent
+        given = pathlib.Path(os.path.abspath(self.path))
         try:
-            file = (folder / video.file).resolve()
-            inside = file.is_relative_to(folder)
-            if inside:
-                with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-                    file.stat()  # Raises if a name is too long, or a link leads to itself.
+            folders = [given.parent, given.resolve().parent]
+            files = [pathlib.Path(os.path.normpath(folder / video.file)) for folder in folders]
+            inside = [f for f, folder in zip(files, folders, strict=True)
+                      if f.is_relative_to(folder)]  # fmt: skip
+            present = [file for file in inside if _exists(file)]
         except (OSError, RuntimeError, ValueError) as error:
             raise UserError(
                 f"{self.path}: video {video.id!r}: expected the path of a file, found "
@@ -75,13 +79,17 @@ class Annotations:
                 "the entry"
             ) from error
         if not inside:
-            unresolved = pathlib.Path(os.path.normpath(folder / video.file))
-            link = f", a link to {file}" if unresolved.is_relative_to(folder) else ""
             raise UserError(
                 f"{self.path}: video {video.id!r}: expected a file inside the json's folder, found "
-                f"{video.file!r}{link}; move the file there, or move the json"
+                f"{video.file!r}; move the file there, or move the json"
             )
-        return file
+        for file in inside if not present else ():
+            if file.is_symlink():
+                raise UserError(
+                    f"{self.path}: video {video.id!r}: expected a file, found {video.file!r}, a "
+                    f"link to {os.readlink(file)!r}, where there is none; correct the link"
+                )
+        return (present or inside)[0]
 
     def in_split(self, split: str) -> list[VideoAnnotation]:
         """Lists the videos of a split."""
@@ -97,6 +105,14 @@ class Annotations:
                 entry["abnormal_frames"] = [list(interval) for interval in video.abnormal_frames]
             videos[video.id] = {key: value for key, value in entry.items() if value is not None}
         return {"videos": videos}
+
+
+def _exists(file: pathlib.Path) -> bool:
+    """Tells whether there is such a file; raises OSError for a name that can't be one."""
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        file.stat()  # Raises if a name is too long, or a link leads to itself.
+        return True
+    return False
 
 
 def load(path: str | os.PathLike) -> Annotations:

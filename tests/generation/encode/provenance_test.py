@@ -1,6 +1,8 @@
 """Digests of videos, which tell whether a row is up to date."""
 
 import json
+import os
+import shutil
 
 import pytest
 
@@ -26,18 +28,71 @@ def test_a_video_that_cannot_be_read_is_named(tmp_path, monkeypatch, file):
     (tmp_path / "a.mp4").write_bytes(b"a")
     _frames(tmp_path / "frames", ["0.png"])
 
-    def refused(path, num_bytes):
+    def refused(path):
         raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr(digests, "read_ends", refused)
+    monkeypatch.setattr(digests, "of_file", refused)
     with pytest.raises(UserError, match=f"{file}.* video 'a', .*Permission denied.*readable"):
         _digest(tmp_path, file)
 
 
-def test_a_folder_is_read_in_the_order_of_its_frames(tmp_path):
-    # With another digest, every store of padded names would be encoded again.
-    _frames(tmp_path / "padded", [f"{number:02d}.png" for number in range(12)])
-    assert _digest(tmp_path, "padded") == "f0d1d33153fad816"
-    # The old digest, when frames were ordered by letters.
-    _frames(tmp_path / "plain", [f"{number}.png" for number in range(12)])
-    assert _digest(tmp_path, "plain") != "7ab841cb28ba4139"
+def test_pipes_are_refused_rather_than_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "a.mp4")
+    with pytest.raises(UserError, match="a.mp4: .* of video 'a', found no regular file"):
+        _digest(tmp_path, "a.mp4")
+    (tmp_path / "frames").mkdir()
+    os.mkfifo(tmp_path / "frames" / "0.png")
+    with pytest.raises(UserError, match="0.png: .* of video 'a', found no regular file"):
+        _digest(tmp_path, "frames")
+
+
+def test_a_change_in_the_middle_of_a_large_file_is_noticed(tmp_path):
+    """As when a preallocated download goes on: size and ends were all that was looked at."""
+    content = bytearray(os.urandom(1 << 20))
+    (tmp_path / "a.mp4").write_bytes(content)
+    before = _digest(tmp_path, "a.mp4")
+    content[1 << 19] ^= 1
+    (tmp_path / "a.mp4").write_bytes(content)
+    assert _digest(tmp_path, "a.mp4") != before
+    assert len(before) == 64
+
+
+def test_every_frame_of_a_folder_counts_and_nothing_else(tmp_path):
+    _frames(tmp_path / "frames", [f"{number}.png" for number in range(100)])
+    before = _digest(tmp_path, "frames")
+    (tmp_path / "frames" / "Thumbs.db").write_bytes(b"x")
+    assert _digest(tmp_path, "frames") == before
+    # Identity is content and order: names that keep the order change nothing.
+    renamed = tmp_path / "renamed"
+    shutil.copytree(tmp_path / "frames", renamed)
+    for path in renamed.glob("*.png"):
+        path.rename(renamed / f"frame_{int(path.stem):05d}.png")
+    assert _digest(tmp_path, "renamed") == before
+    (renamed / "frame_00041.png").write_bytes(b"y" * 100)
+    assert _digest(tmp_path, "renamed") != before
+    (tmp_path / "empty").mkdir()
+    assert _digest(tmp_path, "empty") != before
+
+
+def test_ranks_digest_every_video(tmp_path, monkeypatch):
+    for name in "abcde":
+        (tmp_path / f"{name}.mp4").write_bytes(name.encode())
+    videos = {n: {"file": f"{n}.mp4", "label": 0, "split": "train"} for n in "abcde"}
+    (tmp_path / "videos.json").write_text(json.dumps({"videos": videos}))
+    listed = annotations.load(tmp_path / "videos.json")
+    alone = provenance.video_digests(listed, {}, "real")
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert provenance.video_digests(listed, {}, "real") == alone and len(alone) == 5
+
+
+def test_damaged_notes_are_written_again(tmp_path, capsys):
+    provenance.add_notes(tmp_path, options="x", weights={"weights": None}, computed_in=["float32"])
+    provenance.add_notes(tmp_path, computed_in=["bfloat16"])
+    notes = {"computed_in": ["bfloat16", "float32"], "options": "x", "weights": {"weights": None}}
+    assert json.loads((tmp_path / "encoding.json").read_text()) == notes
+    for damage in ("", "[]", '{"options": 3}', '{"weights": ["a"]}', '{"computed_in": "a"}'):
+        (tmp_path / "encoding.json").write_text(damage)
+        provenance.add_notes(tmp_path, options="y")
+        assert json.loads((tmp_path / "encoding.json").read_text()) == {"options": "y"}
+        assert "encoding.json: expected" in capsys.readouterr().err

@@ -85,7 +85,7 @@ def test_frames_are_the_middles_of_equal_parts():
 def test_git_captions_equal_those_of_its_model(git):
     """The reference runs over the whole sequence, without the cache of `generate`."""
     captioner = _captioner("git", git)
-    digest = pretrained.known_digest(str(git))
+    digest = pretrained.known_digest(str(git), pretrained.CAPTIONS)
     assert captioner.id == f"git:tiny-git@{digest}" and captioner.vocabulary == "plain"
     assert not captioner.whole_video and captioner.frames_of(0, 16) == [1, 3, 6, 9, 11, 14]
     actual = captioner.caption_snippets(_snippets())
@@ -137,7 +137,8 @@ def test_a_caption_does_not_depend_on_its_batch(name, request, monkeypatch):
     assert captioner.caption_snippets(snippets[9:]) == together[9:]
     assert single.caption_snippets(snippets) == together
     assert captioner.caption_snippets([]) == []
-    assert captioner.id == f"{name}:tiny-{name}@{pretrained.known_digest(str(weights))}"
+    digest = pretrained.known_digest(str(weights), pretrained.CAPTIONS)
+    assert captioner.id == f"{name}:tiny-{name}@{digest}"
 
 
 def test_git_depends_on_the_order_of_frames_and_blip_on_the_middle_frame(git, blip):

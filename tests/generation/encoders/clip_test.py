@@ -254,13 +254,13 @@ def test_a_hubs_name_and_a_copy_have_one_digest(tmp_path, monkeypatch):
     monkeypatch.setattr(
         "huggingface_hub.file_download.constants.HF_HUB_CACHE", str(tmp_path / "hub")
     )
-    assert pretrained.known_digest("org/clip") == expected
+    assert pretrained.known_digest("org/clip", pretrained.IMAGES) == expected
     # Other weights under the same name; then one part is missing.
     last = sorted(folder.glob("*.safetensors"))[-1]
     last.write_bytes(last.read_bytes()[:-1] + b"x")
-    assert pretrained.known_digest(str(folder)) != expected
+    assert pretrained.known_digest(str(folder), pretrained.IMAGES) != expected
     last.unlink()
-    assert pretrained.known_digest(str(folder)) is None
+    assert pretrained.known_digest(str(folder), pretrained.IMAGES) is None
     with pytest.raises(UserError, match="clip: expected a CLIP checkpoint, found no config.json"):
         make_encoder(str(folder))
 

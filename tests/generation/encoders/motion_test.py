@@ -141,7 +141,7 @@ def test_clip_takes_its_options(weights):
     assert not encoder.whole_video and encoder.crops == {"count": 1, "order": "centre"}
     assert encoder.id == "clip-tiny-clip" and encoder.manifest == {
         "id": "clip-tiny-clip",
-        "digest": pretrained.known_digest(weights),
+        "digest": pretrained.known_digest(weights, pretrained.IMAGES),
         "weights": "tiny-clip",
         "pooling": "middle",
         "normalised": False,

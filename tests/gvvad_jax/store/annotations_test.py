@@ -94,15 +94,46 @@ def test_a_file_may_not_leave_the_folder(tmp_path, file):
         loaded.resolve(loaded.videos["a"])
 
 
-def test_a_link_may_not_leave_the_folder(tmp_path):
-    inside = tmp_path / "inside"
-    inside.mkdir()
-    (tmp_path / "secret.mp4").write_bytes(b"")
-    (inside / "a.mp4").symlink_to(tmp_path / "secret.mp4")
-    loaded = _load(inside)
-    with pytest.raises(
-        UserError, match="inside the json's folder.*'a.mp4', a link to .*/secret.mp4"
-    ):
+def test_a_hub_snapshot_of_links_is_read(tmp_path):
+    """The list and its videos are links into a folder of blobs, as huggingface_hub keeps them."""
+    blobs, snapshot = tmp_path / "blobs", tmp_path / "snapshots" / "f00d"
+    blobs.mkdir()
+    snapshot.mkdir(parents=True)
+    (blobs / "video").write_bytes(b"sound")
+    _load(blobs)
+    (blobs / "videos.json").rename(blobs / "list")
+    (snapshot / "a.mp4").symlink_to("../../blobs/video")
+    (snapshot / "videos.json").symlink_to("../../blobs/list")
+    loaded = annotations.load(snapshot / "videos.json")
+    assert loaded.resolve(loaded.videos["a"]) == snapshot / "a.mp4"
+    assert loaded.resolve(loaded.videos["a"]).read_bytes() == b"sound"
+
+
+def test_a_linked_list_or_folder_finds_its_videos(tmp_path, monkeypatch):
+    data, work = tmp_path / "data", tmp_path / "work"
+    data.mkdir()
+    work.mkdir()
+    _load(data)
+    (data / "a.mp4").write_bytes(b"data")
+    (work / "videos.json").symlink_to(data / "videos.json")
+    loaded = annotations.load(work / "videos.json")
+    # Nothing beside the link: beside the file that it stands for.
+    assert loaded.resolve(loaded.videos["a"]) == data / "a.mp4"
+    (work / "a.mp4").write_bytes(b"work")
+    assert loaded.resolve(loaded.videos["a"]) == work / "a.mp4"
+    (tmp_path / "alias").symlink_to(data)
+    monkeypatch.chdir(tmp_path)
+    for folder in ("alias", "./alias/", "data", str(data)):
+        loaded = annotations.load(f"{folder}/videos.json")
+        assert loaded.resolve(loaded.videos["a"]).read_bytes() == b"data"
+    listed = _load(tmp_path / "alias", file=str(data / "a.mp4"))
+    assert listed.resolve(listed.videos["a"]) == data / "a.mp4"
+
+
+def test_a_link_to_nothing_is_not_called_missing(tmp_path):
+    (tmp_path / "a.mp4").symlink_to("gone.mp4")
+    loaded = _load(tmp_path)
+    with pytest.raises(UserError, match="found 'a.mp4', a link to 'gone.mp4', where there is none"):
         loaded.resolve(loaded.videos["a"])
 
 
