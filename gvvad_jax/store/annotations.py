@@ -5,16 +5,46 @@ import dataclasses
 import math
 import os
 import pathlib
+import re
+import sys
 from collections.abc import Mapping
+from typing import Annotated, Literal, NoReturn
 
+import msgspec
 import numpy as np
 
 from gvvad_jax.command import UserError
+from gvvad_jax.store import alignment
 from gvvad_jax.store.files import Json, read_json, shorten
 
 SPLITS = ("train", "validation", "test")
 # Rates and lengths that differ by this share are the same: containers round rates such as 29.97.
 _SAME = 0.01
+# What the keys of an entry hold, for messages.
+_EXPECTED = {
+    "entry": "to be an object",
+    "id": "without lone surrogates",
+    "file": "to be a path",
+    "label": "0 or 1",
+    "split": "train, validation or test",
+    "class": "to be a name",
+    "fps": "a positive number",
+    "num_frames": f"a positive int up to {alignment.MOST_FRAMES}",
+    "abnormal_frames": "[start, end) within the video",
+}
+_Frame = Annotated[int, msgspec.Meta(ge=0, le=alignment.MOST_FRAMES)]
+
+
+class _Entry(msgspec.Struct, frozen=True, rename={"cls": "class"}):
+    """The types of an entry; see VideoAnnotation. Other keys are left alone."""
+
+    file: str
+    label: Literal[0, 1]
+    split: Literal["train", "validation", "test"]
+    cls: str | None = None
+    fps: Annotated[float, msgspec.Meta(gt=0, le=sys.float_info.max)] | None = None
+    num_frames: Annotated[int, msgspec.Meta(gt=0, le=alignment.MOST_FRAMES)] | None = None
+    abnormal_frames: tuple[tuple[_Frame, _Frame], ...] | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -153,50 +183,39 @@ def from_json(content: Json, path: str) -> Annotations:
 
 
 def _video(video_id: str, entry: Json, default_fps: float | None, path: str) -> VideoAnnotation:
-    def check(holds: bool, key: str, expected: str) -> None:
-        if not holds:
-            value = entry.get(key) if isinstance(entry, dict) else entry
-            raise UserError(
-                f"{path}: video {video_id!r}: expected {key} {expected}, found {value!r}; "
-                "correct the entry"
-            )
+    def refuse(key: str) -> NoReturn:
+        value = repr(entry.get(key) if isinstance(entry, dict) else entry)
+        value = value if len(value) <= 80 else f"{value[:60]}..."
+        raise UserError(
+            f"{path}: video {video_id!r}: expected {key} {_EXPECTED[key]}, found {value}; "
+            "correct the entry"
+        )
 
-    check(isinstance(entry, dict), "entry", "to be an object")
+    if not isinstance(entry, dict):
+        refuse("entry")
     entry = {"fps": default_fps} | entry | {"id": video_id}
-    check(_is_text(video_id), "id", "without lone surrogates")
-    check(isinstance(entry.get("file"), str), "file", "to be a path")
-    check(type(entry.get("label")) is int and entry["label"] in (0, 1), "label", "0 or 1")
-    check(entry.get("split") in SPLITS, "split", "train, validation or test")
-    check(isinstance(entry.get("class"), str | None), "class", "to be a name")
-    label, fps = entry["label"], entry["fps"]
-    check(fps is None or (_is_number(fps) and fps > 0), "fps", "a positive number")
-    frames = entry.get("num_frames")
-    check(frames is None or (type(frames) is int and frames > 0), "num_frames", "a positive int")
-    intervals = entry.get("abnormal_frames")
-    if intervals is not None:
-        check(_are_intervals(intervals, frames), "abnormal_frames", "[start, end) within the video")
-        check(label == 1 or not intervals, "abnormal_frames", "empty where label is 0")
-        # An abnormal video without a single abnormal frame isn't labelled in time.
-        intervals = tuple((start, end) for start, end in intervals) or (() if not label else None)
-    return VideoAnnotation(
-        id=video_id,
-        file=entry["file"],
-        label=label,
-        split=entry["split"],
-        cls=entry.get("class"),
-        fps=fps,
-        num_frames=frames,
-        abnormal_frames=intervals,
-    )
-
-
-def _is_number(value: Json) -> bool:
-    if not isinstance(value, (int, float)) or isinstance(value, bool):
-        return False
+    if not _is_text(video_id):
+        refuse("id")
     try:
-        return math.isfinite(value)
-    except OverflowError:  # An int larger than every float.
-        return False
+        checked = msgspec.convert(entry, _Entry)
+    except (msgspec.ValidationError, OverflowError) as error:
+        # The error names the place in backticks: `$.fps`, `$.abnormal_frames[0]`, `file`.
+        named = re.search(r"`(?:\$\.)?(\w+)[^`]*`$", str(error))
+        refuse(named[1] if named and named[1] in _EXPECTED else "entry")
+    intervals = checked.abnormal_frames
+    if intervals is not None:
+        frames = checked.num_frames or alignment.MOST_FRAMES
+        if any(not start < end <= frames for start, end in intervals):
+            refuse("abnormal_frames")
+        if intervals and not checked.label:
+            raise UserError(
+                f"{path}: video {video_id!r}: expected abnormal_frames empty where label is 0, "
+                f"found {list(intervals[0])}; correct the entry"
+            )
+        if checked.label and not intervals:
+            # An abnormal video without a single abnormal frame isn't labelled in time.
+            checked = msgspec.structs.replace(checked, abnormal_frames=None)
+    return VideoAnnotation(id=video_id, **msgspec.structs.asdict(checked))
 
 
 def _is_text(value: str) -> bool:
@@ -206,17 +225,6 @@ def _is_text(value: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
-
-
-def _are_intervals(intervals: Json, num_frames: int | None) -> bool:
-    return isinstance(intervals, list) and all(
-        isinstance(pair, (list, tuple))
-        and len(pair) == 2
-        and all(type(frame) is int for frame in pair)
-        and 0 <= pair[0] < pair[1]
-        and (num_frames is None or pair[1] <= num_frames)
-        for pair in intervals
-    )
 
 
 def frame_labels(
