@@ -29,10 +29,11 @@ def test_digests_in_stores_and_video_folders_never_change(tmp_path):
     """Otherwise every store would be encoded again, and every folder of videos refused."""
     for name, size in (("config.json", 3), ("model.safetensors", (1 << 20) + 5)):
         (tmp_path / name).write_bytes(bytes(range(251)) * (size // 251) + bytes(size % 251))
-    assert pretrained.known_digest(str(tmp_path)) == "91d0ad504445"
+    assert pretrained.known_digest(str(tmp_path), pretrained.IMAGES) == "88d35a71f576"
     assert digests.of_ends(tmp_path / "model.safetensors", 1 << 20) == (
         "8c87dc9dfb101b98bff44c4de7005e39e4289487809213e1d48dd4b5832dad6d"
     )
     entry = {"file": "model.safetensors", "label": 0, "split": "train"}
     videos = annotations.from_json({"videos": {"a": entry}}, str(tmp_path / "videos.json"))
-    assert provenance.video_digests(videos, {}, "real") == {"a": "867984eaee0af714"}
+    expected = "2d1608e706f6e251125ac939659a56d942c0a28685824641478a67b70a6f57d3"
+    assert provenance.video_digests(videos, {}, "real") == {"a": expected}
