@@ -1,12 +1,12 @@
-"""Video containers, opened with PyAV: which formats are accepted, and their packets."""
+"""Video containers, opened with PyAV: which formats are accepted."""
 
 import contextlib
 import errno
 import os
+import stat
 from collections.abc import Iterator
 
 import av
-import numpy as np
 
 from gvvad_jax.command import UserError
 
@@ -21,7 +21,14 @@ _FORMATS = (
     *("image2", "png_pipe", "jpeg_pipe", "tiff_pipe", "bmp_pipe", "webp_pipe"),
     *("mp3", "wav", "flac", "aac"),
 )
-_OPTIONS = {"format_whitelist": ",".join(_FORMATS), "protocol_whitelist": "file"}
+# Names with %d are names, not patterns of other files.
+_OPTIONS = {
+    "format_whitelist": ",".join(_FORMATS),
+    "protocol_whitelist": "file",
+    "pattern_type": "none",
+}
+# More pixels than 8K has, twice: more means a damaged header.
+_MOST_PIXELS = 1 << 26
 
 
 class UnreadableError(UserError):
@@ -45,11 +52,13 @@ def opened(
     Raises:
       UnreadableError: the file cannot be opened, may name other files, or has no video stream.
     """
+    _require_regular(path)
     try:
-        container = av.open(str(path), options=_OPTIONS)
-    except (av.FFmpegError, OSError) as error:
+        # An absolute path, because FFmpeg takes a name with a colon for a protocol.
+        container = av.open(os.path.abspath(path), options=_OPTIONS, metadata_errors="replace")
+    except Exception as error:  # PyAV raises many kinds for damaged files.
         problem = f"something PyAV can't open ({error}); re-download or remove it"
-        if error.errno == errno.EINVAL:
+        if getattr(error, "errno", None) == errno.EINVAL:
             problem = (
                 "a format that is not accepted, because it may name other files or is not a "
                 "video's; convert it to .mp4 or remove it"
@@ -63,74 +72,31 @@ def opened(
             raise UnreadableError(
                 f"{path}: expected a video stream, found {problem}; remove it from the list"
             )
+        context = stream.codec_context
+        if context.width * context.height > _MOST_PIXELS:
+            raise UnreadableError(
+                f"{path}: expected pictures of at most {_MOST_PIXELS} pixels, found "
+                f"{context.width}x{context.height}; re-encode or remove it"
+            )
+        context.options = {"max_pixels": str(_MOST_PIXELS)}
         yield container, stream
+
+
+def _require_regular(path: str | os.PathLike) -> None:
+    """Refuses pipes and devices without opening them, because reading them may never end."""
+    try:
+        mode = os.stat(path).st_mode
+    except (OSError, ValueError) as error:
+        raise UnreadableError(
+            f"{path}: expected a video file, found none that can be read ({error}); correct the "
+            "list or restore it"
+        ) from error
+    if not stat.S_ISREG(mode):
+        raise UnreadableError(
+            f"{path}: expected a video file, found a folder, pipe or device; remove it from the "
+            "list"
+        )
 
 
 def _is_cover(stream: av.VideoStream) -> bool:
     return bool(stream.disposition & av.stream.Disposition.attached_pic)
-
-
-def declared_frames(stream: av.VideoStream) -> int:
-    """Returns the container's frame count without what its edit list cuts off; 0 if unknown."""
-    return stream.frames and stream.frames - sum(e.is_discard for e in stream.index_entries)
-
-
-class Packets:
-    """The packets of a stream, until its end or until the container itself breaks off.
-
-    Attributes:
-      fps: average frames per second; None if the container does not declare it.
-      count: number of packets read so far that hold a frame to be shown.
-      damaged: number of packets that could not be read or decoded and of incomplete frames so far.
-    """
-
-    def __init__(self, container: av.container.InputContainer, stream: av.VideoStream):
-        self._container, self._stream = container, stream
-        # Copied now: once the container is closed, a stream's own numbers are freed memory.
-        self.fps = float(stream.average_rate) if stream.average_rate else None
-        self._rate, self._time_base = stream.average_rate, stream.time_base
-        self.count = self.damaged = 0
-        self._times: list[int | None] = []
-
-    def __iter__(self) -> Iterator[av.Packet]:
-        packets = self._container.demux(self._stream)
-        while True:
-            try:
-                packet = next(packets)
-            except StopIteration:
-                return
-            except av.FFmpegError:
-                self.damaged += 1
-                return
-            # The last packet of a complete file is empty: it flushes the decoder.
-            if packet.size and not packet.is_discard:
-                self.count += 1
-                self._times.append(packet.pts)
-            yield packet
-
-    def decoded(self) -> Iterator[av.VideoFrame]:
-        """Yields every frame that can be decoded."""
-        packet = None
-        for packet in self:
-            yield from self._decode(packet)
-        if packet is not None and packet.size:
-            # The container broke off: the decoder still holds frames.
-            yield from self._decode(None)
-
-    def _decode(self, packet: av.Packet | None) -> list[av.VideoFrame]:
-        try:
-            frames = self._stream.decode(packet)
-        except av.FFmpegError:
-            self.damaged += 1
-            return []
-        self.damaged += sum(bool(frame.is_corrupt) for frame in frames)
-        return frames
-
-    def uneven_seconds(self) -> float:
-        """Returns how far time stamps are from evenly spaced frames; 0 without stamps or rate."""
-        known = self._rate and self._time_base and None not in self._times
-        if not known or len(self._times) < 2:
-            return 0.0
-        times_F = np.sort(np.array(self._times, np.float64)) * float(self._time_base)
-        even_F = np.arange(len(times_F)) / float(self._rate)
-        return float(np.abs(times_F - times_F[0] - even_F).max())

@@ -11,6 +11,7 @@ are assumed to be evenly spaced; the largest deviation of their time stamps is r
 
 import collections
 import dataclasses
+import itertools
 import os
 import pathlib
 from collections.abc import Callable, Iterable, Iterator
@@ -20,8 +21,10 @@ import av
 import numpy as np
 from av.video.reformatter import VideoReformatter
 
-from generation.media.containers import Packets, declared_frames, nothing_decoded, opened
+from generation.media.containers import UnreadableError, nothing_decoded, opened
 from generation.media.image_folders import decode_image, list_images
+from generation.media.packets import Packets
+from generation.media.timing import Timing, evenly
 from gvvad_jax.store import alignment
 
 
@@ -103,8 +106,6 @@ class Reader:
         self.path = pathlib.Path(path)
         self._images = list_images(self.path) if self.path.is_dir() else None
         self.decoded_frames = self.damaged = 0
-        self.times_F: np.ndarray | None = None
-        self.seconds: float | None = None
         if self._images is not None:
             first = next(filter(None, map(decode_image, self._images)), None)
             self.num_frames = self.declared_frames = len(self._images)
@@ -112,21 +113,20 @@ class Reader:
                 raise nothing_decoded(self.path, self.num_frames)
             self.fps, self.uneven_seconds = fps, 0.0
             self.height, self.width = first.height, first.width
-            self._set_times(self.num_frames)
+            self._set(evenly(self.num_frames, fps))
             return
         with opened(self.path) as (container, stream):
             self.height, self.width = stream.codec_context.height, stream.codec_context.width
-            declared = declared_frames(stream)
             packets = Packets(container, stream)
             collections.deque(packets, maxlen=0)
-            self.uneven_seconds = packets.uneven_seconds()
-        self.fps, self.num_frames = fps or packets.fps, packets.count
-        self.declared_frames = declared or self.num_frames
-        self._set_times(self.num_frames)
+            self._undamaged = packets.undamaged_timing(fps)
+            self.declared_frames = packets.declared_frames(self._undamaged)
+        self.num_frames, self.fps = packets.count, self._undamaged.fps
+        self.uneven_seconds = self._undamaged.uneven_seconds
+        self._set(self._undamaged)
 
-    def _set_times(self, count: int) -> None:
-        if self.fps:
-            self.times_F, self.seconds = np.arange(count) / self.fps, count / self.fps
+    def _set(self, timing: Timing) -> None:
+        self._timing, self.times_F, self.seconds = timing, timing.times_F, timing.seconds
 
     def shown_at(self, rate: float) -> np.ndarray:
         """Returns which frame is shown at each tick of a clock: int64 indices of frames.
@@ -140,9 +140,19 @@ class Reader:
         Raises:
           UserError: there would be too many ticks.
         """
-        if not self.fps:
+        timing = self._timing
+        if timing.times_F is None or not timing.seconds:
             raise ValueError("fps: expected a frame rate of the file or of the list, found none")
-        return alignment.resampled_frames(len(self.times_F), self.fps, rate)
+        if timing.even:
+            return alignment.resampled_frames(len(timing.times_F), timing.fps, rate)
+        wanted = timing.seconds * rate
+        if not wanted <= alignment.MOST_FRAMES:
+            raise UnreadableError(
+                f"{self.path}: expected at most {alignment.MOST_FRAMES} frames at {rate:g} a "
+                f"second, found {timing.seconds:g} s; its time stamps are damaged: re-encode it"
+            )
+        middles_F = (np.arange(max(1, round(wanted))) + 0.5) / rate
+        return np.maximum(np.searchsorted(timing.times_F, middles_F, side="right") - 1, 0)
 
     def frames(
         self, wanted: Iterable[int], *, threads: bool = True
@@ -172,23 +182,27 @@ class Reader:
                     upcoming = next(wanted, None)
                 count += 1
         self.decoded_frames, self.damaged = count, packets.damaged
-        self._set_times(count)
+        self._set(packets.decoded_timing(self._undamaged))
 
     def _wanted_images(self, wanted: Iterable[int]) -> Iterator[tuple[int, Picture]]:
         size, self.damaged, scaler = None, 0, VideoReformatter()
         for index in wanted:
-            if index < len(self._images):
-                frame = decode_image(self._images[index])
-                if frame is None:
-                    self.damaged += 1
-                    continue
-                size = size or _upright_size(frame)
-                yield index, Picture(frame, size, scaler)
+            if index >= len(self._images):
+                break
+            frame = decode_image(self._images[index])
+            if frame is None:
+                self.damaged += 1
+                continue
+            size = size or _upright_size(frame)
+            yield index, Picture(frame, size, scaler)
         if self.damaged:
-            readable = [path for path in self._images if decode_image(path) is not None]
-            self.damaged, self._images = len(self._images) - len(readable), readable
+            readable_F = [decode_image(path) is not None for path in self._images]
+            self.damaged = readable_F.count(False)
+            self._images = list(itertools.compress(self._images, readable_F))
+            # The others keep their times.
+            times_F = self.times_F if self.times_F is None else self.times_F[readable_F]
+            self._set(dataclasses.replace(self._timing, times_F=times_F, even=False))
         self.decoded_frames = len(self._images)
-        self._set_times(self.decoded_frames)
 
 
 def read(
@@ -210,48 +224,22 @@ def read(
       UnreadableError: no frame can be decoded.
     """
     path = pathlib.Path(path)
-    if path.is_dir():
-        return _read_folder(path)
-    video, num_packets = _read_file(path, threads=True, on_progress=on_progress)
-    if video.damaged or len(video.frames_TxHxWx3) != num_packets:
-        video, _ = _read_file(path, threads=False, on_progress=on_progress)
-    if not len(video.frames_TxHxWx3):
-        raise nothing_decoded(path, video.declared_frames)
-    return video
-
-
-def _read_file(
-    path: pathlib.Path, threads: bool, on_progress: Callable[[int, int], None] | None
-) -> tuple[Video, int]:
-    """Returns what could be decoded and the number of packets."""
-    frames, size = [], None
-    with opened(path) as (container, stream):
-        stream.thread_type = "AUTO" if threads else "NONE"
-        declared = declared_frames(stream)
-        packets = Packets(container, stream)
-        for frame in packets.decoded():
-            size = size or _upright_size(frame)
-            frames.append(_rgb(frame, size))
+    reader = Reader(path)
+    for threads in (True, False):
+        frames = []
+        for _, picture in reader.frames(itertools.count(), threads=threads):
+            frames.append(picture.rgb())
             if on_progress is not None:
-                on_progress(len(frames), declared)
-    frames_TxHxWx3 = np.stack(frames) if frames else np.zeros((0, 0, 0, 3), np.uint8)
-    video = Video(
-        frames_TxHxWx3,
-        packets.fps,
-        declared or packets.count,
-        packets.damaged,
-        packets.uneven_seconds(),
+                on_progress(len(frames), reader.declared_frames)
+        damaged = reader.damaged
+        # A folder's damaged images are no longer counted in a second pass.
+        if path.is_dir() or (not damaged and len(frames) == reader.num_frames):
+            break
+    if not frames:
+        raise nothing_decoded(path, reader.declared_frames)
+    return Video(
+        np.stack(frames), reader.fps, reader.declared_frames, damaged, reader.uneven_seconds
     )
-    return video, packets.count
-
-
-def _read_folder(folder: pathlib.Path) -> Video:
-    paths = list_images(folder)
-    readable = [frame for frame in map(decode_image, paths) if frame is not None]
-    if not readable:
-        raise nothing_decoded(folder, len(paths))
-    frames = [_rgb(frame, _upright_size(readable[0])) for frame in readable]
-    return Video(np.stack(frames), None, len(paths), len(paths) - len(readable))
 
 
 def _rgb(frame: av.VideoFrame, size: tuple[int, int]) -> np.ndarray:
