@@ -14,7 +14,7 @@ import pathlib
 from absl import flags
 
 from gvvad_jax.command import UserError, run_command
-from gvvad_jax.store.files import write_json
+from gvvad_jax.store.files import read_json, write_json
 from tools.published import ucf_crime
 
 
@@ -24,6 +24,10 @@ def main(_: list[str]) -> None:
         raise UserError("--root: expected the folder of UCF-Crime, found none; name it")
     content = ucf_crime.list_videos(root)
     out = pathlib.Path(root) / "videos.json"
+    if out.exists() and read_json(out) != content:
+        raise UserError(
+            f"{out}: expected no list here yet, found another one, which may be edited; move it away"
+        )
     write_json(out, content)
     counts = collections.Counter((v["split"], v["label"]) for v in content["videos"].values())
     published = ucf_crime.PUBLISHED

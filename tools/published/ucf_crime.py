@@ -6,6 +6,7 @@ import pathlib
 from typing import Any
 
 from gvvad_jax.command import UserError
+from gvvad_jax.store.files import read_text
 
 # Published counts: normal and abnormal videos of each split (Sultani et al., CVPR 2018).
 PUBLISHED = {"train": (800, 810), "test": (150, 140)}
@@ -54,6 +55,11 @@ def list_videos(root: str | os.PathLike) -> dict[str, Any]:
                         f"{_one(root, _INTERVALS)}: expected a line for {file}, which "
                         f"{name} lists, found none; fetch the published file"
                     )
+                if cls != "Normal" and not intervals[file]:
+                    raise UserError(
+                        f"{_one(root, _INTERVALS)}: expected frames of {cls} in {file}, found "
+                        "none; fetch the published file"
+                    )
                 entry["abnormal_frames"] = intervals[file]
             videos[pathlib.PurePosixPath(file).stem] = entry
     if missing:
@@ -80,9 +86,10 @@ def _listed(paths: list[pathlib.Path], folder: str) -> pathlib.Path:
 
 
 def _one(root: pathlib.Path, pattern: str) -> pathlib.Path:
-    # The archive has copies of the lists, and empty ones.
-    paths = [path for path in sorted(root.rglob(pattern)) if path.stat().st_size]
-    if len({path.read_bytes() for path in paths}) != 1:
+    # The archive has copies of the lists, whose line ends may differ, and empty ones.
+    lines = {path: _lines(path) for path in sorted(root.rglob(pattern)) if path.is_file()}
+    paths = [path for path in lines if lines[path]]
+    if len({tuple(lines[path]) for path in paths}) != 1:
         raise UserError(
             f"{root}: expected one {pattern} under it, found {len(paths)}; the data set's page has "
             "it beside the videos"
@@ -91,14 +98,7 @@ def _one(root: pathlib.Path, pattern: str) -> pathlib.Path:
 
 
 def _lines(path: pathlib.Path) -> list[str]:
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UserError(
-            f"{path}: expected a text file, found bytes that aren't UTF-8 ({error}); download it "
-            "again"
-        ) from error
-    return [line.strip() for line in text.splitlines() if line.strip()]
+    return [line.strip() for line in read_text(path).split("\n") if line.strip()]
 
 
 def _intervals(path: pathlib.Path) -> dict[str, list[list[int]]]:
@@ -107,7 +107,8 @@ def _intervals(path: pathlib.Path) -> dict[str, list[list[int]]]:
     """
     intervals = {}
     for number, line in enumerate(_lines(path), 1):
-        name, _, *numbers = line.split()
+        name, *numbers = line.split()
+        numbers = numbers[1:]
         try:
             pairs = [(int(a), int(b)) for a, b in zip(numbers[::2], numbers[1::2], strict=True)]
         except ValueError:

@@ -49,6 +49,59 @@ def test_a_wrong_entry_is_named(tmp_path, changes, named):
         _load(tmp_path, **changes)
 
 
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"abnormal_frames": [[0, 1 << 70]]}, "abnormal_frames"),
+        ({"abnormal_frames": [[0, 2**24 + 1]]}, r"abnormal_frames \[start, end\) .*16777217"),
+        ({"abnormal_frames": [[0, 2, 3]]}, "abnormal_frames"),
+        ({"abnormal_frames": [[0.0, 2]]}, "abnormal_frames"),
+        ({"abnormal_frames": {"0": 2}}, "abnormal_frames"),
+        ({"abnormal_frames": [3, 3]}, "abnormal_frames"),
+        (
+            {"num_frames": 10**15},
+            "num_frames a positive int up to 16777216, found 1000000000000000",
+        ),
+        ({"num_frames": -1}, "num_frames"),
+        ({"label": None}, "label 0 or 1, found None"),
+        ({"label": "1"}, "label"),
+        ({"fps": "25"}, "fps"),
+        ({"file": None}, "file to be a path, found None"),
+        ({"class": "a" * 10**6, "split": ["x" * 10**6]}, r"split .*, found \['x{58}\.\.\.;"),
+    ],
+)
+def test_types_and_bounds_of_an_entry(tmp_path, changes, named):
+    with pytest.raises(UserError, match=f"videos.json: video 'a': expected {named}"):
+        _load(tmp_path, **changes)
+
+
+def test_what_is_missing_is_named_and_other_keys_are_left_alone():
+    content = {"videos": {"a": {"file": "a.mp4", "split": "test"}}}
+    with pytest.raises(UserError, match="video 'a': expected label 0 or 1, found None"):
+        annotations.from_json(content, "videos.json")
+    with pytest.raises(UserError, match="video 'a': expected entry to be an object, found 3"):
+        annotations.from_json({"videos": {"a": 3}}, "videos.json")
+    content["videos"]["a"] |= {"label": 0, "camera": {"x": [None]}}
+    assert annotations.from_json(content, "videos.json").videos["a"].label == 0
+
+
+@pytest.mark.parametrize("start", [b"", b"\xef\xbb\xbf"])
+@pytest.mark.parametrize("end", [b"\n", b"\r\n"])
+def test_line_ends_and_a_byte_order_mark_make_no_difference(tmp_path, start, end):
+    text = json.dumps({"videos": {"a": _entry()}}, indent=1).encode()
+    (tmp_path / "videos.json").write_bytes(start + text.replace(b"\n", end))
+    assert dict(annotations.load(tmp_path / "videos.json").videos) == dict(
+        _load(tmp_path, fps=None).videos
+    )
+
+
+def test_an_abnormal_video_with_no_event_is_not_labelled_in_time(tmp_path):
+    loaded = _load(tmp_path, abnormal_frames=[])
+    assert loaded.videos["a"].abnormal_frames is None
+    assert annotations.from_json(loaded.to_json(), loaded.path) == loaded
+    assert _load(tmp_path, label=0, abnormal_frames=[]).videos["a"].abnormal_frames == ()
+
+
 @pytest.mark.parametrize("content", ["", "[]", '{"videos": {}}', '{"videos": []}'])
 def test_a_wrong_file_is_named(tmp_path, content):
     path = tmp_path / "videos.json"

@@ -51,6 +51,18 @@ def test_lists_and_folders_become_a_videos_json(root):
     assert list(listed.videos["Normal_Videos_003_x264"].abnormal_frames) == []
 
 
+def test_an_edited_list_is_not_overwritten(root):
+    command = [sys.executable, "-m", "tools.list_ucf_crime", f"--root={root}"]
+    for _ in range(2):
+        subprocess.run(command, capture_output=True, check=True)
+    edited = json.loads((root / "videos.json").read_text())
+    edited["videos"]["Abuse028_x264"]["num_frames"] = 1412
+    (root / "videos.json").write_text(json.dumps(edited))
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1 and "videos.json: expected no list here yet" in done.stderr
+    assert json.loads((root / "videos.json").read_text()) == edited
+
+
 def test_what_is_missing_is_named(root):
     (root / FILES[0]).unlink()
     with pytest.raises(UserError, match=r"1 missing, 'Abuse001_x264.mp4'"):
@@ -79,6 +91,12 @@ def test_of_copies_the_listed_one_is_taken(root):
     ("name", "content", "message"),
     [
         ("Temporal_Anomaly_Annotation_for_Testing_Videos.txt", "x.mp4 Abuse 1\n", "line 1"),
+        ("Temporal_Anomaly_Annotation_for_Testing_Videos.txt", "x.mp4\n", "line 1"),
+        (
+            "Temporal_Anomaly_Annotation_for_Testing_Videos.txt",
+            "Abuse028_x264.mp4 Abuse -1 -1 -1 -1\nNormal_Videos_003_x264.mp4 Normal -1 -1 -1 -1",
+            "expected frames of Abuse in Abuse028_x264.mp4, found none",
+        ),
         ("Temporal_Anomaly_Annotation_for_Testing_Videos.txt", "x.mp4 Abuse 9 3\n", "line 1"),
         ("Temporal_Anomaly_Annotation_for_Testing_Videos.txt", "x.mp4 Abuse 1 3\n", "a line for"),
     ],
@@ -87,6 +105,20 @@ def test_a_wrong_line_is_named(root, name, content, message):
     (root / "splits" / name).write_text(content)
     with pytest.raises(UserError, match=message):
         ucf_crime.list_videos(root)
+
+
+@pytest.mark.parametrize("start", [b"", b"\xef\xbb\xbf"])
+@pytest.mark.parametrize("end", [b"\n", b"\r\n"])
+def test_copies_may_differ_in_line_ends_and_byte_order_marks(root, start, end):
+    expected = ucf_crime.list_videos(root)
+    for name, content in LISTS.items():
+        copy = root / "Events" / name
+        copy.parent.mkdir(exist_ok=True)
+        copy.write_bytes(start + content.encode().replace(b"\n", end))
+    assert ucf_crime.list_videos(root) == expected
+    for name in LISTS:
+        (root / "splits" / name).unlink()
+    assert ucf_crime.list_videos(root) == expected
 
 
 def test_a_missing_list_is_named(root):
