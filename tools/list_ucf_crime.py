@@ -26,7 +26,8 @@ def main(_: list[str]) -> None:
     out = pathlib.Path(root) / "videos.json"
     if out.exists() and read_json(out) != content:
         raise UserError(
-            f"{out}: expected no list here yet, found another one, which may be edited; move it away"
+            f"{out}: expected no list here yet, found another one, which may be edited; move it "
+            "away"
         )
     write_json(out, content)
     counts = collections.Counter((v["split"], v["label"]) for v in content["videos"].values())

@@ -59,7 +59,7 @@ def test_an_edited_list_is_not_overwritten(root):
     edited["videos"]["Abuse028_x264"]["num_frames"] = 1412
     (root / "videos.json").write_text(json.dumps(edited))
     done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 1 and "videos.json: expected no list here yet" in done.stderr
+    assert done.returncode == 2 and "videos.json: expected no list here yet" in done.stderr
     assert json.loads((root / "videos.json").read_text()) == edited
 
 
