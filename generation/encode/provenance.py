@@ -97,11 +97,16 @@ def is_finished(
         return False
     stored_videos = annotations.load(path / "videos.json").videos
     notes = _read_notes(path / _NOTES)
-    weights = notes.get("weights", {})
+    used = {key: notes.get(key) or {} for key in ("weights", "names")}
     return (
         notes.get("options") == fingerprint["options"]
-        # A checkpoint that has been removed is assumed to be the one that was used.
-        and all(d in (None, weights.get(key)) for key, d in fingerprint["weights"].items())
+        # Content counts. A checkpoint that was removed is the one that was used, by its name.
+        and all(
+            digest == used["weights"].get(key)
+            if digest
+            else fingerprint["names"][key] == used["names"].get(key)
+            for key, digest in fingerprint["weights"].items()
+        )
         and dict(stored_videos) == dict(videos.videos)
         and not outdated(path, digest_by_id)
     )
@@ -125,6 +130,7 @@ class _Notes(msgspec.Struct, omit_defaults=True):
 
     options: str | None = None
     weights: dict[str, str | None] | None = None
+    names: dict[str, str] | None = None
     computed_in: list[str] | None = None
 
 

@@ -158,7 +158,8 @@ class EncodeOptions(VisualOptions, CaptionOptions, TextOptions):
         """Identifies everything that shapes a row, without loading models.
 
         Returns:
-          {options: a digest; weights: a digest by field, None for checkpoints that are missing}.
+          {options: a digest; weights: a digest by field, None for checkpoints that are missing;
+          names: their names by field, which only count for missing ones}.
         """
         from generation.encoders import pretrained
 
@@ -169,9 +170,8 @@ class EncodeOptions(VisualOptions, CaptionOptions, TextOptions):
         }
         values = settled(self)
         checkpoints = self._checkpoints()
-        for key in settings:
-            # The location of the weights does not matter.
-            values[key] = pretrained.name_of(checkpoints.get(key, values[key]))
+        # Content counts, not where it lies or what it is called.
+        values |= dict.fromkeys(checkpoints, "")
         values["snippet_stride"] = self.stride
         return {
             "options": digests.of_json(values),
@@ -179,6 +179,7 @@ class EncodeOptions(VisualOptions, CaptionOptions, TextOptions):
                 key: pretrained.known_digest(name, settings[key])
                 for key, name in checkpoints.items()
             },
+            "names": {key: pretrained.name_of(name) for key, name in checkpoints.items()},
         }
 
     def _checkpoints(self) -> dict[str, str]:

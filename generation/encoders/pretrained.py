@@ -6,6 +6,7 @@ or embeddings look normal. Here that is an error.
 
 import contextlib
 import os
+import pathlib
 import pickle
 from collections.abc import Callable, Iterator, Sequence
 from types import ModuleType
@@ -46,7 +47,13 @@ def library() -> ModuleType:
 
 
 def name_of(weights: str) -> str:
-    """Returns a checkpoint's name without its owner or folder, for ids."""
+    """Returns a checkpoint's name without its owner or folder, for ids; however it is spelled."""
+    if os.path.isdir(weights):
+        folder = pathlib.Path(os.path.abspath(weights))
+        hub = folder.parent.parent.name  # models--OWNER--NAME/snapshots/COMMIT
+        if folder.parent.name == "snapshots" and hub.startswith("models--"):
+            return hub.rsplit("--", 1)[-1]
+        return folder.name
     return weights.rstrip("/").rsplit("/", 1)[-1]
 
 
