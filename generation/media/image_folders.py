@@ -1,7 +1,9 @@
 """Folders of images, which are videos without a frame rate: their frames in order."""
 
+import os
 import pathlib
 import re
+from collections.abc import Iterable
 
 import av
 
@@ -16,9 +18,17 @@ def frame_order(name: str) -> tuple[str, str]:
 
 
 def list_images(folder: pathlib.Path) -> list[pathlib.Path]:
-    """Returns a folder's images in order; raises UnreadableError if there are none."""
+    """Returns a folder's images in order, without hidden files.
+
+    Raises:
+      UnreadableError: there are none, or one is a link that leads out of the folder.
+    """
     try:
-        paths = [p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES]
+        paths = [
+            path
+            for path in folder.iterdir()
+            if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
+        ]
     except OSError as error:
         raise UnreadableError(
             f"{folder}: expected a folder of frames, found one that can't be read "
@@ -29,7 +39,26 @@ def list_images(folder: pathlib.Path) -> list[pathlib.Path]:
         raise UnreadableError(
             f"{folder}: expected a folder of frames ({', '.join(IMAGE_SUFFIXES)}), found none"
         )
+    _refuse_links_out(folder, paths)
     return paths
+
+
+def _refuse_links_out(folder: pathlib.Path, paths: Iterable[pathlib.Path]) -> None:
+    """Refuses images that a data set takes from elsewhere on this machine."""
+    inside: list[str] | None = None
+    for path in filter(os.path.islink, paths):
+        if inside is None:
+            # The Hub's snapshots and git-annex link to the contents that they keep themselves.
+            above = pathlib.Path(os.path.abspath(folder)).parents
+            stores = [root / "blobs" for root in above if (root / "snapshots").is_dir()]
+            stores += [root / ".git" / "annex" / "objects" for root in above]
+            inside = [os.path.join(os.path.realpath(root), "") for root in (folder, *stores)]
+        target = os.path.realpath(path)
+        if not target.startswith(tuple(inside)):
+            raise UnreadableError(
+                f"{folder}: expected images in this folder, found {path.name}, a link to {target}; "
+                "copy it, or link the whole folder instead"
+            )
 
 
 def decode_image(path: pathlib.Path) -> av.VideoFrame | None:
@@ -37,5 +66,5 @@ def decode_image(path: pathlib.Path) -> av.VideoFrame | None:
     try:
         with opened(path) as (container, stream):
             return next(container.decode(stream), None)
-    except (UnreadableError, av.FFmpegError):
+    except Exception:  # PyAV raises many kinds for damaged files.
         return None

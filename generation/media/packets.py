@@ -79,6 +79,7 @@ class Packets:
             try:
                 packet = next(packets)
             except StopIteration:
+                self.damaged += "mpegts" in self._format and self._ends_within_a_packet()
                 return
             except IndexError:
                 # Damage made a new stream up, which PyAV does not know.
@@ -223,6 +224,11 @@ class Packets:
             lost = round((self._declared_seconds - end) * rate)
             lost = lost if lost > _TOLERATED_FRAMES else 0
         return self.count + max(0, lost)
+
+    def _ends_within_a_packet(self) -> bool:
+        """Returns whether an MPEG transport stream, which declares nothing, was cut off."""
+        size = os.path.getsize(self._container.name)
+        return all(size % packet_bytes for packet_bytes in (188, 192, 204))
 
     def _is_complete_riff(self) -> bool:
         """Returns whether an AVI file has all the bytes that it declares."""

@@ -1,15 +1,18 @@
 """Frames of video files and of folders of images.
 
-Frames are RGB uint8 [H, W, 3] and upright: a rotation in the metadata is applied in quarter turns.
+Frames are upright, as players show them: turns and flips in the metadata are applied.
 
 Damage is reported, not hidden. A truncated file decodes to fewer frames than its container
 declares, without an error from the decoder, so both counts are returned and the caller decides.
 With several threads, a decoder loses frames around damage, and what it invents for lost parts of a
-picture differs from run to run; damaged files are therefore decoded again with one thread. Frames
-are assumed to be evenly spaced; the largest deviation of their time stamps is returned too.
+picture differs from run to run; damaged files are therefore decoded again with one thread.
+
+A frame is shown until the next one, as the time stamps say; frames that are less than half a frame
+off are taken to be evenly spaced.
 """
 
 import collections
+import contextlib
 import dataclasses
 import itertools
 import os
@@ -23,6 +26,7 @@ from av.video.reformatter import VideoReformatter
 
 from generation.media.containers import UnreadableError, nothing_decoded, opened
 from generation.media.image_folders import decode_image, list_images
+from generation.media.orientation import orientation
 from generation.media.packets import Packets
 from generation.media.timing import Timing, evenly
 from gvvad_jax.store import alignment
@@ -53,15 +57,25 @@ class Picture:
 
     Attributes:
       width, height: size of the upright picture, which is that of the video's first frame.
+
+    Raises:
+      UnreadableError: by all methods, if the frame cannot be converted.
     """
 
-    def __init__(self, frame: av.VideoFrame, size: tuple[int, int], scaler: VideoReformatter):
-        self._frame, self._scaler = frame, scaler
+    def __init__(
+        self,
+        path: pathlib.Path,
+        frame: av.VideoFrame,
+        size: tuple[int, int],
+        scaler: VideoReformatter,
+    ):
+        self._path, self._frame, self._scaler = path, frame, scaler
         self.width, self.height = size
 
     def rgb(self) -> np.ndarray:
         """Returns the upright picture, RGB uint8 [H, W, 3]."""
-        return _rgb(self._frame, (self.width, self.height))
+        with self._reported():
+            return upright_rgb(self._frame, (self.width, self.height))
 
     def scaled(
         self, width: int, height: int, format: Literal["gray", "rgb24"] = "gray"
@@ -70,12 +84,23 @@ class Picture:
 
         It is scaled by area averaging straight from the decoder's planes.
         """
-        turns = _quarter_turns(self._frame)
-        stored_size = (height, width) if turns % 2 else (width, height)
-        frame = self._scaler.reformat(
-            self._frame, *stored_size, format=format, interpolation="AREA"
-        )
-        return _upright(frame.to_ndarray(), turns)
+        with self._reported():
+            turn = orientation(self._frame)
+            frame = self._scaler.reformat(
+                self._frame, *turn.size(width, height), format=format, interpolation="AREA"
+            )
+            return turn.upright(frame.to_ndarray())
+
+    @contextlib.contextmanager
+    def _reported(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:  # PyAV raises many kinds.
+            raise UnreadableError(
+                f"{self._path}: expected pictures that can be converted, found "
+                f"{self._frame.format.name} {self._frame.width}x{self._frame.height} ({error}); "
+                "re-encode or remove it"
+            ) from error
 
 
 class Reader:
@@ -104,7 +129,7 @@ class Reader:
 
     def __init__(self, path: str | os.PathLike, *, fps: float | None = None):
         self.path = pathlib.Path(path)
-        self._images = list_images(self.path) if self.path.is_dir() else None
+        self._images = list_images(self.path) if os.path.isdir(path) else None
         self.decoded_frames = self.damaged = 0
         if self._images is not None:
             first = next(filter(None, map(decode_image, self._images)), None)
@@ -178,7 +203,7 @@ class Reader:
             for frame in packets.decoded():
                 size = size or _upright_size(frame)
                 if count == upcoming:
-                    yield count, Picture(frame, size, scaler)
+                    yield count, Picture(self.path, frame, size, scaler)
                     upcoming = next(wanted, None)
                 count += 1
         self.decoded_frames, self.damaged = count, packets.damaged
@@ -194,7 +219,7 @@ class Reader:
                 self.damaged += 1
                 continue
             size = size or _upright_size(frame)
-            yield index, Picture(frame, size, scaler)
+            yield index, Picture(self.path, frame, size, scaler)
         if self.damaged:
             readable_F = [decode_image(path) is not None for path in self._images]
             self.damaged = readable_F.count(False)
@@ -233,7 +258,7 @@ def read(
                 on_progress(len(frames), reader.declared_frames)
         damaged = reader.damaged
         # A folder's damaged images are no longer counted in a second pass.
-        if path.is_dir() or (not damaged and len(frames) == reader.num_frames):
+        if os.path.isdir(path) or (not damaged and len(frames) == reader.num_frames):
             break
     if not frames:
         raise nothing_decoded(path, reader.declared_frames)
@@ -242,24 +267,13 @@ def read(
     )
 
 
-def _rgb(frame: av.VideoFrame, size: tuple[int, int]) -> np.ndarray:
-    """Returns a frame upright, in RGB and in this size, which is that of the first frame."""
-    turns = _quarter_turns(frame)
-    stored_size = size[::-1] if turns % 2 else size
-    if (frame.width, frame.height) != stored_size:
-        frame = frame.reformat(*stored_size, format="rgb24")
-    return _upright(frame.to_ndarray(format="rgb24"), turns)
-
-
-def _upright(image: np.ndarray, turns: int) -> np.ndarray:
-    return np.ascontiguousarray(np.rot90(image, turns)) if turns else image
-
-
-def _quarter_turns(frame: av.VideoFrame) -> int:
-    return round(frame.rotation / 90) % 4
+def upright_rgb(frame: av.VideoFrame, size: tuple[int, int] | None = None) -> np.ndarray:
+    """Returns a frame upright, RGB uint8 [H, W, 3], in its own or another (width, height)."""
+    turn = orientation(frame)
+    if size is not None and turn.size(*size) != (frame.width, frame.height):
+        frame = frame.reformat(*turn.size(*size), format="rgb24")
+    return turn.upright(frame.to_ndarray(format="rgb24"))
 
 
 def _upright_size(frame: av.VideoFrame) -> tuple[int, int]:
-    """Returns (width, height)."""
-    size = frame.width, frame.height
-    return size[::-1] if _quarter_turns(frame) % 2 else size
+    return orientation(frame).size(frame.width, frame.height)

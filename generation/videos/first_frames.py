@@ -88,18 +88,19 @@ def _contents(path: pathlib.Path) -> list[str]:
 
 
 def _frame_at(path: pathlib.Path, place: float) -> "PIL.Image.Image":
+    import PIL.Image
+
     if path.is_dir():
         images = image_folders.list_images(path)
         path, place = images[int(place * len(images))], 0.0
     with containers.opened(path) as (container, video):
         try:
             frame = _decode_at(container, video, place)
-        except (OSError, av.FFmpegError):
+        except Exception:  # PyAV raises many kinds for damaged files.
             frame = None
     if frame is None:
         return _decode_from_start(path, place)
-    turns = round(frame.rotation / 90) % 4
-    return frame.to_image().rotate(90 * turns, expand=True) if turns else frame.to_image()
+    return PIL.Image.fromarray(reading.upright_rgb(frame))
 
 
 def _decode_from_start(path: pathlib.Path, place: float) -> "PIL.Image.Image":

@@ -16,7 +16,13 @@ from generation.media.writing import write_video
 from gvvad_jax.command import UserError
 from gvvad_jax.store import alignment, annotations
 from tests.support import tiny_clip, tiny_videos
-from tests.support.tiny_videos import moving, write_damaged, write_faststart, write_uneven
+from tests.support.tiny_videos import (
+    moving,
+    write_damaged,
+    write_faststart,
+    write_image,
+    write_uneven,
+)
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -151,17 +157,12 @@ def test_uneven_frames_are_reported(weights, tmp_path):
     assert "up to 1.5 s from the assumed 4 fps" in ending.faults[0]
 
 
-def test_a_frame_rate_is_required(weights, videos_folder, monkeypatch):
-    videos = _videos(videos_folder, "a")
-    read_packets = reading.Packets.__init__
-
-    def without_rate(packets, container, stream):
-        read_packets(packets, container, stream)
-        packets.fps = None
-
-    monkeypatch.setattr(reading.Packets, "__init__", without_rate)
+def test_a_frame_rate_is_required(weights, tmp_path):
+    for number, image in enumerate(moving(3)):
+        (tmp_path / "a.mp4").mkdir(exist_ok=True)
+        write_image(tmp_path / "a.mp4" / f"{number}.png", image)
     with pytest.raises(UserError, match="video 'a': expected fps"):
-        _messages(videos, _recipe(tiny_clip.make_encoder(weights)))
+        _messages(_videos(tmp_path, "a"), _recipe(tiny_clip.make_encoder(weights)))
 
 
 class _Counter:
@@ -186,8 +187,10 @@ def test_a_long_video_is_never_in_memory_as_a_whole(weights, tmp_path, monkeypat
     write_video(tmp_path / "v.mp4", moving(1200), fps=25)
     videos = _videos(tmp_path, "v")
     pictures, prepared = _Counter(), _Counter()
-    convert = reading._rgb
-    monkeypatch.setattr(reading, "_rgb", lambda frame, size: pictures.watch(convert(frame, size)))
+    convert = reading.upright_rgb
+    monkeypatch.setattr(
+        reading, "upright_rgb", lambda frame, size: pictures.watch(convert(frame, size))
+    )
     encoder = tiny_clip.make_encoder(weights, pooling="mean")
     prepare = encoder.prepare
     monkeypatch.setattr(encoder, "prepare", lambda frame: prepared.watch(prepare(frame)))

@@ -33,9 +33,9 @@ def test_single_frames_equal_those_of_the_whole_video(video_path):
 
 def test_only_wanted_frames_are_converted(video_path, monkeypatch):
     converted = []
-    convert = reading._rgb
+    convert = reading.upright_rgb
     monkeypatch.setattr(
-        reading, "_rgb", lambda frame, size: converted.append(1) or convert(frame, size)
+        reading, "upright_rgb", lambda frame, size: converted.append(1) or convert(frame, size)
     )
     pictures = reading.Reader(video_path).frames(range(5, 50, 16))
     assert len([picture.rgb() for _, picture in pictures]) == len(converted) == 3
