@@ -3,6 +3,7 @@
 All functions raise ValueError, with the argument's name, for sizes, rates and shapes that can't be.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -156,6 +157,25 @@ def row_times(
     times_Tx2 = np.stack([starts_T, np.minimum(starts_T + frames, count)], axis=1) / rate
     rest = count - int(starts_T[-1]) - frames
     return times_Tx2, f"the last {rest} frames have no row, and take the last row's score"
+
+
+def snippet_faults(snippet: Mapping[str, Json], fps_policy: float | str) -> list[str]:
+    """Lists what is wrong with a manifest's snippet and policy, as "expected X, found Y"."""
+    faults = []
+    for name in ("frames", "stride"):
+        value = snippet.get(name)
+        if value != "unknown" and (type(value) is not int or not 0 < value <= MOST_FRAMES):
+            faults.append(f"expected snippet.{name} a positive int or unknown, found {value!r}")
+    if snippet.get("alignment") not in (None, *ALIGNMENTS):
+        wanted = " or ".join(ALIGNMENTS)
+        faults.append(f"expected snippet.alignment {wanted}, found {snippet['alignment']!r}")
+    if fps_policy not in ("native", "unknown") and (
+        not isinstance(fps_policy, int | float) or not 0 < fps_policy < math.inf
+    ):
+        faults.append(
+            f"expected fps_policy native, unknown or a positive number, found {fps_policy!r}"
+        )
+    return faults
 
 
 def _unknown(snippet: Mapping[str, Json], fps_policy: float | str) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from gvvad_jax.command import UserError
-from gvvad_jax.store import annotations, digests
+from gvvad_jax.store import alignment, annotations, digests
 from gvvad_jax.store.files import load_array, read_json, read_lines
 from gvvad_jax.store.format import (
     DTYPES,
@@ -102,6 +102,8 @@ def read_manifest(path: str | os.PathLike[str]) -> Manifest:
         raise UserError(
             f"{manifest_path}: expected dtype {' or '.join(DTYPES)}, found {manifest.dtype!r}"
         )
+    for fault in alignment.snippet_faults(manifest.snippet, manifest.fps_policy):
+        raise UserError(f"{manifest_path}: {fault}; encode again")
     return manifest
 
 

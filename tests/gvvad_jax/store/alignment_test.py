@@ -94,6 +94,27 @@ def test_rows_lie_where_the_manifest_says():
         assert (note is None) == (snippet["alignment"] == "even")
 
 
+@pytest.mark.parametrize(
+    ("changes", "policy", "named"),
+    [
+        ({"frames": 0}, "native", "snippet.frames a positive int or unknown, found 0"),
+        ({"frames": "16"}, "native", "snippet.frames a positive int or unknown, found '16'"),
+        ({"stride": None}, "native", "snippet.stride a positive int or unknown, found None"),
+        ({"stride": True}, "native", "snippet.stride a positive int or unknown, found True"),
+        ({"alignment": "left"}, "native", "snippet.alignment exact or even, found 'left'"),
+        ({}, "slow", "fps_policy native, unknown or a positive number, found 'slow'"),
+        ({}, 0, "fps_policy native, unknown or a positive number, found 0"),
+        ({}, float("nan"), "fps_policy native, unknown or a positive number, found nan"),
+        ({}, [8.0], r"fps_policy native, unknown or a positive number, found [8.0]"),
+    ],
+)
+def test_what_is_wrong_with_a_manifests_snippet(changes, policy, named):
+    snippet = {"frames": 16, "stride": 16, "alignment": "exact"}
+    assert not alignment.snippet_faults(snippet, 8.0)
+    assert not alignment.snippet_faults({"frames": "unknown", "stride": "unknown"}, "unknown")
+    assert alignment.snippet_faults(snippet | changes, policy) == [f"expected {named}"]
+
+
 def test_rows_of_a_video_of_unknown_length():
     snippet = {"frames": 16, "stride": 16}
     times_Tx2, frames = alignment.row_spans(10, 25.0, snippet, 8.0)
