@@ -1,43 +1,41 @@
 """Decodes video files ahead of the models: the frames that each snippet needs.
 
 An undamaged file is read twice: first its packets are counted, which determines its snippets, then
-it is decoded once. `Source.messages` yields `Chunk`s, a few snippets of a video with the frames
-they need, and finally the video's `Ending`; `ahead` runs it in a thread. Only a few chunks are in
-memory at any time, however long the video is. Encoders and captioners that need whole videos get
-all frames with the ending.
+it is decoded once. `Source.messages` yields `Chunk`s, the next frames of a video as its streams
+(encoders/protocols.py) prepared them, and finally the video's `Ending`; `ahead` runs it in a
+thread. Only a few chunks are in memory at any time, however long the video is.
 
-If a file turns out to be damaged, or holds another number of frames than of packets, it is decoded
-again in one thread. The new messages have a new `DecodePlan`; those of the old plan are void.
+If a file turns out to be damaged, or holds another number of frames than its packets promise, it is
+decoded again in one thread. The new messages have a new `DecodePlan` with fresh streams; those of
+the old plan are void.
 """
 
-import collections
 import dataclasses
 import pathlib
 import queue
 import threading
-from collections.abc import Generator, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, TypeVar
+from collections.abc import Generator, Iterable, Iterator
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
 from generation.encode.recipe import Recipe
 from generation.encode.reporting import DecodingBar
+from generation.encoders.protocols import FrameEncoder, Stream, VisualEncoder
 from generation.media import pixels, reading
-from generation.media.containers import UnreadableError, nothing_decoded
+from generation.media.containers import nothing_decoded
 from gvvad_jax.command import UserError
 from gvvad_jax.store import alignment, annotations
 
 if TYPE_CHECKING:
     import torch
 
-# A chunk is complete when its snippets have this many frames for the encoder, or this many bytes
-# for the captioner: enough to fill batches, little enough to keep several chunks in memory.
+# A chunk is complete when it has this many frames for the encoder, or this many bytes for the
+# captioner: enough to fill batches, little enough to keep several chunks in memory.
 CHUNK_FRAMES = 96
 CHUNK_BYTES = 64 << 20
 # Chunks in memory, including the one being decoded and the one being encoded.
 CHUNKS_ALIVE = 4
-# Whole videos in memory, counted likewise.
-VIDEOS_ALIVE = 2
 # Time stamps of cameras with a constant rate jitter less.
 _UNEVEN_SECONDS = 0.5
 Message = TypeVar("Message")
@@ -45,15 +43,15 @@ Message = TypeVar("Message")
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class DecodePlan:
-    """Where a video's snippets are.
+    """Where a video's snippets are, and what works on them.
 
     Attributes:
       video: the video.
-      fps: frames per second of the file.
-      num_frames: number of frames of the file.
+      fps: frames per second of the video.
+      num_frames: number of frames of the video at `fps`.
       rate: frames per second after the fps policy.
       spans_Tx2: [start, end) of each snippet in frames at `rate`.
-      source_F: for each frame at `rate`, its index in the file.
+      features, captions: the streams of the encoder and of the captioner; None without one.
     """
 
     video: annotations.VideoAnnotation
@@ -61,22 +59,22 @@ class DecodePlan:
     num_frames: int
     rate: float
     spans_Tx2: np.ndarray
-    source_F: np.ndarray
+    features: Stream
+    captions: Stream | None
 
 
 @dataclasses.dataclass
 class Chunk:
-    """The next snippets of a video, in order.
+    """The next frames of a video, as the streams take them.
 
     Attributes:
       plan: plan of the video.
-      prepared: for each snippet, the encoder's prepared frames.
-      pictures: for each snippet, frames [k, H, W, 3] for the captioner; empty without one.
+      features, captions: prepared frames for the streams of these names.
     """
 
     plan: DecodePlan
-    prepared: "list[list[torch.Tensor]]"
-    pictures: list[np.ndarray]
+    features: list[Any]
+    captions: list[Any]
 
 
 @dataclasses.dataclass
@@ -85,24 +83,23 @@ class Ending:
 
     Attributes:
       plan: plan of the video.
-      declared_frames: see reading.Video.
+      decoded_frames, declared_frames: see reading.Reader.
       faults: warnings about the file.
       pixel_statistics: results of pixels.Meter; None if nothing was measured.
       probes: frames that the encoder prepared for `consistency`, one per measured frame.
-      frames_FxHxWx3: all frames at the plan's rate; None if no model needs whole videos.
     """
 
     plan: DecodePlan
+    decoded_frames: int
     declared_frames: int
     faults: list[str]
     pixel_statistics: dict[str, float] | None
     probes: "list[torch.Tensor]"
-    frames_FxHxWx3: np.ndarray | None
 
 
 @dataclasses.dataclass(frozen=True)
 class Unreadable:
-    """A file without a single frame that can be decoded."""
+    """A video that cannot be encoded."""
 
     video: annotations.VideoAnnotation
     reason: str
@@ -132,206 +129,187 @@ class Source:
     def messages(
         self, videos: Iterable[annotations.VideoAnnotation]
     ) -> Generator[Chunk | Ending | Unreadable, None, None]:
-        """Yields each video's chunks and then its ending, or that it is unreadable.
+        """Yields each video's chunks and then its ending, or that it cannot be encoded.
 
-        Raises:
-          UserError: a frame rate is missing in the file and in videos.json, or impossible.
+        Whatever goes wrong with a video, lack of memory included, affects only that video.
         """
         for video in videos:
             self._bar.start(video.id)
             path = self._videos.resolve(video)
             try:
-                read = self._read_whole if self._recipe.whole_video else self._stream
-                yield from read(video, path)
-            except UnreadableError as error:
+                yield from self._stream(video, path)
+            except Exception as error:
                 # The path as in the list, because a store must not depend on its videos' location.
-                yield Unreadable(video, str(error).replace(str(path), video.file))
-
-    def _read_whole(
-        self, video: annotations.VideoAnnotation, path: pathlib.Path
-    ) -> Iterator[Chunk | Ending]:
-        decoded = reading.read(path, on_progress=self._bar.update)
-        frames_FxHxWx3 = decoded.frames_TxHxWx3
-        plan = self._plan(video, decoded.fps, len(frames_FxHxWx3))
-        meter = self._meter(plan)
-        chunks = _Chunks(plan, self._recipe, meter, frames_FxHxWx3[0].nbytes)
-        for index in chunks.wanted():
-            yield from chunks.take(int(index), frames_FxHxWx3[index])
-        ending = self._ending(plan, meter, chunks, decoded)
-        if self._recipe.fps_policy == "native":
-            ending.frames_FxHxWx3 = frames_FxHxWx3
-        else:
-            ending.frames_FxHxWx3 = frames_FxHxWx3[plan.source_F]
-        yield ending
+                yield Unreadable(video, reason(error).replace(str(path), video.file))
 
     def _stream(
         self, video: annotations.VideoAnnotation, path: pathlib.Path
     ) -> Iterator[Chunk | Ending]:
-        reader = reading.Reader(path)
+        reader = reading.Reader(path, fps=self._recipe.video_fps or video.fps)
         count = reader.num_frames
-        # The first pass suffices if there are as many frames as packets; the second pass counts
-        # the frames for the third.
+        # The first pass suffices if it decodes as many frames as the packets promise; the second
+        # pass counts the frames for the third.
         for threads in (True, False, False):
             if not count:
                 break
-            plan = self._plan(video, reader.fps, count)
-            meter = self._meter(plan)
-            chunks = _Chunks(plan, self._recipe, meter, 3 * reader.height * reader.width)
-            for index, picture in reader.frames(chunks.wanted(), threads=threads):
+            plan, source_F = self._plan(video, reader)
+            meter = pixels.Meter(plan.num_frames, plan.fps) if self._measure else None
+            frames = _Frames(plan, self._recipe.encoder, meter, source_F, reader)
+            for index, picture in reader.frames(frames.wanted, threads=threads):
                 self._bar.update(index + 1, count)
-                yield from chunks.take(index, picture.rgb())
+                yield from frames.take(index, picture)
             if reader.decoded_frames == count and not (threads and reader.damaged):
-                yield self._ending(plan, meter, chunks, reader)
+                yield from frames.rest()
+                yield self._ending(plan, meter, frames.probes, reader)
                 return
             count = reader.decoded_frames
         raise nothing_decoded(path, reader.declared_frames)
 
     def _plan(
-        self, video: annotations.VideoAnnotation, fps: float | None, num_frames: int
-    ) -> DecodePlan:
-        fps = fps or video.fps
+        self, video: annotations.VideoAnnotation, reader: reading.Reader
+    ) -> tuple[DecodePlan, np.ndarray]:
+        """Returns the plan, and the index in the file of each frame at its rate."""
+        fps = reader.fps
         if not fps:
             raise UserError(
                 f"{self._videos.path}: video {video.id!r}: expected fps, found none in "
                 f"{video.file} or here; add it to the entry"
             )
         recipe = self._recipe
-        rate, source_F = fps, np.arange(num_frames)
+        rate, source_F = fps, reader.shown_at(fps)
+        num_frames = len(source_F)
         if recipe.fps_policy != "native":
             rate = float(recipe.fps_policy)
             try:
-                source_F = alignment.resampled_frames(num_frames, fps, rate)
+                count = len(alignment.resampled_frames(num_frames, fps, rate))
             except UserError as error:
                 raise UserError(f"{self._videos.path}: video {video.id!r}: {error}") from error
+            shown_F = reader.shown_at(rate)
+            # By the rounding of durations, one more or less than of a video with `num_frames`.
+            source_F = shown_F[np.minimum(np.arange(count), len(shown_F) - 1)]
         spans_Tx2 = alignment.snippet_spans(
             len(source_F), recipe.snippet_frames, recipe.snippet_stride
         )
-        return DecodePlan(video, fps, num_frames, rate, spans_Tx2, source_F)
-
-    def _meter(self, plan: DecodePlan) -> pixels.Meter | None:
-        return pixels.Meter(plan.num_frames, plan.fps) if self._measure else None
+        begin = spans_Tx2, len(source_F), rate
+        features = recipe.encoder.begin(*begin)
+        captioner = recipe.pixel_captioner
+        captions = captioner.begin(*begin) if captioner is not None else None
+        plan = DecodePlan(video, fps, num_frames, rate, spans_Tx2, features, captions)
+        return plan, source_F
 
     def _ending(
         self,
         plan: DecodePlan,
         meter: pixels.Meter | None,
-        chunks: "_Chunks",
-        decoded: reading.Video | reading.Reader,
+        probes: "list[torch.Tensor]",
+        reader: reading.Reader,
     ) -> Ending:
-        assert not chunks.pending, "some snippets lack frames"
         faults = []
-        if decoded.damaged:
+        if reader.damaged:
             faults.append(
-                f"{decoded.damaged} packets or frames are damaged; the decodable frames are encoded"
+                f"{reader.damaged} packets or frames are damaged; the decodable frames are encoded"
             )
-        if decoded.uneven_seconds > _UNEVEN_SECONDS:
+        if reader.uneven_seconds > _UNEVEN_SECONDS:
             faults.append(
-                f"time stamps deviate by up to {decoded.uneven_seconds:.1f} s from the assumed "
-                f"{plan.fps:g} fps; re-encode the file at a constant rate if times matter"
+                f"frames are up to {reader.uneven_seconds:.1f} s from where {plan.fps:g} fps puts "
+                "them; each is shown until the next one"
             )
         statistics = None
         if meter is not None:
-            statistics = meter.statistics(plan.num_frames, decoded.declared_frames)
-        return Ending(plan, decoded.declared_frames, faults, statistics, chunks.probes, None)
+            statistics = meter.statistics(reader.decoded_frames, reader.declared_frames)
+        return Ending(
+            plan, reader.decoded_frames, reader.declared_frames, faults, statistics, probes
+        )
 
 
-class _Chunks:
-    """Distributes a video's frames to encoder, captioner and meter, and yields complete chunks.
+def reason(error: Exception) -> str:
+    """Returns why a video cannot be encoded, in one line."""
+    if isinstance(error, UserError):
+        return " ".join(str(error).split())
+    if isinstance(error, MemoryError):
+        return (
+            "expected enough memory to encode the video, found too little; free some, or make its "
+            "pictures smaller"
+        )
+    text = " ".join(f"{type(error).__name__}: {error}".split())
+    return f"expected a video that can be encoded, found {text}; re-encode or remove it"
+
+
+class _Frames:
+    """Distributes a video's frames to streams and meter, and yields chunks.
 
     Args:
       plan: plan of the video.
-      recipe: says which frames are needed.
+      encoder: prepares what `consistency` needs, if it embeds frames.
       meter: measures pixels; None to measure neither pixels nor consistency.
-      frame_bytes: bytes of one RGB frame.
+      source_F: index in the file of each frame at the plan's rate.
+      reader: the file.
 
     Attributes:
-      pending: incomplete chunks.
+      wanted: every frame of the file that is needed, ascending.
       probes: frames that the encoder prepared for `consistency` so far.
     """
 
     def __init__(
-        self, plan: DecodePlan, recipe: Recipe, meter: pixels.Meter | None, frame_bytes: int
+        self,
+        plan: DecodePlan,
+        encoder: VisualEncoder,
+        meter: pixels.Meter | None,
+        source_F: np.ndarray,
+        reader: reading.Reader,
     ):
-        self._plan, self._encoder, self._meter = plan, recipe.encoder, meter
-        self._measured = set(meter.wanted.tolist()) if meter is not None else set()
         self.probes: list[torch.Tensor] = []
-        self.pending: collections.deque[_Group] = collections.deque()
-        captioner = recipe.snippet_captioner
-        for start, end in plan.spans_Tx2.tolist():
-            uses = [] if self._encoder.whole_video else self._encoder.frames_of(start, end)
-            shows = captioner.frames_of(start, end) if captioner is not None else []
-            uses, shows = (plan.source_F[list(frames)].tolist() for frames in (uses, shows))
-            if not uses and not shows:
-                return
-            if not self.pending or not self.pending[-1].has_room(uses, shows, frame_bytes):
-                self.pending.append(_Group())
-            self.pending[-1].add(uses, shows)
+        self._plan, self._meter = plan, meter
+        self._encoder = encoder if isinstance(encoder, FrameEncoder) else None
+        measured = np.zeros(0, np.int64)
+        if meter is not None:
+            measured = reader.shown_at(plan.fps)[meter.wanted]
+        self._measured = _Queue(measured)
+        self._features = _Queue(source_F[plan.features.wanted_F])
+        captions = plan.captions
+        self._captions = _Queue(source_F[captions.wanted_F] if captions else measured[:0])
+        queues = self._measured, self._features, self._captions
+        self.wanted = np.unique(np.concatenate([queue.frames for queue in queues]))
+        self._chunk = Chunk(plan, [], [])
+        self._distinct, self._bytes = 0, 0
 
-    def wanted(self) -> np.ndarray:
-        """Returns every frame that is needed, ascending."""
-        needed = [frames for group in self.pending for frames in (group.used, group.shown)]
-        return np.array(sorted(self._measured.union(*needed)), np.int64)
+    def take(self, index: int, picture: reading.Picture) -> Iterator[Chunk]:
+        """Takes the next of the wanted frames and yields the chunk that it completes."""
+        for _ in range(self._measured.count(index)):
+            self._meter.add(picture.scaled(picture.width, picture.height, "gray"))
+            if self._encoder is not None:
+                self.probes.append(self._encoder.prepare_whole(picture))
+        if times := self._features.count(index):
+            self._chunk.features += [self._plan.features.prepare(picture)] * times
+            self._distinct += 1
+        if times := self._captions.count(index):
+            prepared = self._plan.captions.prepare(picture)
+            self._chunk.captions += [prepared] * times
+            self._bytes += prepared.nbytes
+        if self._distinct >= CHUNK_FRAMES or self._bytes >= CHUNK_BYTES:
+            yield from self.rest()
 
-    def take(self, index: int, frame_HxWx3: np.ndarray) -> Iterator[Chunk]:
-        """Takes the next of the wanted frames and yields the chunks that it completes."""
-        if index in self._measured:
-            self._meter.add(frame_HxWx3)
-            if not self._encoder.whole_video:
-                self.probes.append(self._encoder.prepare_whole(frame_HxWx3))
-        prepared = None
-        for group in self.pending:
-            if group.first > index:
-                break
-            if index in group.used:
-                prepared = self._encoder.prepare(frame_HxWx3) if prepared is None else prepared
-                group.prepared[index] = prepared
-            if index in group.shown:
-                group.pictures[index] = frame_HxWx3
-        while self.pending and self.pending[0].last <= index:
-            yield self.pending.popleft().chunk(self._plan)
+    def rest(self) -> Iterator[Chunk]:
+        """Yields the last chunk, if there are frames left."""
+        chunk, self._chunk = self._chunk, Chunk(self._plan, [], [])
+        self._distinct = self._bytes = 0
+        if chunk.features or chunk.captions:
+            yield chunk
 
 
-class _Group:
-    """An incomplete chunk: snippets with the frames that they need.
+class _Queue:
+    """Frames of a file that somebody waits for, ascending; one may be wanted several times."""
 
-    Attributes:
-      used, shown: frames that the encoder and the captioner need.
-      first, last: first and last of these frames.
-      prepared, pictures: the frames so far, as the encoder and the captioner get them.
-    """
+    def __init__(self, frames: np.ndarray):
+        self.frames = frames
+        self._next = 0
 
-    def __init__(self):
-        self._uses: list[list[int]] = []
-        self._shows: list[list[int]] = []
-        self.used: set[int] = set()
-        self.shown: set[int] = set()
-        self.first: int | None = None
-        self.last = -1
-        self.prepared: dict[int, torch.Tensor] = {}
-        self.pictures: dict[int, np.ndarray] = {}
-
-    def has_room(self, uses: Sequence[int], shows: Sequence[int], frame_bytes: int) -> bool:
-        """Returns whether a snippet that needs these frames fits in."""
-        return (
-            len(self.used.union(uses)) <= CHUNK_FRAMES
-            and len(self.shown.union(shows)) * frame_bytes <= CHUNK_BYTES
-        )
-
-    def add(self, uses: list[int], shows: list[int]) -> None:
-        """Adds a snippet that needs these frames."""
-        self._uses.append(uses)
-        self._shows.append(shows)
-        self.used.update(uses)
-        self.shown.update(shows)
-        self.last = max(self.last, *uses, *shows)
-        self.first = min(*uses, *shows, self.last) if self.first is None else self.first
-
-    def chunk(self, plan: DecodePlan) -> Chunk:
-        """Returns the complete chunk."""
-        pictures = [
-            np.stack([self.pictures[i] for i in frames]) for frames in self._shows if frames
-        ]
-        return Chunk(plan, [[self.prepared[i] for i in frames] for frames in self._uses], pictures)
+    def count(self, index: int) -> int:
+        """Takes a frame from the queue's head; returns how many times it is wanted."""
+        start = self._next
+        while self._next < len(self.frames) and self.frames[self._next] == index:
+            self._next += 1
+        return self._next - start
 
 
 def ahead(messages: Generator[Message, None, None], alive: int) -> Generator[Message, None, None]:

@@ -25,6 +25,7 @@ class Recipe:
       encoder: encoder of the visual rows.
       snippet_frames, snippet_stride: length and distance of snippets in frames after resampling.
       fps_policy: "native", or the frames per second to which videos are resampled.
+      video_fps: frames per second of all videos, whatever their list or files say; None: theirs.
       dtype: number format of the rows, float16 or float32.
       captioner: captioner of the text rows; None for a store without text.
       text_encoder: encoder of captions and prompt bank; required with a captioner.
@@ -36,6 +37,7 @@ class Recipe:
     snippet_frames: int
     snippet_stride: int
     fps_policy: float | str = "native"
+    video_fps: float | None = None
     dtype: str = "float32"
     captioner: Captioner | StandIn | None = None
     text_encoder: TextEncoder | None = None
@@ -48,17 +50,9 @@ class Recipe:
         return isinstance(self.captioner, StandIn)
 
     @property
-    def snippet_captioner(self) -> Captioner | None:
-        """The captioner if it works snippet by snippet, else None."""
-        if self.captioner is None or self.uses_descriptions or self.captioner.whole_video:
-            return None
-        return self.captioner
-
-    @property
-    def whole_video(self) -> bool:
-        """Whether the encoder or the captioner needs all frames of a video at once."""
-        captions_whole = self.captioner is not None and self.captioner.whole_video
-        return self.encoder.whole_video or captions_whole
+    def pixel_captioner(self) -> Captioner | None:
+        """The captioner if it looks at pixels, else None."""
+        return None if isinstance(self.captioner, StandIn) else self.captioner
 
     def manifest(self) -> Manifest:
         """Returns the manifest of stores made by this recipe."""
@@ -101,6 +95,13 @@ class EncodeOptions(VisualOptions, CaptionOptions, TextOptions):
     )
     fps_policy: str = SNIPPETS(
         "native", "Frame rate before cutting snippets: native, or frames per second to resample to."
+    )
+    video_fps: float | None = SNIPPETS(
+        None,
+        "Frames per second of all videos, whatever their list or files say (default: the list's, "
+        "else the file's).",
+        low=0.01,
+        high=1000,
     )
 
     def __post_init__(self):
@@ -147,6 +148,7 @@ class EncodeOptions(VisualOptions, CaptionOptions, TextOptions):
             snippet_frames=self.snippet_frames,
             snippet_stride=self.stride,
             fps_policy=parse_fps_policy(self.fps_policy),
+            video_fps=self.video_fps,
             dtype=self.dtype,
             captioner=captioner,
             text_encoder=None if captioner is None else text.make_text_encoder(options),

@@ -1,14 +1,15 @@
 """Rows of a store: the features, captions and measures of videos while they are decoded."""
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from generation.encode import decode_ahead, provenance
 from generation.encode.recipe import Recipe
 from generation.encode.reporting import DecodingBar, warn
+from gvvad_jax.command import UserError
 from gvvad_jax.store import annotations
 from gvvad_jax.store.format import Row
 from gvvad_jax.store.writer import StoreWriter
@@ -41,11 +42,10 @@ def encode_videos(
         provenance.add_notes(writer.path, computed_in=list(dtypes))
     bar = DecodingBar(enabled=progress)
     messages = decode_ahead.Source(writer.videos, recipe, bar=bar).messages(videos)
-    alive = decode_ahead.VIDEOS_ALIVE if recipe.whole_video else decode_ahead.CHUNKS_ALIVE
     rows = None
     with (
         contextlib.closing(bar),
-        contextlib.closing(decode_ahead.ahead(messages, alive)) as decoded,
+        contextlib.closing(decode_ahead.ahead(messages, decode_ahead.CHUNKS_ALIVE)) as decoded,
     ):
         for message in decoded:
             if isinstance(message, decode_ahead.Unreadable):
@@ -58,8 +58,7 @@ def encode_videos(
             if isinstance(message, decode_ahead.Chunk):
                 rows.add(message)
             else:
-                video_id = message.plan.video.id
-                rows.finish(writer, message, descriptions.get(video_id), digest_by_id[video_id])
+                rows.finish(writer, message, descriptions.get(rows.plan.video.id), digest_by_id)
                 yield
             del message  # Frees its frames before the next message arrives.
 
@@ -76,52 +75,85 @@ class _VideoRows:
         self.plan, self._recipe = plan, recipe
         self._visual: list[np.ndarray] = []
         self._captions: list[str] = []
-        self._failed = False
+        # Why the video can't be encoded, and whether it is tried again when the command is.
+        self._failure: Exception | None = None
+        self._again = False
+
+    @contextlib.contextmanager
+    def _failing_alone(self) -> Iterator[None]:
+        """Keeps what goes wrong with this video from ending the run."""
+        try:
+            yield
+        except Exception as error:
+            from generation.chat import client
+
+            self._failure = error
+            # What a server didn't answer today, it may answer tomorrow.
+            failed = (error, error.__cause__)
+            self._again = any(isinstance(e, client.Failed) for e in failed)
+            # A wrong key or a format that overflows would affect every video.
+            if isinstance(error, UserError) and not self._again:
+                raise
 
     def add(self, chunk: decode_ahead.Chunk) -> None:
         """Encodes the next chunk."""
-        if self._failed:
+        if self._failure is not None:
             return
-        if chunk.pictures:
-            self._caption(self._recipe.captioner.caption_snippets, chunk.pictures)
-        if not self._recipe.encoder.whole_video:
-            visual_TxNxD = self._recipe.encoder.encode_snippets(chunk.prepared)
+        with self._failing_alone():
+            if self.plan.captions is not None:
+                self._captions += self.plan.captions.take(chunk.captions)
             # Converted now, because a long video has many rows.
-            self._visual.append(visual_TxNxD.astype(self._recipe.dtype, copy=False))
+            dtype = self._recipe.dtype
+            self._visual += [
+                row_NxD.astype(dtype, copy=False)
+                for row_NxD in self.plan.features.take(chunk.features)
+            ]
 
     def finish(
         self,
         writer: StoreWriter,
         ending: decode_ahead.Ending,
         description: "Description | None",
-        digest: str,
+        digest_by_id: Mapping[str, str],
     ) -> None:
-        """Writes the video's rows; a video whose captions failed is left out and tried again.
+        """Writes the video's rows, or why there are none.
+
+        A video that a server didn't caption is left out, to be tried again; others that fail are
+        quarantined.
 
         Args:
           writer: writer of the store.
           ending: the last message about the video.
           description: the description that the video was generated from, if any.
-          digest: digest of the video, see provenance.video_digests.
+          digest_by_id: result of provenance.video_digests.
         """
+        video_id = self.plan.video.id
+        if self._failure is None:
+            with self._failing_alone():
+                rows = self._stacked(ending, description, digest_by_id[video_id])
+        if self._failure is None:
+            for fault in ending.faults:
+                warn(video_id, fault)
+            writer.add(*rows)
+        elif self._again:
+            warn(video_id, f"not encoded: {self._failure}")
+        else:
+            writer.quarantine(video_id, decode_ahead.reason(self._failure))
+
+    def _stacked(
+        self, ending: decode_ahead.Ending, description: "Description | None", digest: str
+    ) -> tuple[Row, np.ndarray, np.ndarray | None]:
+        """Returns the video's line, visual rows and text rows."""
         recipe, plan = self._recipe, self.plan
-        whole_video = ending.frames_FxHxWx3, plan.spans_Tx2, plan.rate
+        text_TxE = None
         if recipe.uses_descriptions:
             self._captions = [description.phrase] * len(plan.spans_Tx2)
-        elif recipe.captioner is not None and recipe.captioner.whole_video:
-            self._caption(recipe.captioner.captions, *whole_video)
-        if self._failed:
-            return
-        text_TxE = None if recipe.captioner is None else recipe.text_encoder(self._captions)
+        if recipe.captioner is not None:
+            text_TxE = recipe.text_encoder(self._captions)
         feature_statistics = None
-        if recipe.encoder.whole_video:
-            visual_TxNxD = recipe.encoder.encode_video(*whole_video)
-        else:
-            visual_TxNxD = np.concatenate(self._visual)
+        if ending.probes:
             consistency = recipe.encoder.consistency(ending.probes)
             feature_statistics = {"consistency": round(consistency, 6)}
-        for fault in ending.faults:
-            warn(plan.video.id, fault)
         generated_from = {}
         if description is not None:
             names = ("description", "twin", "seed")
@@ -133,22 +165,12 @@ class _VideoRows:
             fps=plan.fps,
             source=recipe.source,
             declared_frames=ending.declared_frames,
-            decoded_frames=plan.num_frames,
+            decoded_frames=ending.decoded_frames,
             pixel_statistics=ending.pixel_statistics,
             feature_statistics=feature_statistics,
             made_of=digest,
             **generated_from,
         )
-        writer.add(row, visual_TxNxD, text_TxE)
-
-    def _caption(self, caption: Callable[..., list[str]], *arguments: Any) -> None:
-        from generation.chat import client
-
-        try:
-            self._captions += caption(*arguments)
-        except Exception as error:
-            # A failed request affects only this video; a wrong key would affect every video.
-            if not any(isinstance(e, client.Failed) for e in (error, error.__cause__)):
-                raise
-            self._failed = True
-            warn(self.plan.video.id, f"not encoded: {error}")
+        visual_TxNxD = np.stack(self._visual)
+        self._visual.clear()
+        return row, visual_TxNxD, text_TxE

@@ -6,14 +6,25 @@ name or the description that a video was generated from.
 """
 
 import dataclasses
+import math
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 
+if TYPE_CHECKING:
+    from generation.media.reading import Picture
+
 # Flow is computed at this width and about this rate, so that captions of all videos are comparable.
 _WIDTH = 160
 _FPS = 10.0
+# Pictures are stretched to heights between these: OpenCV's flow needs the first, memory the last.
+_HEIGHTS = (32, 320)
+# A video is cut into equal parts of at most this many seconds, each with a background of its own:
+# the median of this many frames. So that light may change, and memory is bounded.
+_PART_SECONDS = 60.0
+_BACKGROUND_FRAMES = 25
 _CELLS = (8, 10)
 # Shorter snippets borrow frames of their neighbours: motion to and fro takes time to see.
 _MIN_STEPS = 4
@@ -51,112 +62,174 @@ class Facts:
 
 
 @dataclasses.dataclass
-class _Steps:
-    """Measures of successive pairs of frames (steps), about _FPS per second."""
+class _Step:
+    """Measures of two successive working frames, about _FPS pairs per second.
 
-    first_S: np.ndarray  # index of each pair's first frame
-    velocity_SxRxCx2: np.ndarray  # mean flow of grid cells, minus the camera's motion
-    speed_SxRxC: np.ndarray  # mean length of the flow
-    regions_Sx3: np.ndarray  # number of regions, and of the tallest: height, width over height
-    flames_S: np.ndarray
-    light_S: np.ndarray  # mean grey level of the first frame
-    sway_S: np.ndarray
+    Attributes:
+      velocity_RxCx2: mean flow of grid cells, minus the camera's motion.
+      speed_RxC: mean length of that flow.
+      flames: see _flames.
+      light: mean grey level of the first frame.
+      sway: speed of the camera.
+      grey_HxW: the first frame, and
+      moves_HxW: whether a pixel moves, until regions are counted; then empty.
+      regions_3: see _regions.
+    """
+
+    velocity_RxCx2: np.ndarray
+    speed_RxC: np.ndarray
+    flames: float
+    light: float
+    sway: float
+    grey_HxW: np.ndarray | None
+    moves_HxW: np.ndarray | None
+    regions_3: tuple[float, float, float] = (0.0, 0.0, 0.0)
 
 
 class MotionCaptioner:
-    """Describes the number, size, speed and direction of moving regions, and the light."""
+    """Describes the number, size, speed and direction of moving regions, and the light.
 
-    id = "motion-rules-v1"
-    whole_video = True
+    The background of a place is the median of 25 frames of the video, or of each of its parts if it
+    is longer than a minute.
+    """
+
+    id = "motion-rules-v2"
     vocabulary = "motion"
 
-    def captions(self, frames_FxHxWx3: np.ndarray, spans_Tx2: np.ndarray, fps: float) -> list[str]:
-        """Captions a video's snippets; the background is estimated from the whole video.
-
-        Args:
-          frames_FxHxWx3: RGB uint8.
-          spans_Tx2: [start, end) of each snippet in frames.
-          fps: frames per second.
-
-        Returns:
-          T sentences.
-        """
-        if len(frames_FxHxWx3) < 2:
-            return ["a single picture without any motion"] * len(spans_Tx2)
-        return [describe(facts) for facts in measure(frames_FxHxWx3, spans_Tx2, fps)]
+    def begin(self, spans_Tx2: np.ndarray, num_frames: int, rate: float) -> "CaptionStream":
+        """Begins a video; see VisualEncoder.begin."""
+        return CaptionStream(spans_Tx2, num_frames, rate)
 
 
-def measure(frames_FxHxWx3: np.ndarray, spans_Tx2: np.ndarray, fps: float) -> list[Facts]:
-    """Measures each snippet of at least two frames; see MotionCaptioner.captions."""
-    steps = _steps(frames_FxHxWx3, fps)
-    facts = []
-    for start, end in spans_Tx2:
-        inside = np.flatnonzero((steps.first_S >= start) & (steps.first_S < end - 1))
-        if len(inside) < _MIN_STEPS:
-            distance_S = np.abs(steps.first_S - (start + end) / 2)
-            inside = np.sort(np.argsort(distance_S, kind="stable")[:_MIN_STEPS])
-        facts.append(_facts(steps, inside))
-    return facts
+class CaptionStream:
+    """The captions of one video; see protocols.Stream.
 
+    Args:
+      spans_Tx2: [start, end) of each snippet in frames.
+      num_frames: frames of the video.
+      rate: frames per second.
+    """
 
-def _steps(frames_FxHxWx3: np.ndarray, fps: float) -> _Steps:
-    step = max(1, round(fps / _FPS))
-    first_S = np.arange(0, max(1, len(frames_FxHxWx3) - step), step)
-    second_S = np.minimum(first_S + step, len(frames_FxHxWx3) - 1)
-    scale = _WIDTH / frames_FxHxWx3.shape[2]
-    size = (_WIDTH, max(32, round(frames_FxHxWx3.shape[1] * scale)))
-    unit = 100.0 / _WIDTH * fps / step
-    background_HxW = _background(frames_FxHxWx3, size)
-    dense = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST)
-    cells, regions, flames, light, sway = [], [], [], [], []
-    before = _prepared(frames_FxHxWx3[0], size)
-    for second in second_S:
-        after = _prepared(frames_FxHxWx3[second], size)
-        flow_HxWx2 = dense.calc(before[1], after[1], None) * unit
+    def __init__(self, spans_Tx2: np.ndarray, num_frames: int, rate: float):
+        step = max(1, round(rate / _FPS))
+        first_S = np.arange(0, max(1, num_frames - step), step)
+        last = min(first_S[-1] + step, num_frames - 1)
+        self.wanted_F = np.unique(np.append(first_S, last))
+        self._num_snippets = len(spans_Tx2)
+        self._steps_Tx2 = _steps_of(spans_Tx2, first_S, step)
+        # The first step that this snippet or a later one needs.
+        self._first_T = np.minimum.accumulate(self._steps_Tx2[::-1, 0])[::-1]
+        # The width in percent, times pairs a second.
+        self._unit = np.float32(100.0 / _WIDTH * rate / step)
+        num_parts = max(1, math.ceil(len(first_S) * step / rate / _PART_SECONDS))
+        self._part_ends = np.linspace(0, len(first_S), num_parts + 1).round().astype(int)[1:]
+        self._dense = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST)
+        self._before: tuple[np.ndarray, np.ndarray] | None = None
+        self._steps: list[_Step] = []
+        self._dropped = self._finished = self._part = self._given = 0
+
+    def prepare(self, picture: "Picture") -> np.ndarray:
+        """Returns the small picture, RGB."""
+        height = round(picture.height * _WIDTH / picture.width)
+        return picture.scaled(_WIDTH, int(np.clip(height, *_HEIGHTS)), "rgb24")
+
+    def take(self, prepared: Sequence[np.ndarray]) -> list[str]:
+        """Takes the next of the wanted frames; see protocols.Stream.take."""
+        if len(self.wanted_F) < 2:
+            return ["a single picture without any motion"] * self._num_snippets
+        return [describe(facts) for facts in self.measure(prepared)]
+
+    def measure(self, prepared: Sequence[np.ndarray]) -> list[Facts]:
+        """Measures what `take` describes, of a video of at least two frames."""
+        for image_HxWx3 in prepared:
+            self._add(image_HxWx3)
+        facts = []
+        while self._given < self._num_snippets:
+            start, end = self._steps_Tx2[self._given] - self._dropped
+            if end + self._dropped > self._finished:
+                break
+            facts.append(_facts(self._steps[start:end]))
+            self._given += 1
+        if self._given < self._num_snippets:
+            surplus = min(self._first_T[self._given], self._finished) - self._dropped
+            del self._steps[:surplus]
+            self._dropped += surplus
+        return facts
+
+    def _add(self, image_HxWx3: np.ndarray) -> None:
+        """Takes a frame; the last one of a part settles the regions of all the part's steps."""
+        # The blur removes most camera noise.
+        grey_HxW = cv2.GaussianBlur(cv2.cvtColor(image_HxWx3, cv2.COLOR_RGB2GRAY), (0, 0), 1.0)
+        if self._before is not None:
+            self._steps.append(self._step(*self._before, image_HxWx3, grey_HxW))
+        self._before = image_HxWx3, grey_HxW
+        if self._part < len(self._part_ends):
+            end = self._part_ends[self._part]
+            if self._dropped + len(self._steps) == end:
+                self._finish_part(self._steps[self._finished - self._dropped :])
+                self._finished, self._part = end, self._part + 1
+
+    def _step(
+        self,
+        before_HxWx3: np.ndarray,
+        before_HxW: np.ndarray,
+        after_HxWx3: np.ndarray,
+        after_HxW: np.ndarray,
+    ) -> _Step:
+        flow_HxWx2 = self._dense.calc(before_HxW, after_HxW, None) * self._unit
         camera_2 = np.median(flow_HxWx2[::4, ::4].reshape(-1, 2), axis=0)
         flow_HxWx2 -= camera_2
         speed_HxW = cv2.magnitude(flow_HxWx2[..., 0], flow_HxWx2[..., 1])
-        stacked = np.dstack([flow_HxWx2, speed_HxW])
-        cells.append(cv2.resize(stacked, _CELLS[::-1], interpolation=cv2.INTER_AREA))
-        regions.append(_regions(before[1], background_HxW, speed_HxW))
-        flames.append(_flames(before[0], after[0]))
-        light.append(before[1].mean())
-        sway.append(np.hypot(*camera_2))
-        before = after
-    cells_SxRxCx3 = np.stack(cells)
-    return _Steps(
-        first_S,
-        cells_SxRxCx3[..., :2],
-        cells_SxRxCx3[..., 2],
-        np.array(regions),
-        np.array(flames),
-        np.array(light),
-        np.array(sway),
+        cells_RxCx3 = cv2.resize(
+            np.dstack([flow_HxWx2, speed_HxW]), _CELLS[::-1], interpolation=cv2.INTER_AREA
+        )
+        return _Step(
+            velocity_RxCx2=cells_RxCx3[..., :2],
+            speed_RxC=cells_RxCx3[..., 2],
+            flames=_flames(before_HxWx3, after_HxWx3),
+            light=float(before_HxW.mean()),
+            sway=float(np.hypot(*camera_2)),
+            grey_HxW=before_HxW,
+            moves_HxW=speed_HxW > 1.5,
+        )
+
+    @staticmethod
+    def _finish_part(steps: Sequence[_Step]) -> None:
+        """Counts the moving regions of a part's steps against the part's background."""
+        chosen = np.unique(np.linspace(0, len(steps) - 1, _BACKGROUND_FRAMES).round().astype(int))
+        background_HxW = np.median([steps[i].grey_HxW for i in chosen], axis=0).astype(np.int16)
+        for step in steps:
+            step.regions_3 = _regions(step.grey_HxW, background_HxW, step.moves_HxW)
+            step.grey_HxW = step.moves_HxW = None
+
+
+def _steps_of(spans_Tx2: np.ndarray, first_S: np.ndarray, step: int) -> np.ndarray:
+    """Returns which steps each snippet is measured by, [start, end): int64 [T, 2].
+
+    They are those inside the snippet, or the _MIN_STEPS nearest to its middle if those are fewer.
+    """
+    start_T, end_T = np.searchsorted(first_S, spans_Tx2 - np.array([0, 1])).T
+    middles_T = spans_Tx2.sum(axis=1) / (2 * step)
+    latest = max(0, len(first_S) - _MIN_STEPS)
+    near_T = np.clip(np.ceil(middles_T - _MIN_STEPS / 2), 0, latest).astype(np.int64)
+    few_T = end_T - start_T < _MIN_STEPS
+    return np.stack(
+        [
+            np.where(few_T, near_T, start_T),
+            np.where(few_T, np.minimum(near_T + _MIN_STEPS, len(first_S)), end_T),
+        ],
+        axis=1,
     )
 
 
-def _prepared(frame_HxWx3: np.ndarray, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """Returns (RGB, blurred grey) at the working size; the blur removes most camera noise."""
-    if frame_HxWx3.shape[1::-1] != size:
-        frame_HxWx3 = cv2.resize(frame_HxWx3, size, interpolation=cv2.INTER_AREA)
-    grey_HxW = cv2.cvtColor(frame_HxWx3, cv2.COLOR_RGB2GRAY)
-    return frame_HxWx3, cv2.GaussianBlur(grey_HxW, (0, 0), 1.0)
-
-
-def _background(frames_FxHxWx3: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    chosen = np.unique(np.linspace(0, len(frames_FxHxWx3) - 1, 25).round().astype(int))
-    grey = np.stack([_prepared(frames_FxHxWx3[i], size)[1] for i in chosen])
-    return np.median(grey, axis=0).astype(np.int16)
-
-
 def _regions(
-    grey_HxW: np.ndarray, background_HxW: np.ndarray, speed_HxW: np.ndarray
+    grey_HxW: np.ndarray, background_HxW: np.ndarray, moves_HxW: np.ndarray
 ) -> tuple[float, float, float]:
     """Returns the number of moving regions, and of the tallest: height share, width over height."""
     difference_HxW = grey_HxW - background_HxW
     difference_HxW = np.abs(difference_HxW - np.int16(np.median(difference_HxW[::3, ::3])))
     noise = 1.5 * float(np.median(difference_HxW[::3, ::3]))
-    moving_HxW = (difference_HxW > max(14.0, 5 * noise)) & (speed_HxW > 1.5)
+    moving_HxW = (difference_HxW > max(14.0, 5 * noise)) & moves_HxW
     mask_HxW = cv2.morphologyEx(moving_HxW.astype(np.uint8), cv2.MORPH_CLOSE, np.ones((5, 3)))
     statistics_Kx5 = cv2.connectedComponentsWithStats(mask_HxW)[2][1:]
     large_Kx5 = statistics_Kx5[statistics_Kx5[:, cv2.CC_STAT_AREA] >= 0.0015 * mask_HxW.size]
@@ -182,13 +255,13 @@ def _flames(before_HxWx3: np.ndarray, after_HxWx3: np.ndarray) -> float:
     return float(((fire_coloured(*before) ^ fire_coloured(*after)) & visibly_HxW).mean())
 
 
-def _facts(steps: _Steps, inside: np.ndarray) -> Facts:
-    velocity_SxRxCx2 = steps.velocity_SxRxCx2[inside]
-    speed_RxC = steps.speed_SxRxC[inside].mean(axis=0)
+def _facts(steps: Sequence[_Step]) -> Facts:
+    velocity_SxRxCx2 = np.stack([step.velocity_RxCx2 for step in steps])
+    speed_RxC = np.stack([step.speed_RxC for step in steps]).mean(axis=0)
     mean_RxCx2 = velocity_SxRxCx2.mean(axis=0)
-    pace_SxRC = np.hypot(*np.moveaxis(velocity_SxRxCx2, -1, 0)).reshape(len(inside), -1)
+    pace_SxRC = np.hypot(*np.moveaxis(velocity_SxRxCx2, -1, 0)).reshape(len(steps), -1)
     fastest_S = np.argmax(pace_SxRC, axis=1)
-    velocity_Sx2 = velocity_SxRxCx2.reshape(len(inside), -1, 2)[np.arange(len(inside)), fastest_S]
+    velocity_Sx2 = velocity_SxRxCx2.reshape(len(steps), -1, 2)[np.arange(len(steps)), fastest_S]
     agitation_RxC = speed_RxC * _reversal(velocity_SxRxCx2)
     rows_RxC, columns_RxC = np.indices(_CELLS)
     centre = np.unravel_index(np.argmax(agitation_RxC), _CELLS)
@@ -196,8 +269,8 @@ def _facts(steps: _Steps, inside: np.ndarray) -> Facts:
     distance_RxC = np.hypot(away_RxCx2[..., 0], away_RxCx2[..., 1])
     near_RxC = (distance_RxC > 0) & (distance_RxC < 2.5)
     outward_RxC = (mean_RxCx2 * away_RxCx2).sum(axis=2) / np.maximum(distance_RxC, 1)
-    regions_Sx3 = steps.regions_Sx3[inside]
-    tallest_3 = regions_Sx3[np.argsort(regions_Sx3[:, 1], kind="stable")[len(inside) // 2]]
+    regions_Sx3 = np.array([step.regions_3 for step in steps])
+    tallest_3 = regions_Sx3[np.argsort(regions_Sx3[:, 1], kind="stable")[len(steps) // 2]]
     total = max(float(agitation_RxC.sum()), 1e-6)
     return Facts(
         regions=float(np.median(regions_Sx3[:, 0])),
@@ -208,9 +281,9 @@ def _facts(steps: _Steps, inside: np.ndarray) -> Facts:
         agitation=float(np.sort(agitation_RxC, axis=None)[-3:].mean()),
         spread=float(agitation_RxC[distance_RxC >= 2.5].sum()) / total,
         outward=float(outward_RxC[near_RxC].mean()),
-        flames=float(steps.flames_S[inside].max()),
-        flashes=_flashes(steps.light_S[inside]),
-        sway=float(np.median(steps.sway_S[inside])),
+        flames=max(step.flames for step in steps),
+        flashes=_flashes(np.array([step.light for step in steps])),
+        sway=float(np.median([step.sway for step in steps])),
     )
 
 

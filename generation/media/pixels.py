@@ -51,11 +51,10 @@ class Meter:
         self._fps = fps
         self._small, self._blocks, self._bands = [], [], []
 
-    def add(self, frame_HxWx3: np.ndarray) -> None:
-        """Measures the next of the wanted frames, RGB uint8."""
+    def add(self, grey_HxW: np.ndarray) -> None:
+        """Measures the next of the wanted frames, grey uint8."""
         if len(self._small) == len(self.wanted):
             raise ValueError(f"expected {len(self.wanted)} frames, found one more")
-        grey_HxW = cv2.cvtColor(frame_HxWx3, cv2.COLOR_RGB2GRAY)
         self._blocks.append(_blockiness(grey_HxW))
         self._bands.append(_banding(grey_HxW))
         self._small.append(_small(grey_HxW))
@@ -121,7 +120,7 @@ def pixel_statistics(
     """
     meter = Meter(len(frames_FxHxWx3), fps)
     for index in meter.wanted:
-        meter.add(frames_FxHxWx3[index])
+        meter.add(cv2.cvtColor(frames_FxHxWx3[index], cv2.COLOR_RGB2GRAY))
     return meter.statistics(len(frames_FxHxWx3), declared_frames)
 
 

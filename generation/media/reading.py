@@ -52,6 +52,15 @@ class Video:
     uneven_seconds: float = 0.0
 
 
+# A video's scalers by format and size. Each keeps the tables of its last size, which take longer to
+# make than a picture takes to scale.
+Scalers = collections.defaultdict[tuple[str, tuple[int, int]], VideoReformatter]
+
+
+def _scalers() -> Scalers:
+    return collections.defaultdict(VideoReformatter)
+
+
 class Picture:
     """A decoded frame, not converted yet. Use it in the thread that iterates over the frames.
 
@@ -67,9 +76,9 @@ class Picture:
         path: pathlib.Path,
         frame: av.VideoFrame,
         size: tuple[int, int],
-        scaler: VideoReformatter,
+        scalers: Scalers,
     ):
-        self._path, self._frame, self._scaler = path, frame, scaler
+        self._path, self._frame, self._scalers = path, frame, scalers
         self.width, self.height = size
 
     def rgb(self) -> np.ndarray:
@@ -86,8 +95,10 @@ class Picture:
         """
         with self._reported():
             turn = orientation(self._frame)
-            frame = self._scaler.reformat(
-                self._frame, *turn.size(width, height), format=format, interpolation="AREA"
+            size = turn.size(width, height)
+            # One thread: more cost more for small pictures.
+            frame = self._scalers[format, size].reformat(
+                self._frame, *size, format=format, interpolation="AREA", threads=1
             )
             return turn.upright(frame.to_ndarray())
 
@@ -195,7 +206,7 @@ class Reader:
         if self._images is not None:
             yield from self._wanted_images(wanted)
             return
-        wanted, count, size, scaler = iter(wanted), 0, None, VideoReformatter()
+        wanted, count, size, scalers = iter(wanted), 0, None, _scalers()
         upcoming = next(wanted, None)
         with opened(self.path) as (container, stream):
             stream.thread_type = "AUTO" if threads else "NONE"
@@ -203,14 +214,14 @@ class Reader:
             for frame in packets.decoded():
                 size = size or _upright_size(frame)
                 if count == upcoming:
-                    yield count, Picture(self.path, frame, size, scaler)
+                    yield count, Picture(self.path, frame, size, scalers)
                     upcoming = next(wanted, None)
                 count += 1
         self.decoded_frames, self.damaged = count, packets.damaged
         self._set(packets.decoded_timing(self._undamaged))
 
     def _wanted_images(self, wanted: Iterable[int]) -> Iterator[tuple[int, Picture]]:
-        size, self.damaged, scaler = None, 0, VideoReformatter()
+        size, self.damaged, scalers = None, 0, _scalers()
         for index in wanted:
             if index >= len(self._images):
                 break
@@ -219,7 +230,7 @@ class Reader:
                 self.damaged += 1
                 continue
             size = size or _upright_size(frame)
-            yield index, Picture(self.path, frame, size, scaler)
+            yield index, Picture(self.path, frame, size, scalers)
         if self.damaged:
             readable_F = [decode_image(path) is not None for path in self._images]
             self.damaged = readable_F.count(False)
