@@ -13,14 +13,21 @@ tell whether a video shows what its description says.
 """
 
 import dataclasses
+import glob
 import json
 import pathlib
 import sys
 
 from generation.filter.deciding import FilterOptions, decide, summary
-from generation.filter.decisions import load_decisions, save_decisions
-from generation.filter.evidence import gather_from_files
+from generation.filter.decisions import (
+    load_decisions,
+    require_own,
+    save_decisions,
+    thresholds_path,
+)
+from generation.filter.evidence import gather_from_files, require_videos
 from gvvad_jax.command import UserError, define_flags, from_flags, group, run_command
+from gvvad_jax.store import folders
 
 DATA = group("Data")
 
@@ -55,13 +62,18 @@ def main(_) -> None:
             "--scores: expected no --reference_store, --prompts or --clip_weights beside it, found "
             "one, but the scores already depend on them; leave them out, or give --store"
         )
-    pathlib.Path(files.out).resolve().parent.mkdir(parents=True, exist_ok=True)
+    out = pathlib.Path(files.out)
+    require_own(out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    for path in (out, thresholds_path(out)):  # Of runs that were killed.
+        folders.clear_litter(out.parent, f".{glob.escape(path.name)}.*.partial")
     if files.scores:
         _, evidence = load_decisions(files.scores)
     else:
         evidence = gather_from_files(
             files.store, files.reference_store, files.prompts, files.clip_weights
         )
+    require_videos(evidence, files.store or files.scores)
     decisions = decide(evidence, options)
     for name, reason in evidence.not_judged.items():
         print(f"not judged: {name}: {reason}", file=sys.stderr)

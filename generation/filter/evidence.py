@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from generation.encoders.protocols import TextEncoder
 from generation.filter import features
 from generation.filter.rules import Rule, preset_rules
-from gvvad_jax.command import UserError
+from gvvad_jax.command import Interrupted, UserError
 from gvvad_jax.store.format import Row
 from gvvad_jax.store.reader import Store
 
@@ -115,6 +115,21 @@ def gather_from_files(
         if features.is_clip(generated.manifest):
             text_encoder = features.clip_text_encoder(generated.manifest, clip_weights)
     return gather(generated, real, phrases=phrases, text_encoder=text_encoder)
+
+
+def require_videos(evidence: Evidence, path: str | os.PathLike) -> None:
+    """Raises Interrupted, for status 1, if there is not one video with scores to decide about.
+
+    Args:
+      evidence: what is known of the videos.
+      path: the store or the decisions that it comes from, for the message.
+    """
+    if not any(evidence.scores.values()):
+        lost = f"none among {len(evidence.scores)} videos" if evidence.scores else "no video"
+        raise Interrupted(
+            f"{path}: expected generated videos to decide about, found {lost} that could be "
+            "encoded; nothing was written: generate or encode them again"
+        )
 
 
 def _pixel_statistics(store: Store, row: Row) -> Mapping[str, float]:
