@@ -3,11 +3,28 @@
 import errno
 import io
 
+import msgspec
 import numpy as np
 import pytest
 
 from gvvad_jax.command import UserError
-from gvvad_jax.store.files import load_array, load_arrays, os, write_arrays, write_atomically
+from gvvad_jax.store import files
+from gvvad_jax.store.files import (
+    load_array,
+    load_arrays,
+    os,
+    read_json,
+    read_json_as,
+    read_lines,
+    read_text,
+    write_arrays,
+    write_atomically,
+)
+
+
+class _Entry(msgspec.Struct, frozen=True):
+    a: int
+    b: float = 0.0
 
 
 def _npz():
@@ -27,7 +44,7 @@ def _npy(array):
 )
 def test_a_file_without_an_array_is_named(tmp_path, content):
     path = tmp_path / "x.npy"
-    with pytest.raises(UserError, match="x.npy: expected numbers, found No such file"):
+    with pytest.raises(UserError, match="x.npy: expected numbers, found none"):
         load_array(path, "numbers")
     path.write_bytes(content)
     with pytest.raises(UserError, match="x.npy: expected numbers, found") as caught:
@@ -72,3 +89,46 @@ def test_a_file_that_cannot_be_written_is_named(tmp_path, monkeypatch):
         write_atomically(tmp_path / "x", b"")
     assert caught.value.filename == str(tmp_path / "x")
     assert [path.name for path in tmp_path.iterdir()] == ["folder"]
+
+
+def test_a_pipe_is_refused_without_waiting_for_it(tmp_path):
+    os.mkfifo(tmp_path / "x")
+    for read in (read_json, read_text, lambda path: load_array(path, "numbers")):
+        with pytest.raises(UserError, match="x: expected .*, found a pipe, socket or device"):
+            read(tmp_path / "x")
+
+
+def test_arrays_that_expand_beyond_reason_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "_MAX_EXPANDED_BYTES", 3 << 20)
+    np.savez_compressed(tmp_path / "x.npz", a=np.zeros(4 << 20, np.uint8))
+    with pytest.raises(UserError, match="x.npz: expected arrays, found .*4 MiB once expanded"):
+        load_arrays(tmp_path / "x.npz", "arrays")
+    monkeypatch.setattr(files, "_MAX_EXPANDED_BYTES", 5 << 20)
+    assert load_arrays(tmp_path / "x.npz", "arrays")["a"].shape == (4 << 20,)
+
+
+def test_a_byte_order_mark_and_either_line_end_are_read(tmp_path):
+    (tmp_path / "x").write_bytes(b'\xef\xbb\xbf{"a": 1}\r\n{"a": 2}\r\n')
+    assert read_lines(tmp_path / "x", _Entry, "entries", "") == [_Entry(a=1), _Entry(a=2)]
+    assert read_text(tmp_path / "x") == '{"a": 1}\n{"a": 2}\n'
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        ('{"a": "1"}', "Expected `int`, got `str` - at `a`"),
+        ("[]", "Expected `object`, got `array`"),
+        ("{}", "missing required field `a`"),
+        ('{"a": 1, "a": 2}', "each name once in an object, found 'a' twice"),
+        ('{"a": 1, "b": NaN}', "expected finite numbers, found NaN"),
+        ('{"a": 1e999}', "Expected `int`"),
+        ("9" * 5000, "found something else"),
+        ("[" * 200_000, "nested too deeply"),
+        ("\udcff", "no UTF-8"),
+    ],
+)
+def test_json_of_another_type_is_refused_with_its_place(tmp_path, content, problem):
+    (tmp_path / "x.json").write_bytes(content.encode(errors="surrogateescape"))
+    with pytest.raises(UserError, match=r"x\.json: expected ") as caught:
+        read_json_as(tmp_path / "x.json", _Entry, "an entry", "correct it")
+    assert problem in str(caught.value) and "\n" not in str(caught.value)
