@@ -11,6 +11,8 @@ import importlib.util
 import runpy
 import sys
 
+from gvvad_jax.command import print_help
+
 # By stage: the command's name, the module that it runs, and what it does.
 STAGES = {
     "See it work": {
@@ -63,7 +65,7 @@ def main() -> None:
     """Runs the command that the first argument names."""
     arguments = sys.argv[1:]
     if not arguments or arguments[0] in ("--help", "-h", "help"):
-        print(overview())
+        print_help(overview())
         sys.exit(0)
     if arguments[0] == "--version":
         print(f"gvvad-jax {importlib.metadata.version('gvvad-jax')}")

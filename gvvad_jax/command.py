@@ -13,7 +13,7 @@
 
 and `from_flags(Options)` in `main`; everything else gets the object. Exit status: 0 on success and
 on --help, 2 for a user's mistake (one line on standard error, no traceback), 130 when interrupted
-(one line), 1 on anything else.
+(one line), 141 when the reader of standard output left before the end, 1 on anything else.
 """
 
 import dataclasses
@@ -22,6 +22,8 @@ import functools
 import math
 import numbers
 import os
+import pathlib
+import select
 import sys
 import textwrap
 import traceback
@@ -79,11 +81,11 @@ def run_command(
     """
     argv = list(sys.argv if argv is None else argv)
     if any(argument in _HELP for argument in argv[1:]):
-        print(help_text(usage or ""))
+        print_help(help_text(usage or ""))
         sys.exit(0)
     try:
-        arguments = _parse(argv, positional)
-        main(arguments)
+        main(_parse(argv, positional))
+        sys.stdout.flush()
     except (UserError, Interrupted) as error:
         status = 2 if isinstance(error, UserError) else 1
         _end(status, f"error: {' '.join(str(error).split())}")
@@ -93,6 +95,8 @@ def run_command(
             "interrupted: finished work is kept; run the same command again to go on from there",
         )
     except Exception as error:
+        if isinstance(error, BrokenPipeError) and _reader_left():
+            sys.exit(141)
         if refused := _refused(error):
             _end(2, f"error: {refused}")
         if not _is_one_of_several():
@@ -110,11 +114,44 @@ def refuse_flags(mode: str, names: Sequence[str]) -> None:
             )
 
 
+def on_command_line(name: str) -> bool:
+    """Returns whether a flag was given on the command line itself, and not in a flagfile."""
+    given = (argument.lstrip("-").partition("=")[0] for argument in sys.argv[1:]
+             if argument.startswith("-"))  # fmt: skip
+    return any(each.rpartition(".")[2] in (name, f"no{name}") for each in given)
+
+
+def print_help(text: str) -> None:
+    """Prints a text, of which `| head` may read the first lines only."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        if not _reader_left():
+            raise
+
+
+def _reader_left() -> bool:
+    """Returns whether nobody reads standard output any more, and if so silences it."""
+    poll = select.poll()
+    poll.register(sys.stdout.fileno(), 0)
+    left = any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))
+    if left:
+        # Otherwise Python would report the same error again at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return left
+
+
 def _refused(error: Exception) -> str | None:
     """Returns one line for an error of the machine; None for all others, which may be faults."""
     if isinstance(error, ModuleNotFoundError) and error.name in _EXTRAS:
         extra = _EXTRAS[error.name]
         return f"expected the module {error.name}, found none; pip install '.[{extra}]'"
+    platforms = os.environ.get("JAX_PLATFORMS")
+    if platforms and _raised_in(error) == "xla_bridge":
+        return (
+            f"JAX_PLATFORMS={platforms}: expected a platform that JAX finds on this machine, found "
+            "none; unset the variable, or set JAX_PLATFORMS=cpu"
+        )
     if not isinstance(error, OSError) or error.errno not in _REMEDIES:
         return None
     if not error.filename and error.errno != errno.ENOSPC:
@@ -123,6 +160,12 @@ def _refused(error: Exception) -> str | None:
         f"cannot read or write {error.filename or 'the disk'}: {error.strerror}; "
         f"{_REMEDIES[error.errno]}"
     )
+
+
+def _raised_in(error: Exception) -> str:
+    """Returns the name of the file that raised an error, without .py."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return pathlib.Path(frames[-1].filename).stem if frames else ""
 
 
 def _end(status: int, message: str) -> None:

@@ -61,6 +61,33 @@ def test_interrupting_is_one_line_that_says_how_to_go_on():
     assert done.stderr.count("\n") == 1 and "run the same command again" in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("command", "status"),
+    [
+        ("-m gvvad_jax --help", 0),
+        ("-m gvvad_jax train --help", 0),
+        ("-m gvvad_jax.train --help", 0),
+        ("-c '{code}'", 141),
+    ],
+)
+def test_a_reader_that_leaves_early_is_no_fault(command, status):
+    code = f'{STEP}\ndef main(_): print("x" * 9**6)\nrun_command(main, usage="Use")'
+    command = f"{sys.executable} {command.format(code=code)} | true; echo ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, cwd=ROOT)
+    assert (done.stdout, done.stderr) == (f"{status}\n", "")
+
+
+@pytest.mark.parametrize("platforms", ["cuda", "rocm", "nonsense"])
+def test_a_platform_that_is_not_there_is_named(platforms, monkeypatch):
+    if platforms in ("cuda", "rocm") and pathlib.Path("/dev/nvidia0").exists():
+        pytest.skip("a GPU is there")
+    monkeypatch.setenv("JAX_PLATFORMS", platforms)
+    _assert_one_line(
+        _ending("def main(_): import jax; jax.devices()"),
+        f"JAX_PLATFORMS={platforms}: expected a platform that JAX finds on this machine, found",
+    )
+
+
 def test_a_missing_extra_is_named():
     done = _ending("import sys; sys.modules['cv2'] = None\ndef main(_): import cv2")
     _assert_one_line(done, "expected the module cv2, found none; pip install '.[video]'")
