@@ -72,8 +72,9 @@ class RunLog:
         if not self._board:
             import tensorboardX  # Takes a second; the first step starts without it.
 
+            # The first step that is purged; the line of the step that the run starts at stays.
             self._board = tensorboardX.SummaryWriter(
-                str(self._folder), purge_step=self._start, write_to_disk=True
+                str(self._folder), purge_step=self._start + 1, write_to_disk=True
             )
         for name, value in values.items():
             if value is not None:
