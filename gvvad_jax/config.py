@@ -17,6 +17,38 @@ DETECTORS = {
     "lap": ("visual", "text", "bank"),
     "ur_dmu": ("visual",),
 }
+# The detectors that read a flag, for flags that not all of them read. A test compares this with the
+# programs.
+_MTN = ("rtfm", "tevad", "lap")
+READ_BY = {
+    "fusion": ("tevad", "lap"),
+    "mtn_channels": _MTN,
+    "head_widths": (*_MTN, "ur_dmu"),
+    "dropout": _MTN,  # All detectors read 0.
+    "body_width": ("ur_dmu",),
+    "heads": ("ur_dmu",),
+    "head_channels": ("ur_dmu",),
+    "memory_rows": ("ur_dmu",),
+    "margin": (*_MTN, "ur_dmu"),
+    "magnitude_weight": _MTN,
+    "smoothness_weight": _MTN,
+    "sparsity_weight": _MTN,
+    "pseudo_weight": ("lap",),
+    "triplet_weight": ("lap",),
+    "normal_weight": (*_MTN, "ur_dmu"),
+}
+# What both streams, and the text stream, are needed for.
+_OF_BOTH_STREAMS = ("fusion",)
+_OF_TEXT = ("pseudo_weight", "triplet_weight")
+# The modes of lambda that read a flag, likewise.
+READ_IN = {
+    "lambda_rise": ("scheduled",),
+    "lambda_decay": ("scheduled",),
+    "lambda_shift": ("scheduled",),
+    "lambda_learning_rate": ("learnable", "sigmoid", "softplus", "uncertainty", "meta"),
+    "meta_share": ("meta",),
+}
+_OF_GENERATED = ("lambda_mode", "lambda_value", "mixup", "synthetic_share", *READ_IN)
 # Functions of ssls.py.
 LAMBDA_MODES = (
     "fixed",
@@ -245,6 +277,13 @@ class TrainConfig:
         "and each batch is gathered a step ahead.",
         low=0.0,
     )
+    matmul_precision: str = DEVICES(
+        "highest",
+        "Precision of float32 matrix products on GPUs and TPUs, in training and in scoring: "
+        "highest is float32; high and default are faster and may round to TF32 or bfloat16. CPUs "
+        "always take float32.",
+        choices=("highest", "high", "default"),
+    )
     compilation_cache: str = DEVICES(
         os.environ.get("JAX_COMPILATION_CACHE_DIR", "~/.cache/gvvad_jax"),
         "Folder of compiled programs, shared by runs; empty keeps none.",
@@ -301,3 +340,24 @@ class TrainConfig:
     def depends_on_steps(self) -> bool:
         """Whether a step depends on how many there will be: such a run can't be prolonged."""
         return self.learning_rate_schedule != "constant" or self.lambda_mode == "scheduled"
+
+
+def unread_flags(config: TrainConfig) -> dict[str, str]:
+    """Returns the flags that were changed but have no effect, and what each would need."""
+    needs: dict[str, str] = {}
+    for name, readers in READ_BY.items():
+        if config.detector not in readers:
+            needs[name] = f"--detector={' or '.join(readers)}"
+        elif name in _OF_TEXT and not config.uses_text:
+            needs[name] = "a text stream"
+        elif name in _OF_BOTH_STREAMS and not (config.uses_text and config.uses_visual):
+            needs[name] = "--feature_group=both"
+    if not config.dropout:
+        needs.pop("dropout", None)
+    for name, modes in READ_IN.items():
+        if config.lambda_mode not in modes:
+            needs[name] = f"--lambda_mode={' or '.join(modes)}"
+    if not config.synthetic_store:
+        needs |= dict.fromkeys(_OF_GENERATED, "--synthetic_store")
+    defaults = {field.name: field.default for field in dataclasses.fields(config)}
+    return {name: need for name, need in needs.items() if getattr(config, name) != defaults[name]}

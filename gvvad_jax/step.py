@@ -253,6 +253,7 @@ def make_train_step(
     gradients = make_gradients(config, axis_name, gather, rows_at)
     optimizer = make_optimizer(config)
 
+    @jax.default_matmul_precision(config.matmul_precision)
     def step(state: TrainState, data: TrainingData, batch: Batch) -> tuple[TrainState, Metrics]:
         places_V = (2 * batch.pairs_B[:, None] + jnp.arange(2)).reshape(-1)
         noise = Noise(key=jax.random.fold_in(state.key, state.step), videos_V=places_V)
@@ -365,6 +366,7 @@ def make_score_step(config: TrainConfig) -> Callable[..., jax.Array]:
     detector = detectors.by_name(config.detector).Detector(config)
 
     @jax.jit
+    @jax.default_matmul_precision(config.matmul_precision)
     def score(
         variables: Mapping[str, PyTree],
         visual_VxNxTxD: jax.Array,

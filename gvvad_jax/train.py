@@ -13,8 +13,8 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from gvvad_jax.command import define_flags, from_flags, run_command
-from gvvad_jax.config import TrainConfig
+from gvvad_jax.command import UserError, define_flags, from_flags, on_command_line, run_command
+from gvvad_jax.config import TrainConfig, unread_flags
 
 if TYPE_CHECKING:
     from gvvad_jax.training import Result
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 def main(_: Sequence[str]) -> None:
     config = from_flags(TrainConfig)
+    check_unread(config)
     # After the check of the flags, so that a mistake in them is reported at once.
     import jax
 
@@ -33,6 +34,23 @@ def main(_: Sequence[str]) -> None:
     print(json.dumps(result.to_json()))
     if sys.stderr.isatty():
         print(summary(result, config), file=sys.stderr)
+
+
+def check_unread(config: TrainConfig) -> None:
+    """Refuses flags without effect on the command line, and names those of a flagfile.
+
+    A flagfile may serve several detectors, each of which reads its own flags.
+    """
+    unread = unread_flags(config)
+    for name, need in unread.items():
+        if on_command_line(name):
+            raise UserError(
+                f"--{name}: expected {need}, found another setting; it would have no effect: "
+                "leave it out"
+            )
+    if unread:
+        listed = ", ".join(f"--{name} (needs {need})" for name, need in unread.items())
+        print(f"flags without effect in this run: {listed}", file=sys.stderr)
 
 
 def summary(result: "Result", config: TrainConfig) -> str:

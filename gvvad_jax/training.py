@@ -5,6 +5,8 @@ import dataclasses
 import importlib.metadata
 import pathlib
 import subprocess
+import sys
+import tempfile
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -12,7 +14,7 @@ import jax
 import numpy as np
 import tqdm
 
-from gvvad_jax import batches, parallel, segments
+from gvvad_jax import batches, ground_truth, parallel, segments
 from gvvad_jax.command import UserError
 from gvvad_jax.config import TrainConfig
 from gvvad_jax.evaluation import Measures
@@ -22,7 +24,7 @@ from gvvad_jax.run.log import RunLog
 from gvvad_jax.run.selection import Selection
 from gvvad_jax.splits import Member, Splits, Standardisation, open_splits, standardisation
 from gvvad_jax.step import init_state
-from gvvad_jax.store import digests
+from gvvad_jax.store import digests, folders
 from gvvad_jax.store.files import load_array, read_json, write_json
 from gvvad_jax.store.format import Manifest, bank_faults
 from gvvad_jax.store.reader import Store
@@ -38,7 +40,7 @@ class Result:
       last: measures of the last step's checkpoint on the test videos; None without test videos
         that have frame annotations.
       best_on_validation: the same of the checkpoint with the highest validation AUC, with its
-        `step`; None without validation videos too.
+        `step`; None, too, without validation videos of both labels.
       best_on_test: the same of the checkpoint with the highest test AUC; None unless
         `TrainConfig.best_on_test` asks for it.
       steps: number of steps done, fewer than asked for after an early stop.
@@ -92,10 +94,9 @@ def fit(config: TrainConfig) -> Result:
         )
     if config.precision == "float64":
         jax.config.update("jax_enable_x64", True)
-    if config.compilation_cache:
-        cache = pathlib.Path(config.compilation_cache).expanduser()
-        jax.config.update("jax_compilation_cache_dir", str(cache))
+    _keep_programs(config)
     workdir = run_folder.require_flags(config)
+    folders.require_own(workdir, "run", flag="--workdir", signs=["config.flags"])
     parallel.join(config)
     try:
         return _fit(config, workdir)
@@ -105,6 +106,28 @@ def fit(config: TrainConfig) -> Result:
         raise parallel.lost(error) from error
 
 
+def _keep_programs(config: TrainConfig) -> None:
+    """Has JAX keep compiled programs in --compilation_cache, if that folder can be written."""
+    if not config.compilation_cache:
+        return
+    try:
+        # Without a home folder, a path with ~ is none.
+        cache = pathlib.Path(config.compilation_cache).expanduser()
+        cache.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=cache):
+            pass
+    except (OSError, RuntimeError) as error:
+        print(
+            f"--compilation_cache={config.compilation_cache}: no compiled programs are kept "
+            f"({getattr(error, 'strerror', None) or error})",
+            file=sys.stderr,
+        )
+        # JAX's own variable may name the same folder.
+        jax.config.update("jax_compilation_cache_dir", None)
+    else:
+        jax.config.update("jax_compilation_cache_dir", str(cache))
+
+
 def _fit(config: TrainConfig, workdir: pathlib.Path) -> Result:
     # Only the first process writes and reads checkpoints; it sends the others what they need.
     is_first = jax.process_index() == 0
@@ -112,9 +135,12 @@ def _fit(config: TrainConfig, workdir: pathlib.Path) -> Result:
     with contextlib.ExitStack() as stack:
         saved = None
         if is_first:
+            folders.claim(workdir, "run", flag="--workdir", signs=["config.flags"])
             stack.enter_context(run_folder.locked(workdir))
             saved = stack.enter_context(contextlib.closing(checkpoints.Checkpoints(workdir)))
         inputs = _prepare(config)
+        if is_first:
+            _report(config, inputs.splits)
         run_folder.require_data(workdir, config, inputs.made_of)
         text_dim = (inputs.manifest.text or {}).get("dim", 0)
         state = init_state(config, inputs.manifest.dim, text_dim)
@@ -244,6 +270,25 @@ def _prepare(config: TrainConfig) -> _Inputs:
         members=members,
         made_of=_made_of(config, splits, stores, bank_KxE),
     )
+
+
+def _report(config: TrainConfig, splits: Splits) -> None:
+    """Reports settings and data that are accepted but may not be what was meant."""
+    if config.top_k > config.segments:
+        print(
+            f"--top_k={config.top_k} is more than the {config.segments} segments of a training "
+            "video: all of them stand for it",
+            file=sys.stderr,
+        )
+    if config.lambda_value < 0 and config.synthetic_store:
+        print(
+            f"--lambda_value={config.lambda_value:g} is negative: training raises the generated "
+            "videos' loss",
+            file=sys.stderr,
+        )
+    seen = [*splits.train, *splits.held_out, *splits.validation]
+    ground_truth.report_contradictions(seen, config.annotations)
+    ground_truth.report_alignment(splits.test or seen)
 
 
 def _made_of(

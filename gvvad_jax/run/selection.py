@@ -19,8 +19,8 @@ class Selection:
     """Keeps the best checkpoints and measures them on the test videos.
 
     Validation videos have video labels only: best_on_validation has the highest video-level AUC
-    of top-k mean scores, ties by validation loss. The test set selects nothing unless
-    best_on_test is asked for.
+    of top-k mean scores, ties by validation loss. Validation videos of one label have no AUC and
+    select nothing. Nor does the test set, unless best_on_test is asked for.
 
     Args:
       config: the run's settings.
@@ -31,7 +31,7 @@ class Selection:
         and save nothing.
 
     Raises:
-      UserError: early stopping without validation videos.
+      UserError: early stopping without validation videos of both labels.
     """
 
     def __init__(
@@ -42,11 +42,20 @@ class Selection:
         standard: Standardisation,
         saved: Checkpoints | None,
     ):
-        if config.early_stop and not splits.validation:
+        labels = {member.video.label for member in splits.validation}
+        if config.early_stop and len(labels) < 2:
+            found = "those of one label" if labels else (
+                "none (fewer than five training videos of a label, or --validation_share=0)"
+            )  # fmt: skip
             raise UserError(
-                "--early_stop: expected validation videos, found none (fewer than five training "
-                "videos of a label, or --validation_share=0); name some in videos.json or set it "
-                "to 0"
+                f"--early_stop: expected validation videos of both labels, found {found}; name "
+                "some in videos.json or set it to 0"
+            )
+        if len(labels) == 1 and saved:
+            print(
+                f"{len(splits.validation)} validation videos, all with label {labels.pop()}: they "
+                "have no AUC, so best_on_validation stays null; name videos of both labels",
+                file=sys.stderr,
             )
         self._splits, self._config, self._saved = splits, config, saved
         self._model = scoring.Model(
@@ -89,7 +98,8 @@ class Selection:
         if self._splits.validation:
             auc, loss = self._validate(model)
             measures |= {"validation_auc": auc, "validation_loss": loss}
-            self._keep("best_on_validation", done, state, [auc, -loss])
+            if auc is not None:
+                self._keep("best_on_validation", done, state, [auc, -loss])
         if self._config.best_on_test and self._test:
             auc = self._measured(model)["auc"]
             measures["test_auc"] = auc

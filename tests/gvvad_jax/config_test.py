@@ -1,16 +1,28 @@
 """The settings: what flags become, and what is refused."""
 
+import dataclasses
 import json
 import pathlib
 import re
 import subprocess
 import sys
 
+import jax
 import numpy as np
 import pytest
 
+from gvvad_jax import ssls, step
 from gvvad_jax.command import UserError, to_flagfile
-from gvvad_jax.config import TrainConfig
+from gvvad_jax.config import (
+    DETECTORS,
+    LAMBDA_MODES,
+    READ_BY,
+    READ_IN,
+    TrainConfig,
+    unread_flags,
+)
+from gvvad_jax.detectors.layers import Noise
+from tests.support.steps import SMALL, make_data
 
 FLAGFILES = sorted((pathlib.Path(__file__).parents[2] / "configs").glob("*.flags"))
 # Starts a command with a flagfile again and again, in forks of a process that has imported JAX.
@@ -132,3 +144,112 @@ def test_a_value_of_another_type_names_its_field(name, value, expected):
 def test_paths_and_numpys_numbers_are_taken():
     config = TrainConfig(store=pathlib.Path("a") / "b", steps=np.int64(3), l2=np.float32(0.5))
     assert (config.store, config.steps, config.l2) == ("a/b", 3, 0.5)
+
+
+# Another value of each flag that not all detectors, or not all modes of lambda, read.
+OTHERS = {
+    "fusion": "add_up",
+    "mtn_channels": 5,
+    "head_widths": (7, 5),
+    "dropout": 0.3,
+    "body_width": 12,
+    "heads": 2,
+    "head_channels": 3,
+    "memory_rows": 33,
+    "margin": 7.0,
+    "magnitude_weight": 0.3,
+    "smoothness_weight": 0.3,
+    "sparsity_weight": 0.3,
+    "pseudo_weight": 0.3,
+    "triplet_weight": 0.3,
+    "normal_weight": 0.3,
+    "abnormal_weight": 0.3,
+    "top_k": 2,
+}
+
+
+def _program(detector, **changes):
+    """The loss of a training step as text."""
+    config = TrainConfig(detector=detector, **SMALL | changes)
+    data = make_data()
+    if not config.uses_text:
+        data = data.replace(text_VxTxE=None)
+    state = jax.eval_shape(lambda: step.init_state(config, 12, 8))
+    noise = Noise(key=jax.random.key(0), videos_V=np.arange(8))
+    loss = step.make_loss(config, None, lambda shard: shard)
+    program = jax.make_jaxpr(loss)(
+        state.params["detector"], np.float32(0.5), state.batch_stats, data, noise
+    )
+    return re.sub(r"0x[0-9a-f]+", "", str(program))
+
+
+@pytest.mark.parametrize("detector", DETECTORS)
+def test_the_table_of_flags_says_what_a_detectors_program_depends_on(detector):
+    assert set(OTHERS) >= set(READ_BY)
+    plain = _program(detector)
+    read = {name for name, value in OTHERS.items() if _program(detector, **{name: value}) != plain}
+    if detector == "mil_rank":
+        read.remove("normal_weight")  # No term is over a single normal video.
+    every = {"top_k", "abnormal_weight"}  # All read top_k in scoring, for a video's score.
+    listed = {name for name, readers in READ_BY.items() if detector in readers}
+    assert read | every == listed | every
+    assert _program(detector, dropout=0.0) != plain
+
+
+@pytest.mark.parametrize("mode", LAMBDA_MODES)
+def test_the_table_of_flags_says_what_a_mode_of_lambda_depends_on(mode):
+    def program(**changes):
+        config = TrainConfig(lambda_mode=mode, lambda_value=0.5, lambda_decay="step")
+        config = dataclasses.replace(config, **changes)
+        return str(jax.make_jaxpr(lambda n: ssls.lambda_of(ssls.init_lambda(config), n, config))(3))
+
+    others = {"lambda_rise": "cosine", "lambda_decay": "none", "lambda_shift": 7}
+    plain = program()
+    read = {name for name, value in others.items() if program(**{name: value}) != plain}
+    assert read == {name for name in others if mode in READ_IN[name]}
+    learned = bool(ssls.init_lambda(TrainConfig(lambda_mode=mode)))
+    assert learned == (mode in READ_IN["lambda_learning_rate"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "needs"),
+    [
+        ({"detector": "rtfm", "feature_group": "visual", "top_k": 5}, {}),
+        ({"detector": "ur_dmu", "fusion": "concat"}, {}),  # The default.
+        (
+            {"detector": "ur_dmu", "fusion": "add", "heads": 2},
+            {"fusion": "--detector=tevad or lap"},
+        ),
+        ({"detector": "mil_rank", "dropout": 0.0}, {}),
+        ({"detector": "mil_rank", "dropout": 0.5}, {"dropout": "--detector=rtfm or tevad or lap"}),
+        ({"feature_group": "visual", "triplet_weight": 1.0}, {"triplet_weight": "a text stream"}),
+        ({"feature_group": "text", "fusion": "add"}, {"fusion": "--feature_group=both"}),
+        ({"lambda_shift": 0}, {"lambda_shift": "--lambda_mode=scheduled"}),
+        ({"lambda_mode": "scheduled", "lambda_shift": 0}, {}),
+        ({"synthetic_store": "", "mixup": 0.2}, {"mixup": "--synthetic_store"}),
+    ],
+)
+def test_flags_without_effect(changes, needs):
+    assert unread_flags(TrainConfig(**{"synthetic_store": "s"} | changes)) == needs
+
+
+def _trains(*arguments):
+    command = [sys.executable, "-m", "gvvad_jax.train", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    return done.stderr.splitlines()
+
+
+def test_flags_without_effect_are_refused_or_named(tmp_path):
+    assert _trains("--detector=ur_dmu", "--fusion=add") == [
+        "error: --fusion: expected --detector=tevad or lap, found another setting; it would have "
+        "no effect: leave it out"
+    ]
+    path = tmp_path / "some.flags"
+    path.write_text("--fusion=add\n--mtn_channels=8\n--heads=2\n--nobest_on_test\n")
+    said = _trains("--detector=ur_dmu", f"--flagfile={path}")
+    assert said[0] == (
+        "flags without effect in this run: --fusion (needs --detector=tevad or lap), "
+        "--mtn_channels (needs --detector=rtfm or tevad or lap)"
+    )
+    assert len(said) == 2 and said[1].startswith("error: --workdir")

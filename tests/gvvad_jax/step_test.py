@@ -1,6 +1,7 @@
 """The training step: shapes, one trace, known numbers, what reaches the parameters."""
 
 import dataclasses
+import re
 
 import chex
 import jax
@@ -335,3 +336,30 @@ def test_what_a_step_keeps_is_float32_in_any_precision(precision):
     error = abs(float(metrics["loss"]) - expected) / expected
     # It does compute in what it says: bfloat16 has three digits at best.
     assert error == 0 if precision == "float32" else 1e-7 < error < 0.03
+
+
+@pytest.mark.parametrize(
+    ("name", "precision"),
+    [*((name, "highest") for name in DETECTORS), ("rtfm", "high"), ("rtfm", "default")],
+)
+def test_every_product_of_training_and_scoring_has_the_precision_asked_for(name, precision):
+    """Forward and backward; GPUs would round float32 to TF32 by themselves."""
+    config = TrainConfig(detector=name, matmul_precision=precision, **SMALL)
+    assert TrainConfig().matmul_precision == "highest"
+    state, data = jax.eval_shape(lambda: step.init_state(config, 12, 8)), make_data()
+    text = data.text_VxTxE if config.uses_text else None
+    programs = [
+        jax.jit(step.make_train_step(config)).lower(state, data, BATCH),
+        step.make_score_step(config).lower(
+            step.scoring_variables(state), data.visual_VxNxTxD, text, None
+        ),
+    ]
+    for program in programs:
+        products = [
+            line
+            for line in program.as_text().splitlines()
+            if re.search(r"= stablehlo\.(dot_general|convolution)", line)
+        ]
+        wanted = re.compile(rf"precision[ <]([= ]*\[)?{precision.upper()}\b")
+        assert len(products) >= 3
+        assert [line for line in products if not wanted.search(line)] == []

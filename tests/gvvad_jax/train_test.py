@@ -22,7 +22,7 @@ from gvvad_jax.run.log import RunLog
 from gvvad_jax.splits import open_splits
 from gvvad_jax.store.reader import Store
 from tests.support.slow_disk import delay_commits
-from tests.support.stores import DIM, TEXT_DIM, write_store
+from tests.support.stores import DIM, TEXT_DIM, make_manifest, write_store
 
 ROOT = pathlib.Path(__file__).parents[2]
 MEASURES = {"auc", "ap", "pr_auc", "auc_abnormal", "far", "per_class"}
@@ -231,6 +231,86 @@ def test_options_resume_too(config, tmp_path):
     assert (bias != state.params["detector"]["fc3"]["bias"]).all()
 
 
+def _validated_by_one_label(config):
+    """The store's list with two normal videos for validation."""
+    content = json.loads((pathlib.Path(config.store) / "videos.json").read_text())
+    for name in ("train-0-0", "train-0-1"):
+        content["videos"][name]["split"] = "validation"
+    path = pathlib.Path(config.workdir).with_suffix(".json")
+    path.write_text(json.dumps(content))
+    return str(path)
+
+
+def test_validation_videos_of_one_label_choose_nothing(config, capsys):
+    path = _validated_by_one_label(config)
+    config = dataclasses.replace(config, annotations=path, detector="mil_rank", steps=4)
+    result = training.fit(config)
+    assert result.best_on_validation is None and result.last
+    validated = [line for line in _log(config.workdir) if "validation_loss" in line]
+    assert [line["validation_auc"] for line in validated] == [None]
+    assert (
+        "2 validation videos, all with label 0: they have no AUC, so best_on_validation stays null"
+        in capsys.readouterr().err
+    )
+
+
+def test_what_is_accepted_but_odd_is_told(config, tmp_path, capsys):
+    unknown = {"frames": "unknown", "stride": "unknown", "pooling": "unknown"}
+    manifest = make_manifest(snippet=unknown, fps_policy="unknown")
+    store = write_store(tmp_path / "s", {"train": (3, 3), "test": (2, 2)}, manifest=manifest)
+    path = store / "videos.json"
+    content = json.loads(path.read_text())
+    content["videos"]["train-0-0"]["num_frames"] += 40
+    path.write_text(json.dumps(content))
+    given = {"store": str(store), "detector": "mil_rank", "top_k": 100, "lambda_value": -1.0}
+    result = training.fit(
+        dataclasses.replace(config, **given, synthetic_store="", synthetic_keep="", steps=1)
+    )
+    assert result.last["videos"] == 4
+    said = capsys.readouterr().err
+    assert "--top_k=100 is more than the 6 segments of a training video" in said
+    assert f"{store}: 4 videos aligned otherwise than by their snippets" in said
+    assert "1 videos differ from their files" in said and "'train-0-0' first" in said
+    assert "--lambda_value" not in said  # There is no generated video to weigh.
+
+
+def test_a_negative_lambda_is_told(config, capsys):
+    training.fit(dataclasses.replace(config, detector="mil_rank", lambda_value=-1.0, steps=1))
+    assert (
+        "--lambda_value=-1 is negative: training raises the generated videos' loss"
+        in capsys.readouterr().err
+    )
+
+
+def test_a_folder_of_other_files_is_not_trained_in(config):
+    workdir = pathlib.Path(config.workdir)
+    (workdir / "checkpoints").mkdir(parents=True)
+    (workdir / "result.json").write_text("mine")
+    with pytest.raises(UserError, match="--workdir=.* found other files .checkpoints, result.json"):
+        training.fit(config)
+    assert sorted(path.name for path in workdir.iterdir()) == ["checkpoints", "result.json"]
+    assert (workdir / "result.json").read_text() == "mine"
+
+
+@pytest.mark.parametrize("cache", ["~/.cache/gvvad_jax", "/proc/nothing"])
+def test_without_a_folder_for_compiled_programs_none_are_kept(config, cache, monkeypatch, capsys):
+    def no_home(*_):
+        raise KeyError
+
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.setattr("pwd.getpwuid", no_home)
+    before = jax.config.jax_compilation_cache_dir
+    try:
+        changed = dataclasses.replace(config, detector="mil_rank", steps=1, compilation_cache=cache)
+        assert training.fit(changed).steps == 1
+        assert jax.config.jax_compilation_cache_dir is None
+    finally:
+        jax.config.update("jax_compilation_cache_dir", before)
+    said = [line for line in capsys.readouterr().err.splitlines() if "compil" in line]
+    assert len(said) == 1
+    assert said[0].startswith(f"--compilation_cache={cache}: no compiled programs are kept (")
+
+
 def test_early_stop_ends_where_validation_stands_still(config):
     config = dataclasses.replace(
         config, detector="mil_rank", learning_rate=0.0, early_stop=2, validate_every=2, steps=40
@@ -242,6 +322,9 @@ def test_early_stop_ends_where_validation_stands_still(config):
     other = dataclasses.replace(config, validation_share=0.0, workdir=config.workdir + "2")
     with pytest.raises(UserError, match="--early_stop: expected validation videos"):
         training.fit(other)
+    one_label = dataclasses.replace(other, annotations=_validated_by_one_label(other))
+    with pytest.raises(UserError, match="of both labels, found those of one label"):
+        training.fit(one_label)
     # A refused run hasn't claimed its folder: the mended command takes it.
     assert training.fit(dataclasses.replace(other, early_stop=0, steps=2)).steps == 2
 
