@@ -10,10 +10,12 @@ import msgspec
 import tqdm
 
 from generation import ranks
+from generation.encoders import banks
 from gvvad_jax.command import UserError
 from gvvad_jax.store import annotations, digests
 from gvvad_jax.store.files import read_json_as, write_json
 from gvvad_jax.store.format import STAND_IN
+from gvvad_jax.store.reader import read_manifest
 from gvvad_jax.store.writer import outdated
 
 if TYPE_CHECKING:
@@ -95,6 +97,8 @@ def is_finished(
     path = pathlib.Path(path)
     if not (path / _NOTES).exists() or (path / "parts").exists():
         return False
+    if read_manifest(path).text and not banks.is_whole(path):
+        return False  # It is written again.
     stored_videos = annotations.load(path / "videos.json").videos
     notes = _read_notes(path / _NOTES)
     used = {key: notes.get(key) or {} for key in ("weights", "names")}

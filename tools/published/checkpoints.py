@@ -1,7 +1,6 @@
 """Imports published PyTorch checkpoints into workdirs that evaluate and score can use."""
 
 import dataclasses
-import json
 import pathlib
 from collections.abc import Mapping
 from typing import Any
@@ -10,8 +9,8 @@ import numpy as np
 
 from gvvad_jax import config as config_lib
 from gvvad_jax.command import UserError, check, option
-from gvvad_jax.store import digests
-from gvvad_jax.store.files import write_json
+from gvvad_jax.store import digests, folders
+from gvvad_jax.store.files import read_json, write_json
 from gvvad_jax.store.format import Manifest
 from gvvad_jax.store.reader import Store
 
@@ -188,17 +187,14 @@ def _manifest(store_path: str, crops: int, dim: int, text_dim: int) -> Manifest:
 def _claim(workdir: pathlib.Path, imported: Mapping[str, Any]) -> None:
     """Writes the record of the import; raises UserError if the folder belongs to another run."""
     path = workdir / "import.json"
-    record = {key: value for key, value in imported.items() if key != "workdir"}
+    folders.require_own(workdir, "checkpoint", flag="--workdir", signs=[path.name])
     if path.exists():
-        existing = json.loads(path.read_text())
-        existing.pop("workdir", None)
-        taken = existing != record
-    else:
-        taken = (workdir / "model.json").exists()
-    if taken:
-        raise UserError(
-            f"{workdir}: expected an empty folder or one of this import, found another run's; "
-            "give another --workdir"
-        )
-    workdir.mkdir(parents=True, exist_ok=True)
+        existing = read_json(path)
+        anywhere = {"workdir": ""}  # Where the folder lies doesn't matter.
+        if not isinstance(existing, dict) or existing | anywhere != imported | anywhere:
+            raise UserError(
+                f"{workdir}: expected an empty folder or one of this import, found another "
+                "import's; give another --workdir"
+            )
+    folders.claim(workdir, "checkpoint", flag="--workdir", signs=[path.name])
     write_json(path, imported)

@@ -92,3 +92,28 @@ def test_a_bank_is_saved_with_its_phrases(folder):
     assert content["encoder"] == "hashed-ngrams-v1" and content["version"] == 1
     assert (content["bank"], content["vocabulary"]) == ("tad", "plain")
     assert content["prompts"][0] == {"class": bank[0].cls, "phrase": bank[0].phrase}
+
+
+def test_a_bank_that_was_changed_is_noticed(folder):
+    assert banks.is_whole(folder)
+    rows, content = (folder / "bank.npy").read_bytes(), (folder / "bank.json").read_text()
+    changed = bytearray(rows)
+    changed[-1] ^= 1
+    other = content.replace("a person walks", "a person runs")
+    assert other != content
+    for name, value in (
+        ("bank.npy", bytes(changed)),
+        ("bank.npy", rows[:-4]),
+        ("bank.json", other.encode()),
+        ("bank.json", content[:50].encode()),
+        ("bank.json", b"[]"),
+        ("bank.json", content.replace('"version": 1', '"version": "1"').encode()),
+        ("bank.json", content.replace('"bank": "tad"', '"bank": "mine"').encode()),
+    ):
+        (folder / name).write_bytes(value)
+        assert not banks.is_whole(folder)
+        (folder / "bank.npy").write_bytes(rows)
+        (folder / "bank.json").write_text(content)
+    assert banks.is_whole(folder)
+    (folder / "bank.npy").unlink()
+    assert not banks.is_whole(folder)

@@ -167,17 +167,26 @@ def test_a_workdir_of_another_run_is_left_alone(tmp_path):
     one = _save(_golden("rtfm"), tmp_path / "one.pkl")
     _import(one, str(tmp_path / "w"))
     two = _save(_golden("tevad"), tmp_path / "two.pkl")
-    with pytest.raises(UserError, match="found another run's; give another --workdir"):
+    with pytest.raises(UserError, match="found another import's; give another --workdir"):
         _import(two, str(tmp_path / "w"))
     assert scoring.load(str(tmp_path / "w")).config.detector == "rtfm"
     with pytest.raises(UserError, match="found an imported checkpoint; training would replace it"):
         training.fit(TrainConfig(store="any", workdir=str(tmp_path / "w")))
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "model.json").write_text("mine")
+    with pytest.raises(UserError, match=r"--workdir=.*data: .* found other files \(model.json\)"):
+        _import(one, str(tmp_path / "data"))
+    (tmp_path / "w").rename(tmp_path / "moved")
+    assert _import(one, str(tmp_path / "moved"))["detector"] == "rtfm"
+    (tmp_path / "moved" / "import.json").write_text("[" * 10)
+    with pytest.raises(UserError, match=r"import.json: expected JSON"):
+        _import(one, str(tmp_path / "moved"))
 
 
 def test_other_heads_are_another_import(tmp_path):
     path = _save(_golden("ur_dmu"), tmp_path / "model.pkl")
     _import(path, str(tmp_path / "w"), heads=4)
-    with pytest.raises(UserError, match="found another run's"):
+    with pytest.raises(UserError, match="found another import's"):
         _import(path, str(tmp_path / "w"), heads=8)
 
 
