@@ -12,8 +12,17 @@ from gvvad_jax.command import UserError
 from gvvad_jax.store.files import write_atomically
 
 MARKER = ".gvvad"
-# What file systems and desktops leave in folders that are empty otherwise.
-_NOTHING = (".DS_Store", "lost+found", ".Trash-0", ".directory", "desktop.ini", "Thumbs.db")
+# What file systems, desktops and refused runs of earlier versions leave in folders that are empty
+# otherwise.
+_NOTHING = (
+    ".lock",
+    ".DS_Store",
+    "lost+found",
+    ".Trash-0",
+    ".directory",
+    "desktop.ini",
+    "Thumbs.db",
+)
 _NO_LOCKS = (errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK, errno.ENOSYS)
 # Younger files may be of a process that is about to lock them.
 _LITTER_SECONDS = 2.0
