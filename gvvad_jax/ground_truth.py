@@ -130,8 +130,14 @@ def _require_length(
 ) -> None:
     """Raises UserError unless a video's scores are as many as its snippets' times say."""
     times_Tx2 = arrays.get(f"times/{video_id}")
-    if times_Tx2 is None or times_Tx2.ndim != 2 or not times_Tx2.size:
+    if times_Tx2 is None:
         return
+    numbers = times_Tx2.dtype.kind in "iuf" and np.isfinite(times_Tx2).all()
+    if not numbers or times_Tx2.ndim != 2 or not len(times_Tx2) or times_Tx2.shape[1] != 2:
+        raise UserError(
+            f"{scores_path}: times/{video_id}: expected a start and an end in seconds for each "
+            f"snippet [T, 2], found {times_Tx2.dtype} of shape {list(times_Tx2.shape)}; score again"
+        )
     end, longest = float(times_Tx2[-1, -1]), float(np.max(np.diff(times_Tx2)))
     # At most two snippets are missing at the end; see alignment.fits.
     if not end * rate * 0.99 - 2 <= count <= (end + 2 * longest) * rate * 1.01 + 2:

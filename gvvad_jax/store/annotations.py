@@ -22,7 +22,7 @@ SPLITS = ("train", "validation", "test")
 _SAME = 0.01
 # What the keys of an entry hold, for messages.
 _EXPECTED = {
-    "entry": "to be an object",
+    "entry": "to be an object of UTF-8 texts",
     "id": "without lone surrogates",
     "file": "to be a path",
     "label": "0 or 1",
@@ -198,7 +198,7 @@ def _video(video_id: str, entry: Json, default_fps: float | None, path: str) -> 
         refuse("id")
     try:
         checked = msgspec.convert(entry, _Entry)
-    except (msgspec.ValidationError, OverflowError) as error:
+    except (msgspec.ValidationError, OverflowError, UnicodeEncodeError) as error:
         # The error names the place in backticks: `$.fps`, `$.abnormal_frames[0]`, `file`.
         named = re.search(r"`(?:\$\.)?(\w+)[^`]*`$", str(error))
         refuse(named[1] if named and named[1] in _EXPECTED else "entry")
@@ -346,4 +346,4 @@ def _same_rate(left: float, right: float) -> bool:
 def _past_end(video: VideoAnnotation, num_frames: int, scale: float) -> int:
     """Returns where the last interval ends, if that is past the video's end, else 0."""
     end = max((end for _, end in video.abnormal_frames or ()), default=0)
-    return end if math.ceil(end * scale - 0.5) > num_frames else 0
+    return end if end * scale > num_frames + 0.5 else 0

@@ -257,3 +257,6 @@ def test_scores_are_as_many_as_their_times_and_rate_say(tmp_path, capsys):
         _files(tmp_path, longer, truth, times_a=times)
     with pytest.raises(UserError, match="fps/a: expected one positive number, found 0.0"):
         _files(tmp_path, scores, truth, fps_a=np.array(0.0))
+    for wrong in (times.astype(str), times[0], times[:0], times[:, :1], times * np.nan):
+        with pytest.raises(UserError, match="times/a: expected a start and an end in seconds"):
+            _files(tmp_path, scores, truth, times_a=wrong)

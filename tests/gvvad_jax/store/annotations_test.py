@@ -64,6 +64,7 @@ def test_a_wrong_entry_is_named(tmp_path, changes, named):
         ),
         ({"num_frames": -1}, "num_frames"),
         ({"label": None}, "label 0 or 1, found None"),
+        ({"abnormal_frames": [[3, "\ud800"]]}, "entry to be an object of UTF-8 texts"),
         ({"label": "1"}, "label"),
         ({"fps": "25"}, "fps"),
         ({"file": None}, "file to be a path, found None"),
@@ -79,7 +80,7 @@ def test_what_is_missing_is_named_and_other_keys_are_left_alone():
     content = {"videos": {"a": {"file": "a.mp4", "split": "test"}}}
     with pytest.raises(UserError, match="video 'a': expected label 0 or 1, found None"):
         annotations.from_json(content, "videos.json")
-    with pytest.raises(UserError, match="video 'a': expected entry to be an object, found 3"):
+    with pytest.raises(UserError, match="video 'a': expected entry to be an object .*, found 3"):
         annotations.from_json({"videos": {"a": 3}}, "videos.json")
     content["videos"]["a"] |= {"label": 0, "camera": {"x": [None]}}
     assert annotations.from_json(content, "videos.json").videos["a"].label == 0
