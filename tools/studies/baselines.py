@@ -90,7 +90,12 @@ def measure(
       {rule or "oracle": {"auc", "auc_abnormal", "flipped"}}; `flipped` says whether the negated
       score has the better AUC over all videos.
     """
-    labels = {v.id: annotations.frame_labels(v, _length(scores[v.id])) for v in videos}
+    labels = {}
+    for video in videos:
+        length = _length(scores[video.id])
+        # The rate as decoded isn't known here; a list of another length is refused.
+        scale = annotations.frame_scale(video, length, None)
+        labels[video.id] = annotations.frame_labels(video, length, scale=scale)
 
     def measured(score: Callable[[annotations.VideoAnnotation], np.ndarray]) -> dict[str, Any]:
         signs = {
