@@ -53,15 +53,15 @@ def finished_run(config: TrainConfig, measures: Sequence[str] = MEASURES) -> dic
     from gvvad_jax import training
 
     workdir, inputs = pathlib.Path(config.workdir), _inputs_digest(config)
-    result_path, flags_path, digest_path = (
-        workdir / name for name in ("result.json", "config.flags", "made_of.txt")
-    )
+    result_path, flags_path = (workdir / name for name in ("result.json", "config.flags"))
+    # Beside the run, because training takes an absent folder or a run's own.
+    digest_path = workdir.with_name(f"{workdir.name}.made_of.txt")
     if digest_path.exists() and digest_path.read_text(encoding="utf-8") != inputs:
         raise UserError(
             f"{workdir}: expected a run of today's videos, annotations and decisions, found a run "
             "of other ones; remove it and its sibling runs, or give another --out"
         )
-    workdir.mkdir(parents=True, exist_ok=True)
+    workdir.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(digest_path, inputs.encode())
     if result_path.exists() and flags_path.read_text() == to_flagfile(config):
         result = read_json(result_path)
