@@ -134,12 +134,15 @@ def _small(grey_HxW: np.ndarray) -> np.ndarray:
 
 def _blockiness(grey_HxW: np.ndarray) -> float:
     """Returns the strongest of a grid's offsets over their median, in the weaker direction."""
+    if min(grey_HxW.shape) <= _BLOCK:
+        return 1.0
     strengths = []
-    for image in (grey_HxW, grey_HxW.T):
-        edges_W = cv2.absdiff(image[:, 1:], image[:, :-1]).mean(axis=0)
+    across_HxW = cv2.absdiff(grey_HxW[:, 1:], grey_HxW[:, :-1])
+    down_HxW = cv2.absdiff(grey_HxW[1:], grey_HxW[:-1])
+    for image, axis in ((across_HxW, 0), (down_HxW, 1)):
+        edges_W = cv2.reduce(image, axis, cv2.REDUCE_SUM, dtype=cv2.CV_32S).ravel()
+        edges_W = edges_W / image.shape[axis]
         whole = len(edges_W) // _BLOCK * _BLOCK
-        if not whole:
-            return 1.0
         places_8 = edges_W[:whole].reshape(-1, _BLOCK).mean(axis=0)
         strengths.append(places_8.max() / max(np.median(places_8), 0.1))
     return min(strengths)
@@ -148,7 +151,7 @@ def _blockiness(grey_HxW: np.ndarray) -> float:
 def _banding(grey_HxW: np.ndarray) -> float:
     """Returns the share of isolated grey levels; blurring removes dithered levels."""
     blurred = cv2.blur(grey_HxW, (5, 5))
-    share_256 = np.bincount(blurred.ravel(), minlength=256) / blurred.size
+    share_256 = cv2.calcHist([blurred], [0], None, [256], [0, 256]).ravel() / blurred.size
     around_256 = np.convolve(share_256, np.full(9, 1 / 9), "same")
     return float(np.abs(share_256 - around_256).sum() / 2)
 
