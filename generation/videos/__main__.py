@@ -7,13 +7,14 @@
 This writes DIR/videos/<id>.mp4 and, once all videos are there, DIR/videos.json. If the command is
 killed, run it again to continue. Ranks (RANK, WORLD_SIZE) or Ray (--ray_workers) share the work. A
 video that fails is named in DIR/errors.json and does not stop the others; the same command tries it
-again. --generator names a published model, --model any other one; each of its numbers can be
-overridden by a flag. --first_frames starts each video from a frame of a real video, with an
-image-to-video model.
+again. The exit status is then 3, or 1 if all videos failed. --generator names a published model,
+--model any other one; each of its numbers can be overridden by a flag. --first_frames starts each
+video from a frame of a real video, with an image-to-video model.
 """
 
 import dataclasses
 import json
+import sys
 from collections.abc import Sequence
 
 from absl import flags
@@ -24,7 +25,6 @@ from generation.videos.options import VIDEO, DiffusersOptions
 from generation.videos.world_backend import WorldBackend, frame_size
 from generation.world import render
 from gvvad_jax.command import UserError, check, define_flags, from_flags, group, run_command
-from gvvad_jax.store.files import read_json
 
 WORLD = group("World")
 
@@ -93,7 +93,7 @@ def _gpus_a_worker(options: GenerateOptions) -> float:
 
 
 def main(_: Sequence[str]) -> None:
-    from generation.videos import generating
+    from generation.videos import generating, records
 
     if not _PROMPTS.value or not _OUT.value:
         raise UserError(
@@ -101,19 +101,24 @@ def main(_: Sequence[str]) -> None:
             "with python -m generation.prompts"
         )
     options = from_flags(GenerateOptions)
+    descriptions = load_descriptions(_PROMPTS.value)
     path = generating.generate(
-        load_descriptions(_PROMPTS.value),
+        descriptions,
         _make_backend(options),
         _OUT.value,
         split=options.split,
         ray_workers=options.ray_workers,
         gpus_a_worker=_gpus_a_worker(options),
     )
-    errors_path = path.with_name("errors.json")
-    summary = {"videos": str(path), "complete": path.exists()}
-    if errors_path.exists():
-        summary["errors"] = read_json(errors_path)
-    print(json.dumps(summary))
+    errors = records.errors(path.parent, descriptions)
+    print(json.dumps({"videos": str(path), "complete": path.exists(), "errors": errors}))
+    if errors:
+        print(
+            f"{path.parent}: {len(errors)} of {len(descriptions)} videos failed, the others are "
+            "there; the same command tries them again",
+            file=sys.stderr,
+        )
+        sys.exit(3)
 
 
 if __name__ == "__main__":

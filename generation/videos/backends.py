@@ -42,6 +42,23 @@ class Backend(Protocol):
     settings: Mapping[str, Any]
     batch_size: int
 
+    def examine(
+        self,
+        descriptions: Sequence[Description],
+        recorded: Mapping[str, Any] | None,
+        is_complete: bool,
+    ) -> None:
+        """Checks what can be known before any video is generated, without loading weights.
+
+        Args:
+          descriptions: all descriptions of the set.
+          recorded: what `prepare` returned when the first video of the set was generated.
+          is_complete: whether all videos are there.
+
+        Raises:
+          UserError: the set was begun with other weights, or the prompts don't suit the model.
+        """
+
     def prepare(
         self,
         descriptions: Sequence[Description],

@@ -16,7 +16,14 @@ import numpy as np
 import tqdm
 
 from generation.prompts.descriptions import Description
-from generation.videos import identity, limits, loading, presets, prompt_embeddings
+from generation.videos import (
+    identity,
+    limits,
+    loading,
+    presets,
+    prompt_embeddings,
+    prompt_lengths,
+)
 from generation.videos.backends import GeneratedVideo
 from generation.videos.first_frames import FirstFrames
 from generation.videos.options import DiffusersOptions
@@ -92,9 +99,12 @@ class DiffusersBackend:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """Everything the pixels depend on; not where or how fast they are computed."""
+        """Everything the pixels depend on; not where or how fast they are computed.
+
+        The model isn't named: its weights are known by their content (`examine`, `prepare`).
+        """
         return {
-            **self._weights,
+            **{name: value for name, value in self._weights.items() if name != "model"},
             "backend": "diffusers",
             "seed": self._seed,
             "fps": self._fps,
@@ -103,6 +113,34 @@ class DiffusersBackend:
             "first_frames": self._first_frames.digest if self._first_frames else None,
             "vae_tiling": self._options.vae_tiling,
         }
+
+    def examine(
+        self,
+        descriptions: Sequence[Description],
+        recorded: Mapping[str, Any] | None,
+        is_complete: bool,
+    ) -> None:
+        """Checks the weights and the lengths of all prompts; see `Backend`."""
+        model, revision = self._weights["model"], self._weights["revision"]
+        if is_complete:
+            reason = identity.compare(model, revision, recorded) if recorded else ""
+            if reason:
+                print(
+                    f"the weights of the videos can't be compared with today's ({reason}); all "
+                    "videos are there and stay as they are",
+                    file=sys.stderr,
+                )
+            return
+        weights = identity.identify(model, revision, recorded)
+        identity.check(recorded, weights)
+        names = self._options.generator, self._options.model
+        if self._options.model and not names[0] and (preset := presets.find_preset(*names)):
+            print(f"--model: {model} has the numbers of {preset.model}", file=sys.stderr)
+        cut = prompt_lengths.examine(
+            model, weights["commit"] or revision, descriptions, self._arguments
+        )
+        if cut:
+            print(cut, file=sys.stderr)
 
     def prepare(
         self,

@@ -21,9 +21,6 @@ if TYPE_CHECKING:
     import PIL.Image
 
 
-_END_BYTES = 1 << 16  # of a video's file
-
-
 class FirstFrames:
     """Gives each description a first frame, the same for both twins.
 
@@ -32,7 +29,7 @@ class FirstFrames:
       seed: seed of the whole set, beside each description's own.
 
     Attributes:
-      digest: digest of the eligible videos' ids, and of the size and ends of their files.
+      digest: digest of the eligible videos' ids and files.
 
     Raises:
       UserError: videos.json is missing or lists no normal training video, or a file is missing.
@@ -48,7 +45,7 @@ class FirstFrames:
                 f"--first_frames: {path}: expected normal videos in split train, found none; "
                 "give the videos.json of the real videos"
             )
-        files = [[v.id, *_contents(self._annotated.resolve(v))] for v in self._videos]
+        files = [[v.id, _contents(self._annotated.resolve(v))] for v in self._videos]
         self.digest = digests.of_json(files, sort_keys=False)
 
     def draw(self, description: Description) -> tuple[str, float]:
@@ -72,14 +69,12 @@ class FirstFrames:
         return PIL.ImageOps.fit(image, (width, height), PIL.Image.Resampling.LANCZOS)
 
 
-def _contents(path: pathlib.Path) -> list[str]:
-    """Returns what distinguishes a video's file, or folder of images, without decoding it."""
+def _contents(path: pathlib.Path) -> str:
+    """Returns the digest of a video's file, or of the names and files of a folder of images."""
     try:
         if path.is_dir():
-            return [
-                f"{image.name} {image.stat().st_size}" for image in image_folders.list_images(path)
-            ]
-        return [digests.of_ends(path, _END_BYTES)]
+            return digests.of_files(path, image_folders.list_images(path))
+        return digests.of_file(path)
     except OSError as error:
         raise UserError(
             f"{path}: expected a video to take first frames from, found none ({error.strerror}); "

@@ -10,7 +10,8 @@ from generation import ranks
 from generation.prompts.descriptions import Description
 from generation.videos import identity, records
 from generation.videos.backends import Backend
-from gvvad_jax.store.files import read_json, write_json
+from gvvad_jax.store import folders
+from gvvad_jax.store.files import write_json
 
 
 def generate(
@@ -28,9 +29,10 @@ def generate(
     Args:
       descriptions: descriptions with different ids.
       backend: generates the videos.
-      out: the folder. It gets videos/, videos.json, clips/ (one record per video, to resume by),
-        errors.json, prepared/ (files of the backend, until all videos are there), model.json (the
-        weights that were used) and, from the world, world_truth.json, which only checks may read.
+      out: the folder, absent, empty or of an earlier call. It gets videos/, videos.json, clips/
+        (one record per video, to resume by), errors.json, prepared/ (files of the backend, until
+        all videos are there), model.json (the weights that were used) and, from the world,
+        world_truth.json, which only checks may read.
       split: split in videos.json: one for all, or one per id.
       progress: whether to show a progress bar on standard error.
       ray_workers, gpus_a_worker: see `ranks.each`.
@@ -39,15 +41,43 @@ def generate(
       The path of videos.json. The file exists once every rank has finished its share.
 
     Raises:
-      UserError: `out` has videos of other settings or other weights, or all videos failed.
+      UserError: `out` has videos of other settings or other weights, or files of anything else, or
+        another process is at work there; or the model cuts prompts so that twins would be equal.
+      Interrupted: all videos failed.
     """
     out = pathlib.Path(out)
+    records.require_this_version(out)
+    folders.claim(out, records.KIND)
+    rank, size = ranks.rank_and_size()
+    busy = (
+        f"{out}: expected no other generation of videos at work there, found one"
+        + (f" of the same rank ({rank} of {size})" if size > 1 else "")
+        + "; wait until it has ended, or give another --out"
+    )
+    with folders.locked(out / f".lock-{rank}", busy):
+        if size == 1:
+            folders.clear_litter(out, "*/.*.partial*")
+        return _generate(descriptions, backend, out, split, progress, ray_workers, gpus_a_worker)
+
+
+def _generate(
+    descriptions: Sequence[Description],
+    backend: Backend,
+    out: pathlib.Path,
+    split: str | Mapping[str, str],
+    progress: bool,
+    ray_workers: int,
+    gpus_a_worker: float,
+) -> pathlib.Path:
+    """Generates videos into a folder that no other process uses, except other ranks."""
     for folder in ("videos", "clips"):
-        (out / folder).mkdir(parents=True, exist_ok=True)
-    # This refuses other settings before any work is done.
+        (out / folder).mkdir(exist_ok=True)
+    # This refuses other settings and other weights before any work is done.
     done_ids = {d.id for d in descriptions if records.is_done(out, d, backend)}
-    if len(done_ids) < len(descriptions):
+    is_complete = len(done_ids) == len(descriptions)
+    if not is_complete:
         records.begin(out, descriptions)
+    backend.examine(descriptions, records.weights(out), is_complete)
     # Ranks share all videos, done or not; otherwise their shares would depend on who comes first.
     # Ray gets only those left. Its workers take one item at a time, so there an item is a batch.
     size = backend.batch_size if ray_workers else 1
@@ -103,13 +133,12 @@ def _start(
 
 def _prepare(backend: Backend, upcoming: Sequence[Description], out: pathlib.Path) -> None:
     """Has the backend load its model; refuses weights other than those of the first video."""
-    path = out / "model.json"
-    recorded = read_json(path) if path.exists() else None
-    weights = backend.prepare(upcoming, out / "prepared", recorded)
-    if weights and not path.exists():
-        write_json(path, dict(weights), sort_keys=True)
-    elif weights:
-        identity.check(read_json(path), weights)  # Another rank may have written it since.
+    weights = backend.prepare(upcoming, out / "prepared", records.weights(out))
+    if weights:
+        # Another rank may have begun the set since.
+        identity.check(records.weights(out), weights)
+        if not (out / "model.json").exists():
+            write_json(out / "model.json", dict(weights), sort_keys=True)
 
 
 def _prepare_in_turn(backend: Backend, upcoming: Sequence[Description], out: pathlib.Path) -> None:
@@ -117,7 +146,8 @@ def _prepare_in_turn(backend: Backend, upcoming: Sequence[Description], out: pat
     folder = out / "prepared"
     folder.mkdir(exist_ok=True)
     done_marker = folder / "all"
-    with open(folder / ".lock", "w") as lock:
+    # A link is not followed, because opening it would create its target.
+    with open(os.open(folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)) as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # It is released when its process dies.
         if not done_marker.exists():
             _prepare(backend, upcoming, out)

@@ -1,37 +1,74 @@
 """Identify the weights that a model folder or Hub id stands for, without loading them.
 
-Settings name a model, but its weights may be replaced between two runs. Without this check, videos
-of old and new weights would be mixed in one folder.
+Settings name a model, but its weights may be replaced between two runs, and a folder may be moved.
+Weights are known by their content: a commit on the Hub, or the digest of all files of a folder.
 """
 
 import os
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-from generation.videos import loading
+import msgspec
+
+from generation.videos import loading, presets
 from gvvad_jax.command import UserError
 from gvvad_jax.store import digests
+from gvvad_jax.store.files import read_json_as
 
-_END_BYTES = 1 << 20  # of a file of weights
+
+class Weights(msgspec.Struct, frozen=True, kw_only=True):
+    """The content of model.json: what distinguishes a model's weights from any others.
+
+    Attributes:
+      model: Hub id or folder, as it was given.
+      commit: of a Hub id; else None.
+      digest: of a folder; else None.
+    """
+
+    model: str
+    commit: str | None
+    digest: str | None
 
 
-def _digest(folder: pathlib.Path, index: Mapping[str, Any]) -> str:
+def _files(folder: pathlib.Path, seen: frozenset[str] = frozenset()) -> Iterator[pathlib.Path]:
+    """Yields all files of a folder in order; links, as in the Hub's cache, are followed."""
+    real = os.path.realpath(folder)
+    if real in seen:  # A link to a folder that it is in.
+        return
+    for path in sorted(folder.iterdir()):
+        if path.name.startswith("."):
+            continue
+        if path.is_dir():
+            yield from _files(path, seen | {real})
+        else:
+            yield path
+
+
+def _digest(folder: pathlib.Path) -> str:
     """Returns the digest of model_index.json and of all files of the components it lists."""
+    try:
+        path = folder / "model_index.json"
+        index = read_json_as(path, dict[str, Any], "a pipeline's index", "download it again")
+    except UserError as error:
+        raise UserError(f"--model: expected a diffusers pipeline, found none: {error}") from error
     paths = [folder / "model_index.json"]
     for component in sorted(folder.iterdir()):
-        if isinstance(index.get(component.name), list | tuple) and component.is_dir():
-            paths += sorted(path for path in component.rglob("[!.]*") if path.is_file())
-    files = [
-        [path.relative_to(folder).as_posix(), digests.of_ends(path, _END_BYTES)] for path in paths
-    ]
-    return digests.of_json(files, sort_keys=False)
+        if isinstance(index.get(component.name), list) and component.is_dir():
+            paths += _files(component)
+    try:
+        return digests.of_files(folder, paths)
+    except OSError as error:
+        raise UserError(
+            f"--model: expected all files of {folder}, found one that can't be read "
+            f"({error.filename}: {error.strerror}); copy or download it again"
+        ) from error
 
 
 def identify(
     model: str, revision: str | None = None, recorded: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
-    """Returns what distinguishes a model's weights from any others.
+    """Returns what distinguishes a model's weights from any others, as `Weights` has it.
 
     Args:
       model: Hub id or local folder.
@@ -40,38 +77,53 @@ def identify(
         that commit, even if its branch has moved.
 
     Returns:
-      {model, commit, digest}: a Hub id has a commit, a folder has a digest; the other is None.
+      {model, commit, digest}.
 
     Raises:
-      UserError: there is no pipeline, or its weights are not the recorded ones.
+      UserError: there is no pipeline.
     """
-    import diffusers
-
-    recorded_commit = recorded.get("commit") if isinstance(recorded, Mapping) else None
     commit = digest = None
-    with loading.explained(model):
-        if os.path.isdir(model):
-            index = diffusers.DiffusionPipeline.load_config(model)
-            digest = _digest(pathlib.Path(model), index)
-        else:
+    if os.path.isdir(model):
+        digest = _digest(pathlib.Path(model))
+    else:
+        import diffusers
+
+        with loading.explained(model):
             _, commit = diffusers.DiffusionPipeline.load_config(
-                model, revision=recorded_commit or revision, return_commit_hash=True
+                model,
+                revision=(recorded or {}).get("commit") or revision,
+                return_commit_hash=True,
             )
-    weights = {"model": model, "commit": commit, "digest": digest}
-    check(recorded, weights)
-    return weights
+    return {"model": model, "commit": commit, "digest": digest}
 
 
-def check(recorded: Any, weights: Mapping[str, Any]) -> None:
-    """Raises UserError if a set was begun with other weights; `recorded` is from its JSON."""
+def check(recorded: Mapping[str, Any] | None, weights: Mapping[str, Any]) -> None:
+    """Raises UserError if a set was begun with other weights; None was begun with none."""
     if recorded is None:
         return
-    then, now = (
-        str((each.get("commit") or each.get("digest")) if isinstance(each, Mapping) else each)
-        for each in (recorded, weights)
-    )
+    then, now = (str(each.get("commit") or each.get("digest")) for each in (recorded, weights))
     if then != now:
         raise UserError(
-            f"--model: expected the weights of {weights['model']!r} that these videos were begun "
-            f"with ({then[:12]}), found others ({now[:12]}); give another --out or the old weights"
+            f"--model: expected the weights of {recorded.get('model')!r} that these videos were "
+            f"begun with ({then[:12]}), found others in {weights['model']!r} ({now[:12]}); give "
+            "another --out or the old weights"
         )
+
+
+def compare(model: str, revision: str | None, recorded: Mapping[str, Any]) -> str:
+    """Compares a model with the weights of a set that needs no more videos.
+
+    Returns:
+      Why they can't be compared, e.g. because the model's folder is gone; "" if they are equal.
+
+    Raises:
+      UserError: the weights are others.
+    """
+    if recorded["commit"] and presets.hub_id(model) == presets.hub_id(recorded["model"]):
+        return ""  # A commit's content can't change.
+    try:
+        weights = identify(model, revision, recorded)
+    except UserError as error:
+        return str(error)
+    check(recorded, weights)
+    return ""

@@ -1,6 +1,8 @@
 """Published text-to-video models, with the numbers that their authors publish."""
 
 import dataclasses
+import os
+import pathlib
 
 from gvvad_jax.command import UserError
 
@@ -10,6 +12,8 @@ DTYPES = ("float16", "bfloat16", "float32")
 FRAME_ARGUMENTS = ("num_frames", "video_length")  # The second is Latte's name for it.
 # Image-to-video pipelines on the weights of a text-to-video one.
 SAME_WEIGHTS = {"LTXPipeline": "LTXImageToVideoPipeline"}
+# Owners on the Hub that were renamed; their old names still lead to the models.
+_RENAMED_OWNERS = {"thudm": "zai-org"}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -44,13 +48,13 @@ _COGVIDEOX = {"height": 480, "width": 720, "num_frames": 49, "fps": 8, "steps": 
 _COGVIDEOX15 = _COGVIDEOX | {"height": 768, "width": 1360, "num_frames": 81, "fps": 16}
 PRESETS = {
     # The only one that is recommended in float16; the others may give NaN.
-    "cogvideox-2b": Preset(model="THUDM/CogVideoX-2b", dtype="float16", **_COGVIDEOX),
-    "cogvideox-5b": Preset(model="THUDM/CogVideoX-5b", dtype="bfloat16", **_COGVIDEOX),
-    "cogvideox-5b-i2v": Preset(model="THUDM/CogVideoX-5b-I2V", dtype="bfloat16", **_COGVIDEOX),
-    "cogvideox1.5-5b": Preset(model="THUDM/CogVideoX1.5-5B", dtype="bfloat16", **_COGVIDEOX15),
+    "cogvideox-2b": Preset(model="zai-org/CogVideoX-2b", dtype="float16", **_COGVIDEOX),
+    "cogvideox-5b": Preset(model="zai-org/CogVideoX-5b", dtype="bfloat16", **_COGVIDEOX),
+    "cogvideox-5b-i2v": Preset(model="zai-org/CogVideoX-5b-I2V", dtype="bfloat16", **_COGVIDEOX),
+    "cogvideox1.5-5b": Preset(model="zai-org/CogVideoX1.5-5B", dtype="bfloat16", **_COGVIDEOX15),
     # Other sizes work too: the shorter side is 768, the longer one up to 1360 in steps of 16.
     "cogvideox1.5-5b-i2v": Preset(
-        model="THUDM/CogVideoX1.5-5B-I2V", dtype="bfloat16", **_COGVIDEOX15
+        model="zai-org/CogVideoX1.5-5B-I2V", dtype="bfloat16", **_COGVIDEOX15
     ),
     # The VAE is in float32 by diffusers' page on Wan. Uncertain: that page recommends a flow shift
     # of 3 at this size; the scheduler saved with the weights is assumed to have it.
@@ -70,8 +74,30 @@ PRESETS = {
 }
 
 
+def hub_id(model: str) -> str:
+    """Returns what a model is called on the Hub, in lower case.
+
+    Args:
+      model: a Hub id, e.g. "THUDM/CogVideoX-2b", or a folder.
+
+    Returns:
+      "owner/name" with the owner's name of today; "/name" for a folder that doesn't say its owner.
+    """
+    if not os.path.isdir(model):
+        owner, _, name = model.lower().rpartition("/")
+        return f"{_RENAMED_OWNERS.get(owner, owner)}/{name}"
+    parts = pathlib.Path(os.path.abspath(model)).parts
+    cached = [part for part in parts if part.startswith("models--")]
+    if cached and "snapshots" in parts:
+        return hub_id(cached[-1].removeprefix("models--").replace("--", "/", 1))
+    return f"/{parts[-1].lower()}"
+
+
 def find_preset(name: str, model: str) -> Preset | None:
     """Returns the preset of a name, else of a model, else (both empty) CogVideoX-2b's.
+
+    A model is a Hub id, in any case and under an old owner's name too, or a folder that is called
+    like a published model: its last part, or that of a snapshot in the Hub's cache.
 
     Raises:
       UserError: there is no preset of that name.
@@ -79,7 +105,8 @@ def find_preset(name: str, model: str) -> Preset | None:
     if not name and not model:
         return PRESETS["cogvideox-2b"]
     if not name:
-        return next((preset for preset in PRESETS.values() if preset.model == model), None)
+        model_id = hub_id(model)
+        return next((p for p in PRESETS.values() if hub_id(p.model).endswith(model_id)), None)
     if name not in PRESETS:
         raise UserError(f"--generator: expected one of {', '.join(PRESETS)}, found {name!r}")
     return PRESETS[name]

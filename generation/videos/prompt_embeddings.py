@@ -67,7 +67,12 @@ class EmbeddingFiles:
         """Returns tensors by their names as arguments of the call, each [1, ...]."""
         import safetensors.torch
 
-        return safetensors.torch.load_file(self._path(text, negative))
+        path = self._path(text, negative)
+        try:
+            return safetensors.torch.load_file(path)
+        except safetensors.SafetensorError:
+            path.unlink(missing_ok=True)  # It is damaged; the next run embeds the text again.
+            raise
 
 
 def is_guided(pipeline: "diffusers.DiffusionPipeline", arguments: Mapping[str, Any]) -> bool:

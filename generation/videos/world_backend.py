@@ -37,6 +37,14 @@ class WorldBackend:
             "defect_share": self.defect_share,
         }
 
+    def examine(
+        self,
+        descriptions: Sequence[Description],
+        recorded: Mapping[str, Any] | None,
+        is_complete: bool,
+    ) -> None:
+        """Does nothing: the world has neither weights nor a tokenizer."""
+
     def prepare(
         self,
         descriptions: Sequence[Description],

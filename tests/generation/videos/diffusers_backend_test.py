@@ -15,10 +15,10 @@ pytest.importorskip("diffusers")
 
 from generation.media.writing import write_video
 from generation.prompts.descriptions import save_descriptions
-from generation.videos import generating, prompt_embeddings
+from generation.videos import generating, prompt_embeddings, records
 from generation.videos.backends import GeneratedVideo
-from gvvad_jax.command import UserError
-from gvvad_jax.store import annotations
+from gvvad_jax.command import Interrupted, UserError
+from gvvad_jax.store import annotations, folders
 from tests.support import killing
 from tests.support.tiny_pipelines import SIZES
 from tests.support.tiny_pipelines import make_backend as make
@@ -28,7 +28,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def contents(folder):
-    files = (path for path in folder.rglob("*") if path.is_file())
+    files = (path for path in folder.rglob("*") if path.is_file() and path.name[0] != ".")
     return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 
@@ -261,7 +261,7 @@ def test_two_ranks_match_one_and_a_complete_folder_loads_nothing(
     record = json.loads((tmp_path / "one" / "clips" / f"{descriptions[0].id}.json").read_text())
     assert record["seed"] == descriptions[0].seed and record["made"]["model"] == str(model)
     # There is no truth for checks, and nothing that is no longer needed.
-    assert {p.name for p in (tmp_path / "one").iterdir()} == {
+    assert {p.name for p in (tmp_path / "one").iterdir() if p.name[0] != "."} == {
         *("videos", "clips", "videos.json", "errors.json", "model.json")
     }
     loaded = json.loads((tmp_path / "one" / "model.json").read_text())
@@ -275,11 +275,24 @@ def test_two_ranks_match_one_and_a_complete_folder_loads_nothing(
     generating.generate(descriptions, backend(1), tmp_path / "two", progress=False)
 
 
+def test_a_damaged_embedding_is_made_again(models, descriptions, tmp_path):
+    backend = make(models["ltx"], 32, denoising_steps=1)
+    backend.prepare(descriptions[:1], tmp_path)
+    for path in tmp_path.glob("*.safetensors"):
+        path.write_bytes(path.read_bytes()[:20])
+    for _ in range(2):  # One video meets the prompt's file, the next one the negative prompt's.
+        assert isinstance(backend(descriptions[:1])[0], Exception)
+    again = make(models["ltx"], 32, denoising_steps=1)
+    again.prepare(descriptions[:1], tmp_path)
+    pixels(again(descriptions[:1]))
+
+
 def test_a_failed_batch_is_named_and_generated_again(models, descriptions, tmp_path):
     backend = make(models["cogvideox"], clips_a_call=4, denoising_steps=1)
+    folders.claim(tmp_path / "made", records.KIND)
     backend.prepare(descriptions, tmp_path / "made" / "prepared")
     hook = spoil_decoding(backend, 0, float("nan"))
-    with pytest.raises(UserError, match="all of them failed"):
+    with pytest.raises(Interrupted, match="all 2 of them failed"):
         generating.generate(descriptions[:2], backend, tmp_path / "made", progress=False)
     hook.remove()
     path = generating.generate(descriptions[:2], backend, tmp_path / "made", progress=False)

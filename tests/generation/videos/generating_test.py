@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import os
 import pathlib
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from generation.videos import generating, records
 from generation.videos.world_backend import WorldBackend, frame_size, render_footage
 from generation.world import render
 from generation.world.render import WorldOptions
-from gvvad_jax.command import UserError
+from gvvad_jax.command import Interrupted, UserError
 from gvvad_jax.store import annotations
 from tests.support import killing
 
@@ -25,7 +26,7 @@ SMALL = WorldOptions(size=(48, 64), num_frames=9)
 
 
 def contents(folder):
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name[0] != ".")
     return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 
@@ -100,7 +101,7 @@ def test_it_is_an_error_if_all_videos_fail(tmp_path):
         def __call__(self, descriptions):
             raise RuntimeError("no paint at all")
 
-    with pytest.raises(UserError, match="no paint at all"):
+    with pytest.raises(Interrupted, match="no paint at all"):
         generating.generate(write_grammar(1, 0), Broken(), tmp_path, progress=False)
     assert not (tmp_path / "videos.json").exists()
 
@@ -117,9 +118,9 @@ def test_settings_may_change_if_all_videos_failed(tmp_path):
         def __call__(self, descriptions):
             raise RuntimeError("non-finite pixels")
 
-    with pytest.raises(UserError, match="non-finite pixels"):
+    with pytest.raises(Interrupted, match="non-finite pixels"):
         generating.generate(descriptions, Unsound(), tmp_path, progress=False)
-    with pytest.raises(UserError, match="non-finite pixels"):
+    with pytest.raises(Interrupted, match="non-finite pixels"):
         generating.generate(descriptions, Unsound(), tmp_path, progress=False)
     other = WorldBackend(dataclasses.replace(SMALL, domain_gap=2.0))
     generating.generate(descriptions, other, tmp_path, progress=False)
@@ -264,15 +265,135 @@ def test_a_longer_list_removes_videos_json_until_it_is_complete(tmp_path, monkey
     assert not generating.generate(descriptions, Flaky(), tmp_path, progress=False).exists()
 
 
-@pytest.mark.parametrize("content", ["{}", "[]", '{"fingerprint": "a", "error": null}', "[1"])
-def test_a_damaged_record_is_named(content, tmp_path):
+@pytest.mark.parametrize(
+    "content", ["{}", "[]", '{"format_version": 2, "fingerprint": "a", "error": null}', "[1", ""]
+)
+def test_a_video_with_a_damaged_record_is_generated_again(content, tmp_path, capsys):
+    descriptions = write_grammar(1, seed=0)
+    generating.generate(descriptions, Flaky(), tmp_path, progress=False)
+    before = contents(tmp_path)
+    path = tmp_path / "clips" / f"{descriptions[0].id}.json"
+    path.write_text(content)
+    generating.generate(descriptions, Flaky(), tmp_path, progress=False)
+    assert f"{path}: expected" in capsys.readouterr().err
+    assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize("harm", ["cut", "emptied", "swapped", "removed", "a folder"])
+def test_a_video_that_is_not_as_it_was_is_generated_again(harm, tmp_path, capsys):
+    descriptions = write_grammar(1, seed=0)
+    generating.generate(descriptions, Flaky(), tmp_path, progress=False)
+    before = contents(tmp_path)
+    path, other = (tmp_path / "videos" / f"{d.id}.mp4" for d in descriptions)
+    if harm == "cut":
+        path.write_bytes(path.read_bytes()[:-1])
+    elif harm == "emptied":
+        path.write_bytes(b"")
+    elif harm == "swapped":
+        content = path.read_bytes()
+        path.write_bytes(other.read_bytes())
+        other.write_bytes(content)
+    else:
+        path.unlink()
+    if harm == "a folder":
+        path.symlink_to(tmp_path / "clips")
+    assert not records.is_done(tmp_path, descriptions[0], Flaky())
+    generating.generate(descriptions, Flaky(), tmp_path, progress=False)
+    assert contents(tmp_path) == before
+    assert f"{path}: expected the video that was generated" in capsys.readouterr().err
+
+
+def test_videos_of_an_earlier_version_are_not_mixed_with_others(tmp_path):
     descriptions = write_grammar(1, seed=0)
     path = tmp_path / "clips" / f"{descriptions[0].id}.json"
     path.parent.mkdir()
-    path.write_text(content)
-    with pytest.raises(UserError, match=f"{path.name}: expected .*remove it") as caught:
+    path.write_text(json.dumps({"fingerprint": "a", "error": None, "label": 1, "class": "Abuse"}))
+    with pytest.raises(UserError, match="found those of an earlier one, .* give another --out"):
         generating.generate(descriptions, Flaky(), tmp_path, progress=False)
-    assert "\n" not in str(caught.value)
+    assert [each.name for each in tmp_path.iterdir()] == ["clips"]
+
+
+def test_a_folder_of_other_files_is_refused_and_left_alone(tmp_path):
+    (tmp_path / "prepared").mkdir()
+    for name in ("videos.json", "prepared/notes.txt"):
+        (tmp_path / name).write_text("mine")
+    with pytest.raises(UserError, match="expected an absent or empty folder or one of a set of"):
+        generating.generate(write_grammar(1, seed=0), Flaky(), tmp_path, progress=False)
+    assert contents(tmp_path) == {"videos.json": b"mine", "prepared/notes.txt": b"mine"}
+    (tmp_path / "empty").mkdir()
+    generating.generate(write_grammar(1, seed=0), Flaky(), tmp_path / "empty", progress=False)
+
+
+def test_two_at_once(tmp_path):
+    descriptions = write_grammar(3, seed=0)
+
+    class Meeting(WorldBackend):
+        """While it works on a video, the same command is started again."""
+
+        def __call__(self, each):
+            with pytest.raises(UserError, match="expected no other generation of videos") as caught:
+                generating.generate(descriptions, Flaky(), tmp_path / "a", progress=False)
+            assert "wait until it has ended" in str(caught.value)
+            return super().__call__(each)
+
+    path = generating.generate(descriptions, Meeting(SMALL), tmp_path / "a", progress=False)
+    assert len(annotations.load(path).videos) == 6
+    # Where file systems have no locks, an error does not replace another process's video.
+    video = WorldBackend(SMALL)(descriptions[:1])[0]
+    records._write(tmp_path / "a", descriptions[0], video, "other")
+    records._write(tmp_path / "a", descriptions[0], OSError("no file"), "other")
+    records.finish(tmp_path / "a", descriptions, "train")
+    assert len(annotations.load(path).videos) == 6
+
+
+def test_litter_of_a_kill_is_cleared(tmp_path):
+    descriptions = write_grammar(1, seed=0)
+    generating.generate(descriptions, Flaky(), tmp_path, progress=False)
+    litter = tmp_path / "videos" / ".a.0123abcd.partial.mp4"
+    litter.touch()
+    os.utime(litter, (0, 0))
+    generating.generate(descriptions, Flaky([descriptions[0].id]), tmp_path, progress=False)
+    assert not litter.exists()
+
+
+def test_the_exit_status_counts_failed_videos(tmp_path, monkeypatch, capsys):
+    save_descriptions(tmp_path / "p.jsonl", write_grammar(2, seed=0))
+    bad = [description.id for description in write_grammar(2, seed=0)]
+
+    def status(*failing):
+        code = (
+            "import sys; sys.argv[1:] = sys.argv[2:]\n"
+            "from generation.videos import world_backend\n"
+            "render = world_backend.WorldBackend._render\n"
+            "def flaky(self, one):\n"
+            f"    if one.id in {failing!r}: raise RuntimeError('out of paint')\n"
+            "    return render(self, one)\n"
+            "def call(self, many):\n"
+            "    out = []\n"
+            "    for one in many:\n"
+            "        try: out.append(flaky(self, one))\n"
+            "        except RuntimeError as error: out.append(error)\n"
+            "    return out\n"
+            "world_backend.WorldBackend.__call__ = call\n"
+            "import runpy; runpy.run_module('generation.videos', run_name='__main__')\n"
+        )
+        flags = [f"--prompts={tmp_path / 'p.jsonl'}", f"--out={tmp_path / 'out'}"]
+        small = ["--height=48", "--width=64", "--num_frames=9"]
+        command = [sys.executable, "-c", code, "-", *flags, *small]
+        done = subprocess.run(command, capture_output=True, text=True)
+        return done.returncode, done.stderr.splitlines()[-1]
+
+    assert status(*bad) == (
+        1,
+        f"error: {tmp_path / 'out'}: expected videos, found that all 4 of them failed; "
+        f"{bad[0]!r} with RuntimeError: out of paint",
+    )
+    assert status(bad[2]) == (
+        3,
+        f"{tmp_path / 'out'}: 1 of 4 videos failed, the others are there; the same command tries "
+        "them again",
+    )
+    assert status()[0] == 0
 
 
 def test_workers_of_ray_use_what_the_first_prepared(tmp_path):

@@ -24,13 +24,16 @@ def model(models, tmp_path):
 
 def replace_weights(model, component="transformer"):
     """Changes the last number of a component's weights."""
-    path = next((model / component).glob("*.safetensors"))
+    replace_last_byte(next((model / component).glob("*.safetensors")))
+
+
+def replace_last_byte(path):
     data = bytearray(path.read_bytes())
-    data[-2] ^= 1
+    data[-1] ^= 1
     path.write_bytes(data)
 
 
-def test_videos_of_other_weights_are_refused(model, tmp_path):
+def test_videos_of_other_weights_are_refused(model, tmp_path, capsys):
     descriptions = tiny_pipelines.short_descriptions(1)
 
     def generate(out):
@@ -47,9 +50,21 @@ def test_videos_of_other_weights_are_refused(model, tmp_path):
     assert not (tmp_path / "a" / "videos.json").exists()
     replace_weights(model)  # This restores the old ones.
     assert generate("a") == old
-    # A complete folder loads nothing, so it is not compared.
+    # Videos that are all there are compared too.
+    replace_weights(model)
+    with pytest.raises(UserError, match="--model: expected the weights of .*give another --out"):
+        generate("a")
+    # So are those whose model.json is damaged or gone: each record has the weights.
+    for harm in (lambda path: path.write_text("{}"), pathlib.Path.unlink):
+        harm(tmp_path / "a" / "model.json")
+        with pytest.raises(UserError, match="--model: expected the weights of"):
+            generate("a")
+    (tmp_path / "a" / "model.json").write_text(json.dumps(old))
+    # A folder that is gone can't be compared, which is said.
+    capsys.readouterr()
     shutil.rmtree(model)
     generate("a")
+    assert "the weights of the videos can't be compared" in capsys.readouterr().err
 
 
 def test_embeddings_of_other_weights_are_not_used(model, tmp_path):
@@ -72,11 +87,68 @@ def test_a_folders_digest_covers_what_is_loaded(model):
         content = (model / name).read_text()
         (model / name).write_text(content + " ")
         with pytest.raises(UserError, match="expected the weights"):
-            identity.identify(str(model), recorded=recorded)
+            identity.check(recorded, identity.identify(str(model)))
         (model / name).write_text(content)
-    for damaged in ([], {}, "?"):
+    # Every byte counts, and not those of the ends alone.
+    path = next((model / "transformer").glob("*.safetensors"))
+    size = path.stat().st_size
+    for place in (0, size // 3, size // 2, size - 1):
+        data = bytearray(path.read_bytes())
+        data[place] ^= 1
+        path.write_bytes(data)
         with pytest.raises(UserError, match="expected the weights"):
-            identity.identify(str(model), recorded=damaged)
+            identity.check(recorded, identity.identify(str(model)))
+        data[place] ^= 1
+        path.write_bytes(data)
+    assert identity.identify(str(model)) == recorded
+
+
+def test_links_are_read_as_what_they_lead_to(model, tmp_path):
+    digest = identity.identify(str(model))["digest"]
+    # The Hub's cache: a snapshot of links to blobs.
+    snapshot = tmp_path / "models--a--b" / "snapshots" / ("c" * 40)
+    blobs = tmp_path / "models--a--b" / "blobs"
+    blobs.mkdir(parents=True)
+    for number, path in enumerate(sorted(p for p in model.rglob("*") if p.is_file())):
+        shutil.copy(path, blobs / str(number))
+        link = snapshot / path.relative_to(model)
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(blobs / str(number))
+    assert identity.identify(str(snapshot))["digest"] == digest
+    replaced = (snapshot / "transformer" / "diffusion_pytorch_model.safetensors").resolve()
+    replace_last_byte(replaced)
+    assert identity.identify(str(snapshot))["digest"] != digest
+    # Linked folders: of a component, inside one, of the whole, and one that leads to itself.
+    linked = tmp_path / "linked"
+    linked.mkdir()
+    for path in model.iterdir():
+        (linked / path.name).symlink_to(path)
+    (tmp_path / "whole").symlink_to(linked)
+    assert identity.identify(str(tmp_path / "whole"))["digest"] == digest
+    (model / "vae").rename(tmp_path / "vae")
+    (model / "vae").mkdir()
+    (model / "vae" / "inner").symlink_to(tmp_path / "vae")
+    inner = identity.identify(str(model))["digest"]
+    weights = next((tmp_path / "vae").glob("*.safetensors"))
+    replace_last_byte(weights)
+    assert identity.identify(str(model))["digest"] != inner
+    (tmp_path / "vae" / "loop").symlink_to(model / "vae")
+    identity.identify(str(model))
+    (model / "vae" / "gone").symlink_to(tmp_path / "nothing")
+    with pytest.raises(UserError, match="--model: expected all files of .*gone: No such file"):
+        identity.identify(str(model))
+
+
+def test_a_moved_model_goes_on(model, tmp_path):
+    descriptions = tiny_pipelines.short_descriptions(1)
+    arguments = {"denoising_steps": 1}
+    generating.generate(descriptions, make(str(model), **arguments), tmp_path / "a", progress=False)
+    moved = model.rename(tmp_path / "moved")
+    (tmp_path / "a" / "clips" / f"{descriptions[1].id}.json").unlink()
+    path = generating.generate(
+        descriptions, make(f"{moved}/", **arguments), tmp_path / "a", progress=False
+    )
+    assert path.exists()
 
 
 def test_a_hub_id_stays_at_the_recorded_commit(models, tmp_path, monkeypatch):
@@ -99,7 +171,7 @@ def test_a_hub_id_stays_at_the_recorded_commit(models, tmp_path, monkeypatch):
     (cached / "refs" / "main").write_text(new)
     assert identity.identify("someone/model")["commit"] == new
     assert identity.identify("someone/model", recorded=recorded) == recorded
-    with pytest.raises(UserError, match=f"begun with .{new[:12]}., found others .{old[:12]}"):
+    with pytest.raises(UserError, match=f"begun with .{new[:12]}., found others in .*{old[:12]}"):
         identity.check(dict(recorded, commit=new), recorded)
     # The weights of that commit are loaded.
     descriptions = tiny_pipelines.short_descriptions(1)

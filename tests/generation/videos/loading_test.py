@@ -40,7 +40,7 @@ def test_models_that_do_not_support_the_options(models, descriptions, tmp_path):
         (models["wan"], {"offload": "sequential"}, "--offload=sequential: expected a GPU"),
         (tiny_pipelines.save_images(tmp_path / "images"), {}, "makes videos, found DDPMPipeline"),
         (str(tmp_path / "none"), {}, "--model: expected a diffusers pipeline, found"),
-        (str(tmp_path), {}, "--model: expected a diffusers pipeline, found"),
+        (str(tmp_path), {}, "--model: expected a diffusers pipeline, found none: .*model_index"),
     ):
         with pytest.raises(UserError, match=said) as caught:
             make(model, **options).prepare(descriptions[:1], tmp_path / "prepared")

@@ -1,9 +1,12 @@
 import subprocess
 import sys
 
+import pytest
+
 from generation.videos import presets
 from generation.videos.diffusers_backend import DiffusersBackend
 from generation.videos.options import DiffusersOptions
+from gvvad_jax.command import UserError
 
 
 def settings_of(**options):
@@ -44,3 +47,33 @@ def test_settings_need_no_library():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("owner", ["zai-org", "THUDM", "thudm", "ZAI-org"])
+def test_a_model_keeps_its_preset_under_every_name_of_its_owner(owner):
+    for name, preset in (("CogVideoX-5b", "cogvideox-5b"), ("cogvideox1.5-5b", "cogvideox1.5-5b")):
+        settings = settings_of(model=f"{owner}/{name}")
+        assert settings == settings_of(generator=preset)
+        assert settings["call"]["num_frames"] == presets.PRESETS[preset].num_frames
+
+
+def test_other_models_have_no_preset():
+    for model in ("someone/CogVideoX-5b", "zai-org/CogVideoX-5b-lora", "5b"):
+        assert presets.find_preset("", model) is None
+    with pytest.raises(UserError, match="--generator: expected one of cogvideox-2b, .*'cog'"):
+        presets.find_preset("cog", "")
+
+
+@pytest.mark.parametrize(
+    "folder",
+    [
+        "LTX-Video",
+        "weights/ltx-video/",
+        "hub/models--Lightricks--LTX-Video/snapshots/0123456789abcdef",
+    ],
+)
+def test_a_folder_called_like_a_published_model_has_its_preset(folder, tmp_path):
+    (tmp_path / folder).mkdir(parents=True)
+    assert presets.find_preset("", f"{tmp_path}/{folder}") == presets.PRESETS["ltx-video"]
+    (tmp_path / "ideo").mkdir()
+    assert presets.find_preset("", f"{tmp_path}/ideo") is None
