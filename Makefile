@@ -12,7 +12,7 @@ TORCH_INDEX ?=
 TORCH := $(shell grep '^torch==' constraints.txt)
 VIDEOS ?=
 
-.PHONY: env test test-fast core-test demo ped2 detectors world bench devices lint package docs clean
+.PHONY: env test test-fast robustness core-test demo ped2 detectors world bench devices lint package docs clean
 
 env: $(VENV)/.installed
 
@@ -43,6 +43,10 @@ FAST := tests/imports_test.py tests/gvvad_jax/store tests/generation/prompts tes
   $(addprefix tests/gvvad_jax/,batches_test.py splits_test.py losses_test.py metrics_test.py)
 test-fast: env
 	$(BIN)/python -m pytest -m "not slow and not matrix" $(FAST)
+
+# Every kill, damage and full disk that `make test` takes a sample of; about half an hour.
+robustness: env
+	GVVAD_ROBUSTNESS=whole $(BIN)/python -m pytest -m robustness tests/robustness
 
 # Tests that need an extra are skipped (tests/conftest.py).
 core-test: $(CORE_VENV)/.installed

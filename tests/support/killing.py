@@ -2,8 +2,10 @@
 sure of killing one in time.
 
     python -m tests.support.killing PATTERN COUNT MODULE ARGUMENTS
+    python -m tests.support.killing --changes=FOLDER COUNT MODULE ARGUMENTS
 """
 
+import atexit
 import os
 import pathlib
 import runpy
@@ -26,6 +28,33 @@ def die_after(pattern, count=1):
     os.replace = replace_and_die
 
 
+# What Python reports before it changes a file system, by the place of the path in its arguments.
+_CHANGES = {"open": 0, "os.rename": 1, "os.remove": 0, "os.mkdir": 0, "os.rmdir": 0, "os.link": 1}
+
+
+def die_at_change(folder, count):
+    """Has this process killed just before the `count`-th change below a folder.
+
+    With a count of 0 it lives, and prints the number of changes as its last line of errors.
+    """
+    left, changes = count, 0
+
+    def audit(event, arguments):
+        nonlocal left, changes
+        if event not in _CHANGES or not str(arguments[_CHANGES[event]]).startswith(folder):
+            return
+        if event == "open" and not arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
+            return
+        changes += 1
+        left -= 1
+        if not left:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    if not count:
+        atexit.register(lambda: print(f"changes: {changes}", file=sys.stderr))
+    sys.addaudithook(audit)
+
+
 def run(command, pattern, count=1, **options):
     """Runs [python, "-m", module, ...] until it is killed so; options as for subprocess.run."""
     python, _, *rest = command
@@ -36,6 +65,9 @@ def run(command, pattern, count=1, **options):
 
 if __name__ == "__main__":
     pattern, count, module, *arguments = sys.argv[1:]
-    die_after(pattern, int(count))
+    if pattern.startswith("--changes="):
+        die_at_change(pattern.removeprefix("--changes="), int(count))
+    else:
+        die_after(pattern, int(count))
     sys.argv = [module, *arguments]
     runpy.run_module(module, run_name="__main__", alter_sys=True)
