@@ -9,7 +9,8 @@ Without --videos, the built-in world renders footage in place of real cameras. B
 grammar writes the descriptions and the world renders the generated videos; --writer=chat,
 --backend=diffusers and --encoder=clip-l14 use the real models. If the command is killed, run it
 again: it ends with the same stores and decisions. It prints one JSON object of paths and names the
-stages on standard error.
+stages on standard error. Videos that cannot be generated or encoded don't stop the others; they are
+counted at the end, and the exit status is 3.
 """
 
 import dataclasses
@@ -39,9 +40,10 @@ from gvvad_jax.command import (
     run_command,
     settled,
 )
-from gvvad_jax.store import annotations
-from gvvad_jax.store.files import read_json, write_json
+from gvvad_jax.store import annotations, folders
+from gvvad_jax.store.files import read_json_as, write_json
 from gvvad_jax.store.format import STAND_IN
+from gvvad_jax.store.reader import Store
 
 # Over 400 lines, because the plan's flags and the stages that use them belong together.
 DATA = group("Data")
@@ -160,15 +162,15 @@ def run(settings: PipelineSettings) -> dict[str, Any]:
 
     Returns:
       Paths as strings: real_videos, prompts, generated_videos, real_store, synthetic_store,
-      decisions, random_decisions (a list); and `filter`, counts of kept and dropped videos.
+      decisions, random_decisions (a list); `filter`, counts of kept and dropped videos; and
+      `failed`, how many videos could not be generated or encoded, by what they are.
 
     Raises:
-      UserError: the folder was begun with other settings, videos are missing or unreadable, too
-        many descriptions or generated videos failed, or there are several ranks, which would have
-        to wait for each other between stages.
+      UserError: the folder was begun with other settings or is of something else, another pipeline
+        is at work there, videos are missing, too many descriptions failed, or there are several
+        ranks, which would have to wait for each other between stages.
+      Interrupted: a stage is left without a single video.
     """
-    from generation.videos.world_backend import render_footage
-
     plan = settings.plan
     if not plan.out:
         raise UserError("--out: expected a folder to write, found none; give one")
@@ -179,7 +181,16 @@ def run(settings: PipelineSettings) -> dict[str, Any]:
         )
     out = pathlib.Path(plan.out)
     _check(settings, out)
+    folders.claim(out, "pipeline")
+    busy = f"{out}: expected no other pipeline at work there, found one; wait until it has ended"
+    with folders.locked(out / ".lock", busy):
+        return _run_stages(settings, out)
 
+
+def _run_stages(settings: PipelineSettings, out: pathlib.Path) -> dict[str, Any]:
+    from generation.videos.world_backend import render_footage
+
+    plan = settings.plan
     _begin("footage", settings, out)
     real_videos = pathlib.Path(plan.videos)
     if not plan.videos:
@@ -189,9 +200,10 @@ def run(settings: PipelineSettings) -> dict[str, Any]:
     _begin("descriptions", settings, out)
     _describe(settings, out / "prompts.jsonl")
     _begin("generated videos", settings, out)
-    generated_videos = _generate(settings, out)
+    generated_videos, num_not_generated = _generate(settings, out)
     _begin("stores", settings, out)
     _encode(settings, out, real_videos, generated_videos)
+    quarantined = {name: len(Store(out / name).quarantined) for name in ("real", "synthetic")}
     _begin("filter", settings, out)
     return {
         "real_videos": str(real_videos),
@@ -199,6 +211,11 @@ def run(settings: PipelineSettings) -> dict[str, Any]:
         "generated_videos": str(generated_videos),
         "real_store": str(out / "real"),
         "synthetic_store": str(out / "synthetic"),
+        "failed": {
+            "generated videos": num_not_generated,
+            "real videos, not encoded": quarantined["real"],
+            "generated videos, not encoded": quarantined["synthetic"],
+        },
         **_decide(settings, out),
     }
 
@@ -272,10 +289,10 @@ def _begin(stage: str, settings: PipelineSettings, out: pathlib.Path) -> None:
       UserError: the folder holds results of this stage from other settings.
     """
     values, path = _settled(stage, settings), out / "plan.json"
-    plans = read_json(path) if path.exists() else {}
-    if not isinstance(plans, dict) or not all(isinstance(v, dict) for v in plans.values()):
-        raise UserError(
-            f"{path}: expected settings by stage, found something else; remove the folder"
+    plans: dict[str, dict[str, Any]] = {}
+    if path.exists():
+        plans = read_json_as(
+            path, dict[str, dict[str, Any]], "settings by stage", "remove the folder"
         )
     has_results = any(any(out.glob(pattern)) for pattern in _RESULTS[stage])
     old_values = plans.get(stage, values) if has_results else values
@@ -330,9 +347,10 @@ def _describe(settings: PipelineSettings, path: pathlib.Path) -> None:
         )
 
 
-def _generate(settings: PipelineSettings, out: pathlib.Path) -> pathlib.Path:
+def _generate(settings: PipelineSettings, out: pathlib.Path) -> tuple[pathlib.Path, int]:
+    """Generates videos; returns their list, and how many failed beyond those that may."""
     from generation.prompts.descriptions import load_descriptions
-    from generation.videos import generating
+    from generation.videos import generating, records
     from generation.videos.world_backend import WorldBackend, frame_size
     from generation.world.render import WorldOptions
 
@@ -350,21 +368,16 @@ def _generate(settings: PipelineSettings, out: pathlib.Path) -> pathlib.Path:
         from generation.videos.diffusers_backend import DiffusersBackend
 
         backend = DiffusersBackend(model, plan.data_seed + 1)
+    descriptions = load_descriptions(out / "prompts.jsonl")
     listed = generating.generate(
-        load_descriptions(out / "prompts.jsonl"),
+        descriptions,
         backend,
         out / "generated",
         ray_workers=settings.workers.ray_workers,
         gpus_a_worker=settings.workers.gpus_per_worker(),
     )
-    errors = read_json(out / "generated" / "errors.json")
-    if len(errors) > plan.allow_missing:
-        name, error = next(iter(errors.items()))
-        raise UserError(
-            f"{out / 'generated'}: expected all videos, found {len(errors)} that failed, {name!r} "
-            f"with {error}; run the same command to try again, or give --allow_missing"
-        )
-    return listed
+    num_failed = len(records.errors(out / "generated", descriptions))
+    return listed, num_failed if num_failed > plan.allow_missing else 0
 
 
 def _encode(
@@ -409,7 +422,16 @@ def _decide(settings: PipelineSettings, out: pathlib.Path) -> dict[str, Any]:
 
 
 def main(_) -> None:
-    print(json.dumps(run(settings_from_flags())))
+    results = run(settings_from_flags())
+    print(json.dumps(results))
+    failed = [f"{count} {name}" for name, count in results["failed"].items() if count]
+    if failed:
+        print(
+            f"failed: {', '.join(failed)}; the pipeline went on with the others, and the same "
+            "command tries again to generate those that are missing",
+            file=sys.stderr,
+        )
+        sys.exit(3)
 
 
 if __name__ == "__main__":

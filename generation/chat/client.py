@@ -20,6 +20,7 @@ import urllib.parse
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import msgspec
 import tqdm
 
 from generation.chat import replies
@@ -28,7 +29,7 @@ from generation.chat.replies import Failed, UnusableReply
 from generation.chat.usage import Usage, token_counts
 from gvvad_jax.command import UserError
 from gvvad_jax.store import digests
-from gvvad_jax.store.files import write_atomically
+from gvvad_jax.store.files import read_json_as, write_atomically
 
 if TYPE_CHECKING:
     import openai
@@ -67,6 +68,19 @@ class Answer:
     value: "pydantic.BaseModel"
     model: str
     content: str
+
+
+class CachedAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """An answer as it is kept on disk.
+
+    Attributes:
+      content, model: see Answer.
+      usage: token counts; see `usage.token_counts`.
+    """
+
+    content: str
+    model: str
+    usage: dict[str, int] = {}
 
 
 class Server:
@@ -239,12 +253,12 @@ class Server:
         if not self._cache:
             return None
         try:
-            record = json.loads(self._cache_path(key).read_text(encoding="utf-8"))
-            value, content = replies.parse_content(record["content"], schema)
-            answer = Answer(value, record["model"], content)
-        except (OSError, ValueError, KeyError, TypeError):
+            record = read_json_as(self._cache_path(key), CachedAnswer, "an answer", "remove it")
+            value, content = replies.parse_content(record.content, schema)
+        except ValueError:  # It is asked for again.
             return None
-        self.usage.add_hit(record.get("usage"))
+        answer = Answer(value, record.model, content)
+        self.usage.add_hit(record.usage)
         return answer
 
     def _with_retries(self, name: str, send: Callable[[], Result], stop: threading.Event) -> Result:

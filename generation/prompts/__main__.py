@@ -8,7 +8,7 @@ A description names viewpoint, location, subject and event. Its twin shares the 
 seed, so that only the event differs. The built-in grammar writes them without a network; a language
 model behind any OpenAI-compatible API (--writer=chat) writes more varied ones. If the command is
 killed, run it again to continue. It prints one JSON object. If pairs are still missing after all
-attempts, the others go to *.incomplete.jsonl and the exit status is 1.
+attempts, the others go to *.incomplete.jsonl and the exit status is 3, or 1 if there are none.
 """
 
 import dataclasses
@@ -18,7 +18,7 @@ import sys
 from collections.abc import Sequence
 
 from generation.chat.options import ChatOptions
-from generation.prompts.descriptions import print_coverage, save_descriptions
+from generation.prompts.descriptions import print_coverage, require_own, save_descriptions
 from generation.prompts.grammar import write_grammar
 from gvvad_jax.command import UserError, check, define_flags, from_flags, group, run_command
 
@@ -54,6 +54,7 @@ def main(_: Sequence[str]) -> None:
     options = from_flags(PromptOptions)
     if not pathlib.Path(options.out).name:
         raise UserError(f"--out: expected a file to write, found {options.out!r}; name one")
+    require_own(options.out)
     if options.writer == "grammar":
         descriptions = write_grammar(options.num_pairs, options.seed)
         save_descriptions(options.out, descriptions)
@@ -78,7 +79,7 @@ def main(_: Sequence[str]) -> None:
             + summary["remedy"],
             file=sys.stderr,
         )
-        sys.exit(1)
+        sys.exit(3 if summary["descriptions"] else 1)
 
 
 if __name__ == "__main__":

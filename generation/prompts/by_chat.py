@@ -21,6 +21,7 @@ from generation.prompts.descriptions import (
     CLASSES,
     Description,
     print_coverage,
+    require_own,
     save_descriptions,
 )
 from generation.prompts.slots import Slot, plan_slot
@@ -241,15 +242,17 @@ def write_file(
       {out, complete, descriptions, missing: {name: reason}, remedy, usage}.
 
     Raises:
-      UserError: the server cannot be used.
+      UserError: the server cannot be used, or other files would be overwritten.
     """
     out = pathlib.Path(out)
+    incomplete_path = out.with_suffix(f".incomplete{out.suffix}")
+    for path in (out, incomplete_path):
+        require_own(path)
     server = client.Server(options.with_cache(out))
     written = write_pairs(
         num_pairs, seed, server, attempts=options.attempts, clip_tokenizer=clip_tokenizer
     )
     complete = len(written.missing) <= allow_missing and bool(written.descriptions)
-    incomplete_path = out.with_suffix(f".incomplete{out.suffix}")
     path = out if complete else incomplete_path
     incomplete_path.unlink(missing_ok=True)
     if written.descriptions:

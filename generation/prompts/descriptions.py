@@ -6,12 +6,14 @@ import json
 import os
 import pathlib
 import sys
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
+
+import msgspec
 
 from generation.prompts.words import GRAMMAR
 from gvvad_jax.command import UserError
-from gvvad_jax.store.files import read_lines, write_atomically
+from gvvad_jax.store.files import read_lines, require_regular, write_atomically
 
 CLASSES = tuple(GRAMMAR)
 TEMPLATE_VERSION = 2
@@ -56,37 +58,57 @@ class Description:
         return {("class" if key == "cls" else key): value for key, value in entry.items()}
 
     @classmethod
-    def from_json(cls, entry: Mapping[str, Any]) -> "Description":
-        """Reads a line's content; raises UserError if a field is missing, unknown or wrong."""
-        if not isinstance(entry, Mapping):
-            raise UserError(f"expected a JSON object, found {str(entry)[:40]!r}")
-        values = {("cls" if key == "class" else key): value for key, value in entry.items()}
-        fields = {field.name: field for field in dataclasses.fields(cls)}
-        for name in fields.keys() | values.keys():
-            if name not in fields:
-                raise UserError(f"expected no field {name!r}; remove it")
-            if name not in values:
-                if fields[name].default is dataclasses.MISSING:
-                    raise UserError(f"expected a field {name.replace('cls', 'class')!r}; add it")
-            elif type(values[name]) is not fields[name].type:
-                expected = fields[name].type.__name__
-                raise UserError(f"expected {name} of type {expected}, found {values[name]!r}")
-        if values["label"] not in (0, 1):
-            raise UserError(f"expected label 0 or 1, found {values['label']!r}")
-        if values["seed"] < 0:
-            raise UserError(f"expected a seed of 0 or more, found {values['seed']!r}")
-        if not _names_a_file(values["id"]):
-            raise UserError(
-                f"expected an id that can name a file (at most {_ID_BYTES} bytes), found "
-                f"{values['id'][:40]!r}; give another"
-            )
+    def from_json(cls, entry: Any) -> "Description":
+        """Reads a line's content; raises ValueError if a field is missing, unknown or wrong."""
+        line = msgspec.convert(entry, _Line)
+        values = msgspec.structs.asdict(line)
+        for name, value in values.items():
+            if isinstance(value, str) and not _is_text(value):
+                raise ValueError(f"{name}: half of a surrogate pair, which no text has")
+        if not _names_a_file(line.id):
+            raise ValueError(f"id: can't name a file of at most {_ID_BYTES} bytes; give another")
         return cls(**values)
 
 
+class _Line(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The fields of a `Description` in JSON."""
+
+    id: str
+    twin: str
+    cls: str = msgspec.field(name="class")
+    label: Literal[0, 1]
+    seed: Annotated[int, msgspec.Meta(ge=0)]
+    viewpoint: str
+    location: str
+    subject: str
+    event: str
+    description: str
+    phrase: str
+    model: str = "grammar"
+    template_version: int = TEMPLATE_VERSION
+
+
+def _is_text(value: str) -> bool:
+    return not any("\ud800" <= letter <= "\udfff" for letter in value)
+
+
 def _names_a_file(name: str) -> bool:
-    encoded = name.encode("utf-8", "ignore")  # loses halves of surrogate pairs
-    plain = name == os.path.basename(name) and not name.startswith(".") and "\0" not in name
-    return plain and 0 < len(encoded) <= _ID_BYTES and encoded.decode() == name
+    plain = name == os.path.basename(name) and not name.startswith(".")
+    return plain and name.isprintable() and 0 < len(name.encode()) <= _ID_BYTES
+
+
+def require_own(path: str | os.PathLike) -> None:
+    """Raises UserError if a file is there that doesn't hold descriptions, and would be lost."""
+    if not os.path.lexists(path) or (os.path.isfile(path) and not os.path.getsize(path)):
+        return
+    require_regular(path, "a file of descriptions, or none")
+    try:
+        load_descriptions(path)
+    except UserError as error:
+        raise UserError(
+            f"--out: expected an absent file or one of descriptions, found another, which this "
+            f"command would overwrite ({error}); give another --out"
+        ) from error
 
 
 def save_descriptions(path: str | os.PathLike, descriptions: Sequence[Description]) -> None:

@@ -172,3 +172,47 @@ def test_a_stage_accepts_other_settings_until_it_has_results(tmp_path):
         with pytest.raises(UserError, match="--snippet_frames=8 there, 16 now"):
             pipeline._begin(stage, settings, tmp_path)
         path.unlink()
+
+
+def test_the_pipeline_goes_on_without_videos_that_failed(tmp_path, monkeypatch):
+    from generation.videos.world_backend import WorldBackend
+
+    render = WorldBackend._render
+    broken = {"Arrest-0000-normal"}
+
+    def call(self, descriptions):
+        return [
+            RuntimeError("out of paint") if one.id in broken else render(self, one)
+            for one in descriptions
+        ]
+
+    monkeypatch.setattr(WorldBackend, "__call__", call)
+    plan = pipeline.PipelinePlan(
+        out=str(tmp_path / "p"), train_pairs=1, test_pairs=1, generated_pairs=2, random_drops=0
+    )
+    settings = pipeline.PipelineSettings(plan=plan, rows=EncodeOptions(fps_policy="5"))
+    results = pipeline.run(settings)
+    assert results["failed"] == {
+        "generated videos": 1,
+        "real videos, not encoded": 0,
+        "generated videos, not encoded": 0,
+    }
+    assert len(Store(results["synthetic_store"]).rows) == 3
+    monkeypatch.setattr(pipeline, "settings_from_flags", lambda: settings)
+    with pytest.raises(SystemExit) as caught:
+        pipeline.main([])
+    assert caught.value.code == 3
+    # Failures that are allowed don't count.
+    allowed = dataclasses.replace(settings, plan=dataclasses.replace(plan, allow_missing=1))
+    assert not any(pipeline.run(allowed)["failed"].values())
+    broken.clear()
+    results = pipeline.run(settings)
+    assert not any(results["failed"].values()) and len(Store(results["synthetic_store"]).rows) == 4
+
+
+def test_a_folder_of_other_files_is_refused(tmp_path):
+    (tmp_path / "plan.json").write_text("mine")
+    plan = pipeline.PipelinePlan(out=str(tmp_path))
+    with pytest.raises(UserError, match="one of a pipeline, found other files .plan.json."):
+        pipeline.run(pipeline.PipelineSettings(plan=plan))
+    assert [path.name for path in tmp_path.iterdir()] == ["plan.json"]

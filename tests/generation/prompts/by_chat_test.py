@@ -238,7 +238,7 @@ def test_an_incomplete_file_has_another_name_and_another_exit_status(tmp_path):
         fake.fail("Class: Shooting", *["refusal"] * 4)
         done = run(fake, out, "--attempts=2")
         summary = json.loads(done.stdout)
-        assert done.returncode == 1 and not summary["complete"] and "Traceback" not in done.stderr
+        assert done.returncode == 3 and not summary["complete"] and "Traceback" not in done.stderr
         reason = "refused: I can't help with that.; tried 2 times"
         assert summary["missing"] == {"Shooting-0000": reason} and not out.exists()
         assert summary["out"] == str(incomplete) and len(load_descriptions(incomplete)) == 26
@@ -259,7 +259,7 @@ def test_the_remedy_for_a_wrong_answer_works(tmp_path):
         fake.fail("Class: Shooting", swap)
         for count in (14, 14):  # The same command finds the wrong answer in its cache.
             done = run(fake, out, "--attempts=1")
-            assert done.returncode == 1 and len(fake.asked) == count
+            assert done.returncode == 3 and len(fake.asked) == count
             advice = json.loads(done.stdout)["remedy"]
             assert done.stderr.endswith(f"found 1 missing; {advice}\n")
             assert "same command" not in advice and advice.startswith("--attempts=2 ")

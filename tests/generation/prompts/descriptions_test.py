@@ -41,15 +41,22 @@ def test_the_longest_id_names_all_files(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"label": 2}, "line 1: .*expected label 0 or 1"),
-        ({"id": "../escape"}, "line 1: .*expected an id that can name a file"),
-        ({"id": ""}, "line 1: .*expected an id that can name a file"),
-        ({"id": "x" * 231}, "line 1: .*expected an id that can name a file"),
-        ({"id": "\u00e9" * 116}, "line 1: .*expected an id that can name a file"),
-        ({"id": "a\0b"}, "line 1: .*expected an id that can name a file"),
-        ({"id": "a\ud800b"}, "line 1: .*expected an id that can name a file"),
-        ({"seed": "5"}, "line 1: .*expected seed of type int"),
-        ({"mood": "dark"}, "line 1: .*expected no field 'mood'"),
+        ({"label": 2}, "line 1: .*Invalid enum value 2 - at `label`"),
+        ({"label": True}, "line 1: .*`label`"),
+        ({"id": "../escape"}, "line 1: .*id: can't name a file of at most 230 bytes"),
+        ({"id": ".."}, "line 1: .*id: can't name a file"),
+        ({"id": "/etc/passwd"}, "line 1: .*id: can't name a file"),
+        ({"id": ""}, "line 1: .*id: can't name a file"),
+        ({"id": "x" * 231}, "line 1: .*id: can't name a file"),
+        ({"id": "\u00e9" * 116}, "line 1: .*id: can't name a file"),
+        ({"id": "a\0b"}, "line 1: .*id: can't name a file"),
+        ({"id": "a\nb"}, "line 1: .*id: can't name a file"),
+        ({"id": "a\ud800b"}, "line 1: .*id: half of a surrogate pair"),
+        ({"phrase": "a\ud800b"}, "line 1: .*phrase: half of a surrogate pair"),
+        ({"seed": "5"}, "line 1: .*Expected `int`, got `str` - at `seed`"),
+        ({"seed": -1}, "line 1: .*`seed`"),
+        ({"description": None}, "line 1: .*`description`"),
+        ({"mood": "dark"}, "line 1: .*unknown field `mood`"),
         ({"id": "Abuse-0000-normal"}, "'Abuse-0000-normal' twice"),
     ],
 )
@@ -74,3 +81,29 @@ def test_command(tmp_path):
         wrong = run(mistake)
         assert wrong.returncode == 2 and wrong.stderr.count("\n") == 1
         assert wrong.stderr.startswith(f"error: {named}")
+
+
+def test_the_command_overwrites_descriptions_alone(tmp_path):
+    def run(out):
+        command = [sys.executable, "-m", "generation.prompts", "--num_pairs=1", f"--out={out}"]
+        return subprocess.run(command, capture_output=True, text=True)
+
+    out = tmp_path / "p.jsonl"
+    for content in ("my notes\n", "{}\n", '{"id": "a"}\n'):
+        out.write_text(content)
+        refused = run(out)
+        assert refused.returncode == 2 and refused.stderr.count("\n") == 1
+        assert "--out: expected an absent file or one of descriptions" in refused.stderr
+        assert out.read_text() == content
+    assert run(tmp_path).returncode == 2
+    save_descriptions(out, write_grammar(2, seed=5))
+    assert run(out).returncode == 0
+    assert load_descriptions(out) == write_grammar(1, seed=0)
+
+
+def test_a_byte_order_mark_and_other_line_ends_do_not_matter(tmp_path):
+    descriptions = write_grammar(2, seed=0)
+    save_descriptions(tmp_path / "p.jsonl", descriptions)
+    text = (tmp_path / "p.jsonl").read_bytes().replace(b"\n", b"\r\n")
+    (tmp_path / "p.jsonl").write_bytes(b"\xef\xbb\xbf" + text)
+    assert load_descriptions(tmp_path / "p.jsonl") == descriptions

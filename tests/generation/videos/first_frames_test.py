@@ -120,11 +120,22 @@ def test_the_digest_covers_ids_and_files_but_not_the_path(folder, tmp_path_facto
     shutil.copy(folder / "a.mp4", other.parent)
     digest = FirstFrames(folder / "videos.json", seed=0).digest
     assert FirstFrames(other, seed=0).digest == digest
-    # Another file of the same name and size.
+    # Another file of the same name and size; any byte counts.
     data = bytearray((folder / "a.mp4").read_bytes())
-    data[-1] ^= 1
-    (other.parent / "a.mp4").write_bytes(data)
-    assert FirstFrames(other, seed=0).digest != digest
+    for place in (-1, len(data) // 2):
+        data[place] ^= 1
+        (other.parent / "a.mp4").write_bytes(data)
+        assert FirstFrames(other, seed=0).digest != digest
+        data[place] ^= 1
+    # So does any image of a folder, whose size is the same.
+    (other.parent / "a.mp4").unlink()
+    (other.parent / "a.mp4").mkdir()
+    images = set()
+    for level in (10, 20):
+        PIL_Image.fromarray(grey(level)).save(other.parent / "a.mp4" / "0.bmp")
+        images.add(FirstFrames(other, seed=0).digest)
+    assert len(images) == 2
+    shutil.rmtree(other.parent / "a.mp4")
     shutil.copy(folder / "a.mp4", other.parent)
     shutil.copy(folder / "a.mp4", other.parent / "e.mp4")
     content["videos"]["e"] = {"file": "e.mp4", "label": 0, "split": "train"}
