@@ -19,6 +19,8 @@ _RAW = {
 _DECLARES_SECONDS = {"mov", "matroska", "flv", "asf", "mxf"}
 # Headers differ from the last frame's end by rounding.
 _TOLERATED_FRAMES = 2
+# Frames that may be missing around a cut, because they are stored after later ones.
+_MOST_MISSING = 16
 # Formats whose time stamps start again where recordings are joined.
 _JOINED = {"mpegts", "mpeg"}
 # Seconds: longer pauses are joints in such formats, jumps back are in every format.
@@ -221,6 +223,9 @@ class Packets:
             rate = undamaged.fps * undamaged.scale
             if not undamaged.even:
                 rate = self.count / undamaged.seconds
+                # Where a file is cut, some of the last frames are missing between others.
+                if self._rates and undamaged.uneven_seconds * self._rates[0] <= _MOST_MISSING:
+                    rate = self._rates[0]
             lost = round((self._declared_seconds - end) * rate)
             lost = lost if lost > _TOLERATED_FRAMES else 0
         return self.count + max(0, lost)

@@ -29,7 +29,11 @@ from generation.media.image_folders import decode_image, list_images
 from generation.media.orientation import orientation
 from generation.media.packets import Packets
 from generation.media.timing import Timing, evenly
+from gvvad_jax.command import UserError
 from gvvad_jax.store import alignment
+
+# Containers round time stamps to milliseconds at worst.
+_STAMP_SECONDS = 0.001
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,6 +146,7 @@ class Reader:
         self.path = pathlib.Path(path)
         self._images = list_images(self.path) if os.path.isdir(path) else None
         self.decoded_frames = self.damaged = 0
+        self._has_listed_fps = fps is not None
         if self._images is not None:
             first = next(filter(None, map(decode_image, self._images)), None)
             self.num_frames = self.declared_frames = len(self._images)
@@ -174,20 +179,27 @@ class Reader:
           rate: ticks per second.
 
         Raises:
-          UserError: there would be too many ticks.
+          UserError: there would be too many ticks; UnreadableError if the file is to blame.
         """
         timing = self._timing
-        if timing.times_F is None or not timing.seconds:
+        if timing.times_F is None:
             raise ValueError("fps: expected a frame rate of the file or of the list, found none")
+        if not len(timing.times_F):
+            return np.zeros(0, np.int64)
         if timing.even:
-            return alignment.resampled_frames(len(timing.times_F), timing.fps, rate)
+            try:
+                return alignment.resampled_frames(len(timing.times_F), timing.fps, rate)
+            except UserError as error:
+                if self._has_listed_fps:
+                    raise
+                raise UnreadableError(f"{self.path}: {error}") from error
         wanted = timing.seconds * rate
         if not wanted <= alignment.MOST_FRAMES:
             raise UnreadableError(
                 f"{self.path}: expected at most {alignment.MOST_FRAMES} frames at {rate:g} a "
                 f"second, found {timing.seconds:g} s; its time stamps are damaged: re-encode it"
             )
-        middles_F = (np.arange(max(1, round(wanted))) + 0.5) / rate
+        middles_F = (np.arange(max(1, round(wanted))) + 0.5) / rate + _STAMP_SECONDS
         return np.maximum(np.searchsorted(timing.times_F, middles_F, side="right") - 1, 0)
 
     def frames(

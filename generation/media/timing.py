@@ -58,7 +58,9 @@ def timing(
     """
     count = len(times_F)
     rates = [rate for rate in rates if 0 < rate <= _MOST_FPS]
-    fitting = [rate for rate in rates if _uneven(times_F, rate) <= 0.5 / rate]
+    # The listed rate first: a file that fits it has no other.
+    candidates = [listed, *rates] if listed else rates
+    fitting = [rate for rate in candidates if _uneven(times_F, rate) <= 0.5 / rate]
     if times_F[-1] > times_F[0]:
         mean = float((count - 1) / (times_F[-1] - times_F[0]))
         rates.append(mean)
@@ -71,7 +73,7 @@ def timing(
         return evenly(count, fps)
     last_seconds = last_seconds or 1 / own
     even = bool(fitting) and last_seconds <= 2 / own
-    uneven_seconds = _uneven(times_F, rates[0])
+    uneven_seconds = _uneven(times_F, rates[0] if rates else own)
     if even:
         return dataclasses.replace(
             evenly(count, fps), uneven_seconds=uneven_seconds, scale=own / fps
