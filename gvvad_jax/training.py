@@ -26,7 +26,7 @@ from gvvad_jax.splits import Member, Splits, Standardisation, open_splits, stand
 from gvvad_jax.step import init_state
 from gvvad_jax.store import digests, folders
 from gvvad_jax.store.files import load_array, read_json, write_json
-from gvvad_jax.store.format import Manifest, bank_faults
+from gvvad_jax.store.format import Manifest, bank_faults, model_identity
 from gvvad_jax.store.reader import Store
 
 Feed = segments.Resident | segments.Ahead
@@ -343,7 +343,8 @@ def _require_encoder(path: pathlib.Path, store: Store) -> None:
         return
     content, expected = read_json(path), store.manifest.text["encoder"]
     encoder = content.get("encoder") if isinstance(content, dict) else content
-    if "unknown" not in (encoder, expected) and encoder != expected:
+    same = model_identity(str(encoder)) == model_identity(str(expected))
+    if "unknown" not in (encoder, expected) and not same:
         raise UserError(
             f"{path}: expected a bank embedded by {expected!r} as the store's text, found "
             f"{encoder!r}; encode the store again, or copy bank.npy and bank.json from one of that "

@@ -122,7 +122,9 @@ def clip_text_encoder(manifest: Manifest, weights: str = "") -> TextEncoder:
     weights = weights or clip.DEFAULT_WEIGHTS
     name, store_name = pretrained.name_of(weights), str(manifest.encoder["weights"])
     remedy = "give the name or folder that the store was encoded with"
-    if not is_clip(manifest) or name != store_name:
+    digest = manifest.encoder.get("digest")
+    same = digest is not None and digest == pretrained.known_digest(weights, pretrained.IMAGES)
+    if not is_clip(manifest) or not (same or name == store_name):
         raise UserError(
             "--clip_weights: expected the checkpoint of the store's features, "
             f"{manifest.encoder['id']!r} of {store_name!r}, found {name!r}; {remedy}"
@@ -130,8 +132,7 @@ def clip_text_encoder(manifest: Manifest, weights: str = "") -> TextEncoder:
     encoder = text.make_text_encoder(
         options.TextOptions(text_encoder="clip-l14", text_weights=weights)
     )
-    digest = pretrained.known_digest(weights, pretrained.IMAGES)
-    if manifest.encoder.get("digest") not in (None, digest):
+    if digest not in (None, pretrained.known_digest(weights, pretrained.IMAGES)):
         raise UserError(
             f"--clip_weights: expected the weights of digest {manifest.encoder['digest']}, the "
             f"store's, found others in {weights!r}; {remedy}"

@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import operator
 import pathlib
+import re
 from collections.abc import Mapping
 
 import numpy as np
@@ -16,6 +17,11 @@ DTYPES = ("float16", "float32")
 SOURCES = ("real", "synthetic")
 # The captioner of a store whose text rows are the generated videos' own descriptions.
 STAND_IN = "description"
+# A checkpoint's digest in a manifest, alone or within an encoder's name.
+_WEIGHTS = re.compile(r"(?<![0-9a-f])[0-9a-f]{12}(?![0-9a-f])")
+
+_Count = Annotated[int, msgspec.Meta(ge=0, le=1 << 48)]
+_Length = Annotated[int, msgspec.Meta(ge=1, le=1 << 48)]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -31,6 +37,8 @@ class Manifest:
       fps_policy: "native", or the frames per second that videos were resampled to.
       dtype: type of the rows, float16 or float32.
       text: {encoder, dim, normalised}, or None without text.
+      weights_known_by: what digests of weights in `encoder` and `text` depend on: content, or, in
+        stores of version 1, only size and ends.
     """
 
     encoder: Mapping[str, Json]
@@ -40,10 +48,33 @@ class Manifest:
     fps_policy: float | str
     dtype: str = "float32"
     text: Mapping[str, Json] | None = None
+    weights_known_by: str = "content"
 
     def to_json(self) -> dict[str, Json]:
-        """Returns the content of manifest.json."""
+        """Returns the settings, as manifest.json and model.json hold them."""
         return {"format_version": FORMAT_VERSION} | dataclasses.asdict(self)
+
+    @classmethod
+    def from_json(cls, content: Json) -> "Manifest":
+        """Reads back what `to_json` returned, of this version or of version 1.
+
+        Raises:
+          ValueError: the content is none of a manifest; the message says where.
+        """
+        as_type(_Settings)(content)
+        if content["format_version"] == 1:
+            content = content | {"weights_known_by": "ends"}
+        names = [field.name for field in dataclasses.fields(cls)]
+        manifest = cls(**{name: content[name] for name in names if name in content})
+        for fault in alignment.snippet_faults(manifest.snippet, manifest.fps_policy):
+            raise ValueError(fault)
+        return manifest
+
+    def digest(self) -> str:
+        """Returns a digest of all that shapes rows and says where they lie."""
+        content = self.to_json()
+        del content["format_version"], content["weights_known_by"]
+        return digests.of_json(content)
 
     def differences(self, other: "Manifest", unknown_agrees: bool = False) -> list[str]:
         """Lists the fields in which two stores of one run must agree but differ.
@@ -68,7 +99,7 @@ class Manifest:
         return [
             f"{field} {left[field]} against {right[field]}"
             for field in fields
-            if not same(left[field], right[field])
+            if not same(unnamed(left[field]), unnamed(right[field]))
         ]
 
     def times(self, row: "Row") -> np.ndarray:
@@ -80,6 +111,54 @@ class Manifest:
         return alignment.row_times(
             row.num_snippets, row.num_frames, row.fps, self.snippet, self.fps_policy
         )
+
+
+def model_identity(model_id: str) -> str:
+    """Returns a model's id, as "git:NAME@DIGEST", without the name: weights are their content."""
+    return re.sub(r":[^:@]+@(?=[0-9a-f]{12}(:|$))", ":@", model_id)
+
+
+def unnamed(value: Json) -> Json:
+    """Returns a manifest's entry without the names of weights that it has digests of."""
+    if not isinstance(value, Mapping):
+        return value
+    entry = {k: model_identity(v) if isinstance(v, str) else v for k, v in value.items()}
+    if entry.get("digest"):
+        entry["id"] = str(entry.get("id")).removesuffix(str(entry.pop("weights", "")))
+    return entry
+
+
+class _Encoder(msgspec.Struct):
+    id: str
+
+
+class _Crops(msgspec.Struct):
+    count: _Length | Literal["unknown"]
+
+
+class _Text(msgspec.Struct):
+    encoder: str
+    dim: _Length
+    captioner: str | None = None
+
+
+class _Settings(msgspec.Struct):
+    """The types of a manifest; see Manifest. Other keys are left alone."""
+
+    format_version: Literal[1, 2]
+    encoder: _Encoder
+    dim: _Length
+    crops: _Crops
+    snippet: dict[str, Any]
+    fps_policy: float | str
+    dtype: Literal["float16", "float32"] = "float32"
+    text: _Text | None = None
+    weights_known_by: Literal["content", "ends"] = "content"
+
+
+def _masked(value: Json) -> str:
+    """Returns a field of a manifest as JSON, without the digests of weights."""
+    return _WEIGHTS.sub("", json.dumps(value))
 
 
 def _same_or_unknown(left: Json, right: Json) -> bool:
@@ -115,14 +194,14 @@ class Row:
     """
 
     id: str
-    offset: int = 0
-    num_snippets: int
-    num_frames: int
-    fps: float
-    source: str
-    declared_frames: int
-    decoded_frames: int
-    sha256: str = ""
+    offset: _Count = 0
+    num_snippets: _Length
+    num_frames: Annotated[int, msgspec.Meta(ge=1, le=alignment.MOST_FRAMES)]
+    fps: Annotated[float, msgspec.Meta(gt=0, le=sys.float_info.max)]
+    source: Annotated[str, msgspec.Meta(pattern=f"^({'|'.join(SOURCES)})$")]
+    declared_frames: _Count
+    decoded_frames: _Count
+    sha256: Annotated[str, msgspec.Meta(pattern="^([0-9a-f]{64})?$")] = ""
     description: str | None = None
     twin: str | None = None
     seed: int | None = None
@@ -130,12 +209,28 @@ class Row:
     feature_statistics: Mapping[str, float] | None = None
     made_of: str | None = None
 
+    @classmethod
+    def from_json(cls, content: Json) -> "Row":
+        """Reads a line of JSON; raises ValueError if it isn't the row of a video."""
+        row = as_type(cls)(content)
+        if unknown := content.keys() - {field.name for field in dataclasses.fields(cls)}:
+            raise ValueError(f"expected no {sorted(unknown)[0]!r}")
+        return row
 
-def rows_hash(visual_TxNxD: np.ndarray, text_TxE: np.ndarray | None) -> str:
+    def facts(self) -> str:
+        """Returns what training and measuring depend on, as JSON; not where the row lies."""
+        content = dataclasses.asdict(self)
+        names = ("id", "sha256", "num_snippets", "num_frames", "fps", "source")
+        return json.dumps([content[name] for name in names])
+
+
+def rows_hash(*arrays: np.ndarray | None) -> str:
     """Returns the sha256 of a video's rows, visual then text, as hexadecimal digits."""
-    digest = hashlib.sha256(np.ascontiguousarray(visual_TxNxD).tobytes())
-    if text_TxE is not None:
-        digest.update(np.ascontiguousarray(text_TxE).tobytes())
+    digest = hashlib.sha256()
+    for array in arrays:
+        if array is not None:
+            # Not as bytes, which would be a copy of a mapped file.
+            digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
     return digest.hexdigest()
 
 
@@ -177,6 +272,8 @@ def row_faults(
         expect("text shape", (row.num_snippets, manifest.text["dim"]), text_TxE.shape)
         if not np.isfinite(text_TxE).all():
             faults.append("expected finite text rows, found NaN or infinity")
+    if not faults and row.sha256 and rows_hash(visual_TxNxD, text_TxE) != row.sha256:
+        faults.append(f"expected rows of sha256 {row.sha256[:12]}, found others")
     return faults
 
 

@@ -27,7 +27,15 @@ from gvvad_jax.command import UserError
 from gvvad_jax.store import annotations, digests
 from gvvad_jax.store.features import checked_rows, described_video, features_manifest
 from gvvad_jax.store.files import read_json, write_atomically
-from gvvad_jax.store.format import Manifest, Row, array_path, row_faults, rows_hash, shard_paths
+from gvvad_jax.store.format import (
+    Manifest,
+    Row,
+    array_path,
+    row_faults,
+    rows_hash,
+    shard_paths,
+    unnamed,
+)
 from gvvad_jax.store.reader import read_manifest, read_quarantine, read_rows, read_shard
 
 SHARD_BYTES = 1 << 30
@@ -272,8 +280,8 @@ class StoreWriter:
             differences += [
                 f"{field} {wanted} against {present}"
                 for field in ("dtype", "text", "snippet")
-                if (wanted := getattr(self.manifest, field))
-                != (present := getattr(existing, field))
+                if unnamed(wanted := getattr(self.manifest, field))
+                != unnamed(present := getattr(existing, field))
                 and not any(line.startswith(field) for line in differences)
             ]
             if differences:

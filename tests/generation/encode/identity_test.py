@@ -1,14 +1,21 @@
 """What makes a store's rows out of date: content, and never how a path is spelled."""
 
+import dataclasses
 import shutil
 
 import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
 
 from generation.encode import encoding
 from generation.encode.recipe import EncodeOptions
+from generation.filter import features as filter_features
 from generation.media.writing import write_video
+from gvvad_jax import training
+from gvvad_jax.command import UserError
 from gvvad_jax.store.reader import Store
-from tests.support.tiny_videos import write_list
+from tests.support import tiny_transformers
+from tests.support.tiny_videos import moving, write_list
 
 OPTIONS = EncodeOptions(captioner="none")
 FRAMES = 60
@@ -67,3 +74,35 @@ def test_moved_and_respelled_paths_are_the_same_work(tmp_path, capsys, monkeypat
     shard = tmp_path / "moved" / "s" / "shard-00000.jsonl"
     assert (shard.stat().st_mtime_ns, shard.read_bytes()) == written
     assert "encoded again" not in capsys.readouterr().err
+
+
+def test_renamed_weights_are_the_same_and_merged_ones_are_not(tmp_path, capsys):
+    clip = tiny_transformers.save_clip(tmp_path / "one")
+    options = EncodeOptions(
+        encoder="clip-l14", weights=clip, text_encoder="clip-l14", text_weights=clip
+    )
+    for name in "ab":
+        write_video(tmp_path / f"{name}.mp4", moving(20, seed=ord(name)), fps=10)
+
+    def encode(names, options):
+        videos = write_list(tmp_path, names)
+        return encoding.encode(videos, tmp_path / "s", options, progress=False)
+
+    assert encode("a", options)
+    first = Store(tmp_path / "s").rows["a"].sha256
+    renamed = tmp_path / "another name"
+    clip.rename(renamed)
+    moved = dataclasses.replace(options, weights=renamed, text_weights=renamed)
+    assert encode("a", moved) and encode("ab", moved)
+    store = Store(tmp_path / "s")
+    assert list(store.rows) == ["a", "b"] and store.rows["a"].sha256 == first
+    assert "encoded again" not in capsys.readouterr().err
+    training._require_encoder(tmp_path / "s" / "bank.json", store)
+    assert filter_features.clip_text_encoder(store.manifest, str(renamed)).dim == store.manifest.dim
+    weights = load_file(renamed / "model.safetensors")
+    name = next(name for name in sorted(weights) if "vision" in name and "q_proj.weight" in name)
+    weights[name] = weights[name] + np.float32(1e-3)
+    save_file(weights, renamed / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(UserError, match="expected the store here to have the same settings"):
+        encode("ab", moved)
+    assert Store(tmp_path / "s").rows["a"].sha256 == first
