@@ -272,7 +272,10 @@ def _settled(stage: str, settings: PipelineSettings) -> dict[str, Any]:
         values |= settled(settings.chat) | {"clip_tokenizer": plan["clip_tokenizer"]}
     if stage == "generated videos":
         world = {name: plan[name] for name in ("domain_gap", "defect_share")}
-        values |= settled(settings.diffusers)
+        # The model and the first frames are compared by their content, not by their paths.
+        by_content = ("model", "first_frames")
+        diffusers = settled(settings.diffusers)
+        values |= {name: value for name, value in diffusers.items() if name not in by_content}
         values |= world if settings.plan.backend == "world" else {}
     if stage == "stores":
         rows = settled(dataclasses.replace(settings.rows, source="real"))

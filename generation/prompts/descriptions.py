@@ -77,7 +77,7 @@ class _Line(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     twin: str
     cls: str = msgspec.field(name="class")
     label: Literal[0, 1]
-    seed: Annotated[int, msgspec.Meta(ge=0)]
+    seed: Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
     viewpoint: str
     location: str
     subject: str

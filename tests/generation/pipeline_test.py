@@ -216,3 +216,14 @@ def test_a_folder_of_other_files_is_refused(tmp_path):
     with pytest.raises(UserError, match="one of a pipeline, found other files .plan.json."):
         pipeline.run(pipeline.PipelineSettings(plan=plan))
     assert [path.name for path in tmp_path.iterdir()] == ["plan.json"]
+
+
+def test_a_moved_model_is_the_same_setting(tmp_path):
+    for field in ("model", "first_frames"):
+        values = []
+        for name in ("a", "b"):
+            plan = pipeline.PipelinePlan(out=str(tmp_path), backend="diffusers")
+            model = dataclasses.replace(pipeline.DiffusersOptions(), **{field: name})
+            settings = pipeline.PipelineSettings(plan=plan, diffusers=model)
+            values.append(pipeline._settled("generated videos", settings))
+        assert values[0] == values[1] and values[0]["backend"] == "diffusers"
