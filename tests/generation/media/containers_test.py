@@ -1,5 +1,6 @@
 """Which containers are opened and what they declare."""
 
+import os
 import struct
 
 import av
@@ -12,6 +13,7 @@ from tests.support.tiny_videos import moving, write_faststart
 
 
 def _write_video(path, frames, codec="libx264", pix_fmt="yuv420p"):
+    path.parent.mkdir(exist_ok=True)
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=25)
         stream.height, stream.width, stream.pix_fmt = *frames.shape[1:3], pix_fmt
@@ -123,3 +125,79 @@ def test_frames_cut_off_by_an_edit_list_are_not_declared(tmp_path, start, second
         # Lost frames are still declared.
         path.write_bytes(data[: len(data) // 2])
         assert len(reading.read(path).frames_TxHxWx3) < reading.read(path).declared_frames == left
+
+
+def test_a_tag_that_is_not_utf_8_is_read(tmp_path):
+    for name in ("v.mp4", "v.mkv", "v.avi", "v.flv"):
+        with av.open(str(tmp_path / name), "w") as container:
+            container.metadata["title"] = "Cafe-bar"
+            codec = "mpeg4" if name == "v.avi" else "libx264"
+            stream = container.add_stream(codec, rate=25)
+            stream.height, stream.width, stream.pix_fmt = 64, 96, "yuv420p"
+            for image in moving(12):
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(image, "rgb24")))
+            container.mux(stream.encode())
+        data = (tmp_path / name).read_bytes()
+        assert b"Cafe-bar" in data
+        (tmp_path / name).write_bytes(data.replace(b"Cafe-bar", b"Caf\xe9-bar"))
+        assert reading.read(tmp_path / name).frames_TxHxWx3.shape == (12, 64, 96, 3)
+
+
+@pytest.mark.parametrize("name", ["pipe.mp4", "device.mp4", "long", "nul\0.mp4", "absent.mp4"])
+def test_what_is_no_file_is_refused_without_waiting(tmp_path, name):
+    if name == "pipe.mp4":
+        os.mkfifo(tmp_path / name)
+    elif name == "device.mp4":
+        (tmp_path / name).symlink_to("/dev/zero")
+    path = tmp_path / (300 * "a" if name == "long" else name)
+    for read in (reading.read, reading.Reader):
+        with pytest.raises(UnreadableError, match="expected a video file, found") as error:
+            read(path)
+        assert "\n" not in str(error.value)
+
+
+def test_a_name_with_a_colon_is_no_protocol(tmp_path, monkeypatch):
+    _write_video(tmp_path / "v.mp4", moving(12))
+    (tmp_path / "v.mp4").rename(tmp_path / "concat:12.30.mp4")
+    monkeypatch.chdir(tmp_path)
+    assert len(reading.read("concat:12.30.mp4").frames_TxHxWx3) == 12
+
+
+@pytest.mark.parametrize("name", ["v.ts", "v.mkv", "v.mp4", "v.avi", "v.mjpeg"])
+def test_a_damaged_file_raises_no_other_error(tmp_path, name):
+    codec, pix_fmt = {"v.mjpeg": ("mjpeg", "yuvj420p"), "v.avi": ("mpeg4", "yuv420p")}.get(
+        name, ("libx264", "yuv420p")
+    )
+    _write_video(tmp_path / "whole" / name, moving(12), codec, pix_fmt)
+    whole = (tmp_path / "whole" / name).read_bytes()
+    rng = np.random.default_rng(0)
+    for _ in range(60):
+        data = bytearray(whole)
+        for place in rng.integers(0, min(len(data), 3000), 20):
+            data[place] = rng.integers(256)
+        (tmp_path / name).write_bytes(data)
+        try:
+            reader = reading.Reader(tmp_path / name, fps=25)
+            pictures = [p.rgb() for _, p in reader.frames(range(12), threads=False)]
+            reader.shown_at(10)
+        except UnreadableError:
+            continue
+        assert len(pictures) == min(12, reader.decoded_frames)
+        assert len(reader.times_F) == reader.decoded_frames
+
+
+def test_a_stream_that_damage_makes_up_does_not_end_the_video(tmp_path):
+    _write_video(tmp_path / "v.ts", moving(60))
+    data = bytearray((tmp_path / "v.ts").read_bytes())
+    # One packet in the middle, where a picture of stream 256 begins, says that it is of another.
+    starts = [at for at in range(0, len(data), 188) if data[at + 1 : at + 3] == b"\x41\0"]
+    data[starts[30] + 2] = 0x75
+    (tmp_path / "v.ts").write_bytes(data)
+    with av.open(str(tmp_path / "v.ts")) as container, pytest.raises(IndexError):
+        list(container.demux(container.streams.video[0]))
+    reader = reading.Reader(tmp_path / "v.ts")
+    assert reader.num_frames == 59
+    list(reader.frames([], threads=False))
+    assert reader.decoded_frames >= 50 and reader.damaged >= 1
+    # The other pictures keep their times.
+    assert reader.seconds == pytest.approx(60 / 25, abs=0.05)

@@ -1,5 +1,7 @@
 """Folders of images: order, broken images, rotation."""
 
+import os
+
 import numpy as np
 import pytest
 
@@ -73,12 +75,62 @@ def test_a_folder_that_cannot_be_read_is_unreadable(tmp_path, monkeypatch):
         reading.read(tmp_path)
 
 
-def test_the_name_of_an_image_is_not_a_pattern(tmp_path):
+@pytest.mark.parametrize("name", ["a%2d.png", "a%d.png", "a%03d.png", "a*.png", "a%%.png"])
+def test_the_name_of_an_image_is_not_a_pattern(tmp_path, name):
     first, second = moving(2)
     (tmp_path / "cam%20door").mkdir()
     write_image(tmp_path / "1.png", first)
-    (tmp_path / "1.png").rename(tmp_path / "cam%20door" / "a%2d.png")
+    (tmp_path / "1.png").rename(tmp_path / "cam%20door" / name)
     write_image(tmp_path / "2.png", second)
     (tmp_path / "2.png").rename(tmp_path / "cam%20door" / "a01.png")
     video = reading.read(tmp_path / "cam%20door")
     np.testing.assert_array_equal(video.frames_TxHxWx3, [first, second])
+
+
+def test_hidden_files_are_no_frames(tmp_path):
+    images = moving(3)
+    for number, image in enumerate(images):
+        write_image(tmp_path / f"{number}.png", image)
+    for name in ("._0.png", "._1.jpg", ".DS_Store", ".hidden.png", "Thumbs.db"):
+        (tmp_path / name).write_bytes(b"no picture")
+    video = reading.read(tmp_path)
+    np.testing.assert_array_equal(video.frames_TxHxWx3, images)
+    assert (video.declared_frames, video.damaged) == (3, 0)
+
+
+def test_a_frame_that_links_out_of_its_folder_is_refused(tmp_path):
+    first, second = moving(2)
+    folder, elsewhere = tmp_path / "frames", tmp_path / "elsewhere"
+    for path in (folder, elsewhere, folder / "kept"):
+        path.mkdir()
+    write_image(elsewhere / "1.png", second)
+    write_image(folder / "kept" / "0.png", first)
+    (folder / "0.png").symlink_to("kept/0.png")
+    np.testing.assert_array_equal(reading.read(folder).frames_TxHxWx3, [first])
+    (folder / "1.png").symlink_to(elsewhere / "1.png")
+    for read in (reading.read, reading.Reader):
+        with pytest.raises(UnreadableError, match="frames: .* 1.png, a link to .*; copy it"):
+            read(folder)
+    # The folder itself may be a link.
+    (tmp_path / "linked").symlink_to(elsewhere)
+    np.testing.assert_array_equal(reading.read(tmp_path / "linked").frames_TxHxWx3, [second])
+
+
+def test_frames_of_the_hubs_snapshots_are_links(tmp_path):
+    folder = tmp_path / "datasets--x" / "snapshots" / "revision" / "frames"
+    (tmp_path / "datasets--x" / "blobs").mkdir(parents=True)
+    folder.mkdir(parents=True)
+    (image,) = moving(1)
+    write_image(tmp_path / "a.png", image)
+    (tmp_path / "a.png").rename(tmp_path / "datasets--x" / "blobs" / "1f3a")
+    (folder / "0.png").symlink_to("../../../blobs/1f3a")
+    np.testing.assert_array_equal(reading.read(folder).frames_TxHxWx3, [image])
+
+
+def test_pipes_and_folders_are_damaged_frames(tmp_path):
+    (image,) = moving(1)
+    write_image(tmp_path / "0.png", image)
+    os.mkfifo(tmp_path / "1.png")
+    (tmp_path / "2.png").mkdir()
+    video = reading.read(tmp_path)
+    assert (len(video.frames_TxHxWx3), video.declared_frames, video.damaged) == (1, 3, 2)
