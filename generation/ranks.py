@@ -78,8 +78,13 @@ def this_ranks_device() -> str:
     """Returns this process's GPU of the machine, by LOCAL_RANK; the CPU if there is none."""
     import torch
 
-    gpus = torch.cuda.device_count()
-    return f"cuda:{int(os.environ.get('LOCAL_RANK', 0)) % gpus}" if gpus else "cpu"
+    gpus, local_rank = torch.cuda.device_count(), os.environ.get("LOCAL_RANK", "0")
+    if not local_rank.isdecimal():
+        raise UserError(
+            f"LOCAL_RANK: expected a whole number, found {local_rank!r}; the launcher sets it, "
+            "unset it for one process"
+        )
+    return f"cuda:{int(local_rank) % gpus}" if gpus else "cpu"
 
 
 def share(items: Sequence[Item]) -> Sequence[Item]:

@@ -1,6 +1,5 @@
 """Compares one training step of a detector with the numbers measured on the published one."""
 
-import zipfile
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,6 +15,7 @@ from gvvad_jax.command import UserError
 from gvvad_jax.config import TrainConfig
 from gvvad_jax.detectors.layers import Noise
 from gvvad_jax.optimizer import make_optimizer
+from gvvad_jax.store.files import load_arrays
 from tools.published import names
 
 Arrays = Mapping[str, np.ndarray]
@@ -46,15 +46,7 @@ def compare(path: str) -> dict[str, float]:
       UserError: no such file, an unknown detector, or an array that is missing or has another
         shape than expected.
     """
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            golden = dict(file)
-    except (OSError, ValueError, EOFError, TypeError, zipfile.BadZipFile) as error:
-        # numpy's own message, which advises to load the file unsafely, is not passed on.
-        reason = getattr(error, "strerror", None) or "another kind of file"
-        raise UserError(
-            f"{path}: expected an .npz of a reference run, found {reason}; name another"
-        ) from error
+    golden = load_arrays(path, "an .npz of a reference run (else name another)")
     try:
         return _Comparison(golden).errors()
     except KeyError as error:
@@ -115,6 +107,7 @@ class _Comparison:
             key=jax.random.key(0), videos_V=jnp.arange(num_videos), gaussian=gaussian
         )
 
+    @jax.default_matmul_precision("highest")
     def errors(self) -> dict[str, float]:
         outputs, losses, grads = self._run()
         return {
