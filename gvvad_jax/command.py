@@ -24,9 +24,12 @@ import numbers
 import os
 import pathlib
 import select
+import signal
 import sys
 import textwrap
+import threading
 import traceback
+import types
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -49,6 +52,7 @@ _REMEDIES = {
 _EXTRAS = {"av": "video", "jinja2": "pages", "cv2": "video", "sklearn": "dev"} | dict.fromkeys(
     ("torch", "transformers", "diffusers", "pydantic", "openai"), "generation"
 )
+_INTERRUPTED = "interrupted: finished work is kept; run the same command again to go on from there"
 _HELP = ("--help", "-help", "-h", "--helpfull", "--helpshort")
 
 
@@ -83,6 +87,7 @@ def run_command(
     if any(argument in _HELP for argument in argv[1:]):
         print_help(help_text(usage or ""))
         sys.exit(0)
+    signal.signal(signal.SIGINT, _interrupt)
     try:
         main(_parse(argv, positional))
         sys.stdout.flush()
@@ -90,11 +95,10 @@ def run_command(
         status = 2 if isinstance(error, UserError) else 1
         _end(status, f"error: {' '.join(str(error).split())}")
     except KeyboardInterrupt:
-        _end(
-            130,
-            "interrupted: finished work is kept; run the same command again to go on from there",
-        )
+        _end(130, _INTERRUPTED)
     except Exception as error:
+        if _interrupted.is_set():
+            _end(130, _INTERRUPTED)
         if isinstance(error, BrokenPipeError) and _reader_left():
             sys.exit(141)
         if refused := _refused(error):
@@ -160,6 +164,32 @@ def _refused(error: Exception) -> str | None:
         f"cannot read or write {error.filename or 'the disk'}: {error.strerror}; "
         f"{_REMEDIES[error.errno]}"
     )
+
+
+# Whether an interrupt (Ctrl-C) has arrived.
+_interrupted = threading.Event()
+
+
+def _interrupt(_: int, frame: types.FrameType | None) -> None:
+    """Handles an interrupt: raises KeyboardInterrupt, but not in the middle of an import.
+
+    Extensions in C turn an interrupt of their import into other errors, or abort the process.
+    """
+    while frame is not None:
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
+            again = threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGINT))
+            again.daemon = True
+            again.start()
+            return
+        frame = frame.f_back
+    _interrupted.set()
+    raise KeyboardInterrupt
+
+
+def raise_if_interrupted() -> None:
+    """Raises KeyboardInterrupt again if an interrupt was lost, as in Python's finalisers."""
+    if _interrupted.is_set():
+        raise KeyboardInterrupt
 
 
 def _raised_in(error: Exception) -> str:

@@ -15,7 +15,7 @@ import numpy as np
 import tqdm
 
 from gvvad_jax import batches, ground_truth, parallel, segments
-from gvvad_jax.command import UserError
+from gvvad_jax.command import UserError, raise_if_interrupted
 from gvvad_jax.config import TrainConfig
 from gvvad_jax.evaluation import Measures
 from gvvad_jax.run import checkpoints
@@ -197,6 +197,7 @@ def _run_steps(
     for step in progress:
         if stopped:
             break
+        raise_if_interrupted()
         metrics = runner.step(*feed.at(step))
         # Reads the metrics of the step before, so that the device never waits for the host.
         if waiting:

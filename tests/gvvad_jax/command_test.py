@@ -55,8 +55,27 @@ def test_help_lists_the_flags_of_a_command(module, names):
     assert [name for name in names if f"\n  --{name}:" not in done.stdout] == []
 
 
-def test_interrupting_is_one_line_that_says_how_to_go_on():
-    done = _ending("def main(_): raise KeyboardInterrupt")
+@pytest.mark.parametrize(
+    "body",
+    [
+        "raise KeyboardInterrupt",
+        "os.kill(os.getpid(), signal.SIGINT)",
+        # Where something else catches it.
+        "try: os.kill(os.getpid(), signal.SIGINT)\n  except BaseException: raise ImportError",
+        "try: os.kill(os.getpid(), signal.SIGINT)\n  except BaseException: pass\n"
+        "  command.raise_if_interrupted()",
+        # In the middle of an import, which ends first.
+        "import slow\n  assert slow.DONE; time.sleep(9); print('lost')",
+    ],
+)
+def test_interrupting_is_one_line_that_says_how_to_go_on(body, tmp_path, monkeypatch):
+    (tmp_path / "slow.py").write_text(
+        "import os, signal, time\nos.kill(os.getpid(), signal.SIGINT)\ntime.sleep(0.3)\nDONE = 1"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    imports = "import os, signal, sys, time\nfrom gvvad_jax import command"
+    done = _ending(f"{imports}\ndef main(_):\n  {body}")
+    assert done.stdout == ""
     assert done.returncode == 130 and "Traceback" not in done.stderr
     assert done.stderr.count("\n") == 1 and "run the same command again" in done.stderr
 
