@@ -1,5 +1,6 @@
 """The packets of a video: how many frames they show, when, and how many are missing."""
 
+import dataclasses
 import os
 import struct
 from collections.abc import Iterator
@@ -166,7 +167,9 @@ class Packets:
         """
         stamps_F = self._stamps()
         if stamps_F is None:
-            return timing.evenly(self.count, listed or next(iter(self._rates), None))
+            own = next(iter(self._rates), None)
+            even = timing.evenly(self.count, listed or own)
+            return dataclasses.replace(even, file_fps=own)
         last_seconds = self._last_duration * self._time_base
         if self._declared and "avi" in self._format and self._is_complete_riff():
             # Dropped frames at the end: the last frame is shown until the declared end.

@@ -17,7 +17,7 @@ import dataclasses
 import itertools
 import os
 import pathlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import Literal
 
 import av
@@ -130,6 +130,8 @@ class Reader:
 
     Attributes:
       fps, declared_frames, uneven_seconds: see Video.
+      file_fps: what the file says about its rate, also where the list names another; None if it
+        says nothing.
       num_frames: number of frames that an undamaged file shows; 0 if the file has none.
       height, width: size in pixels of a frame as it is stored.
       times_F: float64 seconds at which each frame is first shown, relative to the first; of the
@@ -152,7 +154,7 @@ class Reader:
             self.num_frames = self.declared_frames = len(self._images)
             if first is None:
                 raise nothing_decoded(self.path, self.num_frames)
-            self.fps, self.uneven_seconds = fps, 0.0
+            self.fps, self.file_fps, self.uneven_seconds = fps, None, 0.0
             self.height, self.width = first.height, first.width
             self._set(evenly(self.num_frames, fps))
             return
@@ -164,6 +166,7 @@ class Reader:
             self.declared_frames = packets.declared_frames(self._undamaged)
         self.num_frames, self.fps = packets.count, self._undamaged.fps
         self.uneven_seconds = self._undamaged.uneven_seconds
+        self.file_fps = self._undamaged.file_fps
         self._set(self._undamaged)
 
     def _set(self, timing: Timing) -> None:
@@ -253,17 +256,13 @@ class Reader:
         self.decoded_frames = len(self._images)
 
 
-def read(
-    path: str | os.PathLike, *, on_progress: Callable[[int, int], None] | None = None
-) -> Video:
+def read(path: str | os.PathLike) -> Video:
     """Decodes a whole video file, or a folder of images in the order of their names.
 
     Damaged packets are skipped and counted, so that everything readable is read.
 
     Args:
       path: a file, or a folder of images.
-      on_progress: called after each frame of a file with the number of frames decoded so far and
-        the number declared, 0 if unknown.
 
     Returns:
       The video; `frames_TxHxWx3` has at least one frame.
@@ -274,11 +273,8 @@ def read(
     path = pathlib.Path(path)
     reader = Reader(path)
     for threads in (True, False):
-        frames = []
-        for _, picture in reader.frames(itertools.count(), threads=threads):
-            frames.append(picture.rgb())
-            if on_progress is not None:
-                on_progress(len(frames), reader.declared_frames)
+        pictures = reader.frames(itertools.count(), threads=threads)
+        frames = [picture.rgb() for _, picture in pictures]
         damaged = reader.damaged
         # A folder's damaged images are no longer counted in a second pass.
         if os.path.isdir(path) or (not damaged and len(frames) == reader.num_frames):

@@ -21,7 +21,8 @@ class Timing:
       seconds: duration until the end of the last frame; None if unknown.
       even: whether frame k is shown at k / fps and the last one as long as the others.
       uneven_seconds: largest deviation of the time stamps from frames that are evenly spaced at
-        the average rate of the file.
+        the file's own rate, or at `fps` where the time stamps are kept.
+      file_fps: what the file says, whatever the user's list names; None if nothing.
       scale: factor from the seconds of time stamps to those of `times_F`. It is not 1 if the user
         gives another rate to a file with evenly spaced frames.
     """
@@ -32,6 +33,7 @@ class Timing:
     even: bool = True
     uneven_seconds: float = 0.0
     scale: float = 1.0
+    file_fps: float | None = None
 
 
 def evenly(count: int, fps: float | None) -> Timing:
@@ -59,6 +61,7 @@ def timing(
     count = len(times_F)
     rates = [rate for rate in rates if 0 < rate <= _MOST_FPS]
     # The listed rate first: a file that fits it has no other.
+    said = next(iter(rates), None)
     candidates = [listed, *rates] if listed else rates
     fitting = [rate for rate in candidates if _uneven(times_F, rate) <= 0.5 / rate]
     if times_F[-1] > times_F[0]:
@@ -73,12 +76,14 @@ def timing(
         return evenly(count, fps)
     last_seconds = last_seconds or 1 / own
     even = bool(fitting) and last_seconds <= 2 / own
-    uneven_seconds = _uneven(times_F, rates[0] if rates else own)
     if even:
-        return dataclasses.replace(
-            evenly(count, fps), uneven_seconds=uneven_seconds, scale=own / fps
-        )
-    return Timing(fps, times_F, float(times_F[-1] + last_seconds), False, uneven_seconds)
+        uneven_seconds, scale = _uneven(times_F, own), own / fps
+        file_fps = own if own != listed else said
+        times_F, seconds = np.arange(count) / fps, count / fps
+    else:
+        uneven_seconds, scale, file_fps = _uneven(times_F, fps), 1.0, said
+        seconds = float(times_F[-1] + last_seconds)
+    return Timing(fps, times_F, seconds, even, uneven_seconds, scale, file_fps)
 
 
 def _uneven(times_F: np.ndarray, rate: float) -> float:

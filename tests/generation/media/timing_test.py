@@ -44,7 +44,7 @@ def test_a_raw_stream_has_the_lists_rate_then_the_codecs(tmp_path, name, codec, 
         with pytest.raises(ValueError, match="fps: expected a frame rate"):
             reader.shown_at(10)
     listed = _complete(tmp_path / name, fps=8.0)
-    assert (listed.fps, listed.seconds) == (8.0, 2.5)
+    assert (listed.fps, listed.file_fps, listed.seconds) == (8.0, own, 2.5)
     np.testing.assert_array_equal(listed.times_F, np.arange(20) / 8)
     np.testing.assert_array_equal(listed.shown_at(8.0), np.arange(20))
 
@@ -66,6 +66,7 @@ def test_evenly_spaced_frames_follow_the_rate(tmp_path, name):
     for listed, fps in ((None, 30.0), (25.0, 25.0)):
         reader = _complete(tmp_path / name, fps=listed)
         assert reader.fps == pytest.approx(fps) and reader.num_frames == 50
+        assert reader.file_fps == pytest.approx(30) and reader.uneven_seconds < 0.001
         np.testing.assert_array_equal(reader.shown_at(reader.fps), np.arange(50))
         assert reader.seconds == pytest.approx(50 / fps)
         for rate in (4.0, 7.5, 29.97, 60.0):
