@@ -86,7 +86,7 @@ def is_finished(
     videos: annotations.Annotations,
     digest_by_id: Mapping[str, str],
 ) -> bool:
-    """Returns whether the store of these options and videos is already finished.
+    """Returns whether the store of these options and videos is already finished, and not damaged.
 
     Args:
       path: the store's folder.
@@ -97,9 +97,14 @@ def is_finished(
     path = pathlib.Path(path)
     if not (path / _NOTES).exists() or (path / "parts").exists():
         return False
-    if read_manifest(path).text and not banks.is_whole(path):
+    try:
+        has_text = read_manifest(path).text is not None
+        stored_videos = annotations.load(path / "videos.json").videos
+        changed = outdated(path, digest_by_id)
+    except UserError:  # The writer repairs what it can make again, and reports the rest.
+        return False
+    if has_text and not banks.is_whole(path):
         return False  # It is written again.
-    stored_videos = annotations.load(path / "videos.json").videos
     notes = _read_notes(path / _NOTES)
     used = {key: notes.get(key) or {} for key in ("weights", "names")}
     return (
@@ -112,7 +117,7 @@ def is_finished(
             for key, digest in fingerprint["weights"].items()
         )
         and dict(stored_videos) == dict(videos.videos)
-        and not outdated(path, digest_by_id)
+        and not changed
     )
 
 

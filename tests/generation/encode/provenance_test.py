@@ -96,3 +96,15 @@ def test_damaged_notes_are_written_again(tmp_path, capsys):
         provenance.add_notes(tmp_path, options="y")
         assert json.loads((tmp_path / "encoding.json").read_text()) == {"options": "y"}
         assert "encoding.json: expected" in capsys.readouterr().err
+
+
+def test_a_damaged_store_is_not_finished(tmp_path):
+    """The writer then makes again what is damaged, instead of an error that repeats itself."""
+    provenance.add_notes(tmp_path, options="x", weights={})
+    for name in ("manifest.json", "videos.json"):
+        (tmp_path / name).write_text("{")
+    listed = annotations.from_json(
+        {"videos": {"a": {"file": "a.mp4", "label": 0, "split": "train"}}}, "videos.json"
+    )
+    fingerprint = {"options": "x", "weights": {}, "names": {}}
+    assert not provenance.is_finished(tmp_path, fingerprint, listed, {"a": "b"})
