@@ -40,7 +40,7 @@ def expand(argv: Sequence[str], command: str) -> list[str]:
     Raises:
       UnknownFlagError: a flag that this command hasn't on the command line, or that no command has
         in a flagfile.
-      absl.flags.Error, OSError, UnicodeDecodeError: a flagfile that can't be read.
+      UserError: a flagfile can't be read, or leads to itself.
     """
     arguments = [argv[0]]
     rest = list(argv[1:])
@@ -51,14 +51,34 @@ def expand(argv: Sequence[str], command: str) -> list[str]:
         name, equals, value = _parts(argument)
         if name == "flagfile":
             path = value if equals else (rest.pop(0) if rest else "")
-            lines = flags.FLAGS.read_flags_from_files([f"--flagfile={path}"], force_gnu=True)
-            for line in lines:
+            for line in _flags_in(path, ()):
                 arguments += _of_command(line, command, path)
         elif name:
             arguments += _of_command(argument, command, "")
         else:
             arguments.append(argument)
     return arguments
+
+
+def _flags_in(path: str, within: tuple[str, ...]) -> list[str]:
+    """Returns a flagfile's flags, those of flagfiles that it names in their place."""
+    # Here, because these import the command's module, which imports this one.
+    from gvvad_jax.command import UserError
+    from gvvad_jax.store.files import read_text
+
+    if not path:
+        raise UserError("--flagfile: expected a path, found none")
+    if path in within:
+        raise UserError(f"{path}: expected flags, found --flagfile={path}, itself; remove the line")
+    lines = [line.strip() for line in read_text(path, "a flagfile").split("\n")]
+    found: list[str] = []
+    for line in lines:
+        name, _, value = _parts(line)
+        if name == "flagfile":
+            found += _flags_in(value, (*within, path))
+        elif line and not line.startswith(("#", "//")):
+            found.append(line)
+    return found
 
 
 def _parts(argument: str) -> tuple[str, str, str]:

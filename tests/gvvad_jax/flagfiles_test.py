@@ -10,6 +10,7 @@ import pytest
 
 from gvvad_jax import flagfiles
 from gvvad_jax.__main__ import MODULES
+from gvvad_jax.command import UserError
 from tests.support import flag_table
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -134,3 +135,18 @@ def test_every_command_of_the_project_is_listed():
     }
     # What only developers run isn't listed.
     assert names - {"tools.bench.sparse_store", "tools.pages.picture"} == set(MODULES)
+
+
+def test_flagfiles_have_either_line_end_a_mark_and_comments_and_name_others(tmp_path):
+    inner, outer = tmp_path / "inner.flags", tmp_path / "outer.flags"
+    outer.write_bytes(f"\ufeff# One\r\n--steps=5\r\n  --flagfile={inner}\r\n// Two\r\n".encode())
+    inner.write_text("--store=a b\n")
+    argv = ["x", f"--flagfile={outer}", "--steps=6"]
+    expected = ["x", "--steps=5", "--store=a b", "--steps=6"]
+    assert flagfiles.expand(argv, "gvvad_jax.train") == expected
+    inner.write_text(f"--flagfile={outer}\n")
+    with pytest.raises(UserError, match="outer.flags: expected flags, found --flagfile=.*, itself"):
+        flagfiles.expand(argv, "gvvad_jax.train")
+    outer.write_bytes(b"--steps=\xff")
+    with pytest.raises(UserError, match="outer.flags: expected a flagfile, found no UTF-8"):
+        flagfiles.expand(argv, "gvvad_jax.train")

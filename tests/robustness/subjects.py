@@ -83,6 +83,107 @@ def _read_features(folder):
     return files.load_array(folder / "a.npy", "features").shape
 
 
+_RUN = {
+    "detector": "mil_rank",
+    "segments": 4,
+    "batch_size": 2,
+    "steps": 2,
+    "log_every": 1,
+    "validate_every": 2,
+    "checkpoint_every": 2,
+}
+
+
+def _config(folder):
+    from gvvad_jax.config import TrainConfig
+
+    return TrainConfig(store=str(folder / "store"), workdir=str(folder / "run"), **_RUN)
+
+
+def _make_run(folder):
+    from gvvad_jax import training
+
+    _make_store(folder)
+    training.fit(_config(folder))
+
+
+def _score(folder):
+    from gvvad_jax import scoring
+
+    scores = scoring.load(folder / "run").score(Store(folder / "store"))
+    return {video_id: scores_T.tobytes() for video_id, scores_T in scores.items()}
+
+
+def _resume(folder):
+    from gvvad_jax import training
+
+    return training.fit(_config(folder)).steps
+
+
+def _make_prompts(folder):
+    from generation.prompts.descriptions import save_descriptions
+    from generation.prompts.grammar import write_grammar
+
+    save_descriptions(folder / "prompts.jsonl", write_grammar(2, seed=0))
+
+
+def _read_prompts(folder):
+    from generation.prompts.descriptions import load_descriptions
+
+    return load_descriptions(folder / "prompts.jsonl")
+
+
+def _make_videos(folder):
+    from generation.media.writing import write_video
+    from tests.support.tiny_videos import moving, write_image
+
+    write_video(folder / "a.mp4", moving(12), fps=10)
+    write_image(folder / "b.png", moving(1)[0])
+    for name, codec in (("a.avi", "mpeg4"), ("a.mkv", "libx264"), ("a.ts", "mpeg2video")):
+        _write(folder / name, codec, moving(12))
+
+
+def _write(path, codec, frames_FxHxWx3):
+    import av
+
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=25)
+        stream.height, stream.width, stream.pix_fmt = *frames_FxHxWx3.shape[1:3], "yuv420p"
+        for frame_HxWx3 in frames_FxHxWx3:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame_HxWx3, "rgb24")))
+        container.mux(stream.encode())
+
+
+def _decode(folder):
+    from generation.media.containers import UnreadableError
+    from generation.media.reading import Reader
+
+    shapes = {}
+    for path in sorted(folder.glob("[ab].*")):
+        try:
+            reader = Reader(path)
+            frames = reader.frames(range(10**9), threads=False)
+            shapes[path.name] = [picture.rgb().shape for _, picture in frames]
+        except UnreadableError as error:
+            shapes[path.name] = str(error)
+    return shapes
+
+
+def _make_state_dict(folder):
+    import collections
+
+    import torch
+
+    state = collections.OrderedDict(weight=torch.ones(3, 2), bias=torch.zeros(3))
+    torch.save({"state_dict": state, "epoch": 3}, folder / "a.pth")
+
+
+def _read_state_dict(folder):
+    from tools.published import state_dicts
+
+    return {name: value.shape for name, value in state_dicts.read(str(folder / "a.pth")).items()}
+
+
 SUBJECTS = {
     "store": Subject(
         _make_store,
@@ -103,4 +204,12 @@ SUBJECTS = {
         lambda folder: flagfiles.expand(["x", f"--flagfile={folder}/x.flags"], "gvvad_jax.train"),
     ),
     "an array": Subject(_make_features, ("a.npy",), _read_features),
+    "checkpoints": Subject(_make_run, ("run/checkpoints/**/*",), _score, sealed=True),
+    "a model": Subject(_make_run, ("run/model.json",), _score),
+    "a run": Subject(
+        _make_run, ("run/config.flags", "run/begun.json", "run/*.jsonl", "run/*.json"), _resume
+    ),
+    "descriptions": Subject(_make_prompts, ("prompts.jsonl",), _read_prompts),
+    "videos": Subject(_make_videos, ("a.*", "b.png"), _decode),
+    "a state dict": Subject(_make_state_dict, ("a.pth",), _read_state_dict),
 }
