@@ -38,6 +38,8 @@ CHUNK_BYTES = 64 << 20
 CHUNKS_ALIVE = 4
 # Time stamps of cameras with a constant rate jitter less.
 _UNEVEN_SECONDS = 0.5
+# Rates such as 29.97 and 30 differ less.
+_OTHER_RATE = 0.01
 Message = TypeVar("Message")
 
 
@@ -213,6 +215,10 @@ class Source:
             faults.append(
                 f"frames are up to {reader.uneven_seconds:.1f} s from where {plan.fps:g} fps puts "
                 "them; each is shown until the next one"
+            )
+        if reader.file_fps and abs(plan.fps / reader.file_fps - 1) > _OTHER_RATE:
+            faults.append(
+                f"the file says {reader.file_fps:g} fps; {plan.fps:g} fps are used, as asked for"
             )
         statistics = None
         if meter is not None:
