@@ -16,7 +16,7 @@ from gvvad_jax.store import annotations, digests
 from gvvad_jax.store.files import read_json_as, write_json
 from gvvad_jax.store.format import STAND_IN
 from gvvad_jax.store.reader import read_manifest
-from gvvad_jax.store.writer import outdated
+from gvvad_jax.store.salvage import outdated
 
 if TYPE_CHECKING:
     from generation.prompts.descriptions import Description
