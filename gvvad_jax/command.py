@@ -214,7 +214,7 @@ def _is_one_of_several() -> bool:
 def _parse(argv: list[str], positional: int) -> list[str]:
     try:
         arguments = flags.FLAGS(flagfiles.expand(argv, _this_command()))[1:]
-    except flagfiles.UnknownFlagError as error:
+    except flagfiles.FlagError as error:
         raise UserError(str(error)) from error
     except flags.Error as error:
         raise UserError(f"{error}; --help lists the flags") from error

@@ -8,13 +8,14 @@ what the commands define, and `python -m tests.support.flag_table` writes it ane
 import functools
 import importlib.resources
 import json
+import os
 from collections.abc import Sequence
 
 from absl import flags
 
 
-class UnknownFlagError(ValueError):
-    """A flag that no command has, or that another command has; the message says which."""
+class FlagError(ValueError):
+    """A flag that no command has, or that another has, or a flagfile that can't be read."""
 
 
 @functools.cache
@@ -38,9 +39,8 @@ def expand(argv: Sequence[str], command: str) -> list[str]:
         the project's commands, whose flagfiles are read as they are.
 
     Raises:
-      UnknownFlagError: a flag that this command hasn't on the command line, or that no command has
-        in a flagfile.
-      UserError: a flagfile can't be read, or leads to itself.
+      FlagError: a flag that this command hasn't on the command line, or that no command has
+        in a flagfile; or a flagfile that can't be read or leads to itself.
     """
     arguments = [argv[0]]
     rest = list(argv[1:])
@@ -62,15 +62,17 @@ def expand(argv: Sequence[str], command: str) -> list[str]:
 
 def _flags_in(path: str, within: tuple[str, ...]) -> list[str]:
     """Returns a flagfile's flags, those of flagfiles that it names in their place."""
-    # Here, because these import the command's module, which imports this one.
-    from gvvad_jax.command import UserError
-    from gvvad_jax.store.files import read_text
-
-    if not path:
-        raise UserError("--flagfile: expected a path, found none")
     if path in within:
-        raise UserError(f"{path}: expected flags, found --flagfile={path}, itself; remove the line")
-    lines = [line.strip() for line in read_text(path, "a flagfile").split("\n")]
+        raise FlagError(f"{path}: expected flags, found --flagfile={path}, itself; remove the line")
+    try:
+        # A pipe would be waited for.
+        if not os.path.isfile(path):
+            raise FlagError(f"--flagfile={path}: expected a file of flags, found none; give one")
+        with open(path, encoding="utf-8-sig") as file:
+            lines = [line.strip() for line in file]
+    except (OSError, UnicodeDecodeError) as error:
+        found = getattr(error, "strerror", None) or f"no UTF-8 ({error})"
+        raise FlagError(f"{path}: expected a flagfile, found {found}; correct it") from error
     found: list[str] = []
     for line in lines:
         name, _, value = _parts(line)
@@ -112,14 +114,14 @@ def _of_command(argument: str, command: str, path: str) -> list[str]:
         return []
     where = f"{path}: " if path else ""
     if owners:
-        raise UnknownFlagError(
+        raise FlagError(
             f"{where}--{name}: expected a flag of this command, found one of "
             f"{', '.join(owners[:3])}; leave it out, or put it into a flagfile, where other "
             "commands' flags are skipped"
         )
     similar = flags._helpers.get_flag_suggestions(bare, list(flags.FLAGS))
     remedy = f"did you mean --{similar[0]}?" if similar else "--help lists the flags"
-    raise UnknownFlagError(f"{where}--{name}: expected a flag, found an unknown one; {remedy}")
+    raise FlagError(f"{where}--{name}: expected a flag, found an unknown one; {remedy}")
 
 
 def _is_defined(name: str) -> bool:

@@ -10,7 +10,6 @@ import pytest
 
 from gvvad_jax import flagfiles
 from gvvad_jax.__main__ import MODULES
-from gvvad_jax.command import UserError
 from tests.support import flag_table
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -145,8 +144,8 @@ def test_flagfiles_have_either_line_end_a_mark_and_comments_and_name_others(tmp_
     expected = ["x", "--steps=5", "--store=a b", "--steps=6"]
     assert flagfiles.expand(argv, "gvvad_jax.train") == expected
     inner.write_text(f"--flagfile={outer}\n")
-    with pytest.raises(UserError, match="outer.flags: expected flags, found --flagfile=.*, itself"):
+    with pytest.raises(flagfiles.FlagError, match="outer.flags: .*, itself"):
         flagfiles.expand(argv, "gvvad_jax.train")
     outer.write_bytes(b"--steps=\xff")
-    with pytest.raises(UserError, match="outer.flags: expected a flagfile, found no UTF-8"):
+    with pytest.raises(flagfiles.FlagError, match="outer.flags: .*no UTF-8"):
         flagfiles.expand(argv, "gvvad_jax.train")

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import strategies
 
 from gvvad_jax.command import UserError
-from gvvad_jax.flagfiles import UnknownFlagError
+from gvvad_jax.flagfiles import FlagError
 from tests.robustness import WHOLE
 from tests.robustness.mutations import damaged
 from tests.robustness.subjects import SUBJECTS
@@ -57,7 +57,7 @@ def test_damage_is_one_line_and_never_another_number(name, sound, tmp_path):
         hypothesis.note(f"{path.relative_to(folder)}: {changed[:200]!r}")
         try:
             found = subject.read(copy)
-        except (UserError, UnknownFlagError) as error:
+        except (UserError, FlagError) as error:
             message = str(error)
             assert "\n" not in message and len(message) < 2000, "not one line"
             assert str(copy) in message or pathlib.Path(path).stem in message, "names no file"
