@@ -20,7 +20,7 @@ from gvvad_jax.command import UserError, refuse_flags, run_command
 from gvvad_jax.evaluation import SNIPPET_PREFIXES
 from gvvad_jax.ground_truth import report_alignment, report_contradictions
 from gvvad_jax.splits import members_of
-from gvvad_jax.store import alignment
+from gvvad_jax.store import alignment, folders
 from gvvad_jax.store.files import load_array, write_arrays
 from gvvad_jax.store.reader import Store
 
@@ -51,6 +51,8 @@ def _require_writable(out: pathlib.Path) -> None:
     """Raises UserError before hours of scoring rather than after them."""
     if out.is_dir():
         raise UserError(f"--out: expected a file, found the folder {out}; name one in it")
+    # Every .npz is a zip archive.
+    folders.require_own_file(out, b"PK")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         # Permissions alone don't tell on every file system.

@@ -15,7 +15,7 @@ import pathlib
 from absl import flags
 
 from gvvad_jax.command import UserError, run_command
-from gvvad_jax.store import annotations
+from gvvad_jax.store import annotations, folders
 from gvvad_jax.store.files import read_json, write_atomically
 from tools.pages import filter as filter_page
 
@@ -26,6 +26,7 @@ def main(_: list[str]) -> None:
         raise UserError(
             "--decisions, --out: expected decisions.jsonl and a page to write; give both"
         )
+    folders.require_own_file(values.out, b"<!DOCTYPE html>")
     from generation.filter.decisions import load_decisions, thresholds_path
     from generation.prompts.descriptions import load_descriptions
 

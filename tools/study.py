@@ -20,6 +20,7 @@ from absl import flags
 
 from gvvad_jax.command import define_flags, from_flags, run_command
 from gvvad_jax.config import TrainConfig
+from gvvad_jax.store import folders
 from gvvad_jax.store.files import write_json
 from tools.studies import detectors, ped2, statistics, tables
 
@@ -32,6 +33,7 @@ STUDIES = {
 def main(_: list[str]) -> None:
     study_class, run, table = STUDIES[flags.FLAGS.study]
     study = from_flags(study_class)
+    folders.claim(study.folder, "study", signs=("runs", "summary.json"))
     result = run(study, from_flags(TrainConfig))
     write_json(study.folder / "summary.json", result)
     print(table(result), file=sys.stderr)

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator, Sequence
 
 from gvvad_jax.command import UserError
+from gvvad_jax.store import files
 from gvvad_jax.store.files import write_atomically
 
 MARKER = ".gvvad"
@@ -85,17 +86,40 @@ def require_own(
     )
 
 
+def require_own_file(path: str | os.PathLike, beginning: bytes, *, flag: str = "--out") -> None:
+    """Raises UserError if a file is there that isn't of the kind that a command is to write.
+
+    Args:
+      path: the file to write.
+      beginning: how every file of that kind begins; white space before it doesn't count.
+      flag: the flag that names the file, for the message.
+    """
+    try:
+        files.require_regular(path, "a file to replace")
+        with open(path, "rb") as file:
+            found = file.read(256).lstrip()
+    except UserError:
+        if not os.path.lexists(path):
+            return
+        raise
+    if found and not found.startswith(beginning):
+        raise UserError(
+            f"{flag}={path}: expected an absent file or one that this command wrote, found another "
+            f"kind of file, which it would overwrite; give another {flag}"
+        )
+
+
 def _is_litter(name: str) -> bool:
     return name.startswith(".") and ".partial" in name
 
 
 @contextlib.contextmanager
-def locked(path: str | os.PathLike, busy: str) -> Iterator[None]:
+def locked(path: str | os.PathLike, busy: str | None) -> Iterator[None]:
     """Holds a lock on a file, which is created if need be; the lock ends with its process.
 
     Args:
       path: the lock's file. A link is refused, because opening it would create its target.
-      busy: the message if another process holds the lock.
+      busy: the message if another process holds the lock; None waits for it.
 
     Raises:
       UserError: another process holds the lock, or the path is a link.
@@ -108,7 +132,7 @@ def locked(path: str | os.PathLike, busy: str) -> Iterator[None]:
         raise
     with open(descriptor, "rb"):
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, fcntl.LOCK_EX | (fcntl.LOCK_NB if busy else 0))
         except BlockingIOError as error:
             raise UserError(busy) from error
         except OSError as error:

@@ -67,3 +67,18 @@ def test_litter_is_cleared_but_not_what_is_being_written(tmp_path, monkeypatch):
     thread.join()
     assert len(left) == 1 and left[0].startswith(".b.")
     assert os.listdir(tmp_path) == ["b"]
+
+
+def test_a_file_of_another_kind_is_not_overwritten(tmp_path):
+    out = tmp_path / "scores.npz"
+    folders.require_own_file(out, b"PK")
+    for sound in (b"", b"PK\x03\x04"):
+        out.write_bytes(sound)
+        folders.require_own_file(out, b"PK")
+    out.write_text("mine")
+    with pytest.raises(UserError, match="--out=.*found another kind of file"):
+        folders.require_own_file(out, b"PK")
+    out.unlink()
+    os.mkfifo(out)
+    with pytest.raises(UserError, match="found a pipe"):
+        folders.require_own_file(out, b"PK")
