@@ -7,8 +7,8 @@ trainer's keys, with prefixes of wrappers, beside optimiser state and numpy valu
 from its arrays; every name and shape is checked. Flags give what the arrays can't: --fusion (add
 and product have the same shapes), --heads (UR-DMU). The features are those of --store; without it
 their encoder is unknown, snippets have 16 frames, any such store of the same widths is accepted,
-and --num_crops says how many crops arrays [T, crops, D] have. Where snippets are 16 frames every 16, evaluate aligns scores with
-frames as published (--fidelity=reference). Prints one JSON object.
+and --num_crops says how many crops arrays [T, crops, D] have. Where snippets are 16 frames every
+16, evaluate aligns scores with frames as published (--fidelity=reference). Prints one JSON object.
 """
 
 import json
