@@ -16,7 +16,7 @@ from gvvad_jax.store import annotations, digests
 from gvvad_jax.store.files import read_json_as, write_json
 from gvvad_jax.store.format import STAND_IN
 from gvvad_jax.store.reader import read_manifest
-from gvvad_jax.store.salvage import outdated
+from gvvad_jax.store.salvage import is_sound, outdated
 
 if TYPE_CHECKING:
     from generation.prompts.descriptions import Description
@@ -96,6 +96,8 @@ def is_finished(
     """
     path = pathlib.Path(path)
     if not (path / _NOTES).exists() or (path / "parts").exists():
+        return False
+    if not is_sound(path):
         return False
     try:
         has_text = read_manifest(path).text is not None

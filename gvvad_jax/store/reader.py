@@ -5,7 +5,6 @@ A store with a parts/ folder is unfinished; readers refuse it.
 
 import dataclasses
 import functools
-import json
 import os
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,12 +13,11 @@ from typing import Any
 import numpy as np
 
 from gvvad_jax.command import UserError
-from gvvad_jax.store import alignment, annotations, digests
-from gvvad_jax.store.files import load_array, read_json, read_lines
+from gvvad_jax.store import annotations, digests, sealing
+from gvvad_jax.store.files import load_array, read_lines
 from gvvad_jax.store.format import (
-    DTYPES,
-    FORMAT_VERSION,
     Manifest,
+    Quarantined,
     Row,
     array_path,
     bank_faults,
@@ -35,27 +33,20 @@ MAPPED_FILES = 32
 def _load_rows(path: pathlib.Path) -> np.ndarray:
     kind = pathlib.Path(path.stem).suffix[1:]
     axes = {"visual": "[T, crops, dim]", "text": "[T, text_dim]"}[kind]
-    array = load_array(path, f"an array {axes} of {kind} rows (else encode again)", "r")
+    try:
+        array = load_array(path, f"an array {axes} of {kind} rows", "r")
+    except UserError as error:
+        raise UserError(f"{error}; {sealing.REMEDY}") from error
     if array.ndim != axes.count(",") + 1:
         raise UserError(
-            f"{path}: expected an array {axes}, found {list(array.shape)}; encode again"
+            f"{path}: expected an array {axes}, found {list(array.shape)}; {sealing.REMEDY}"
         )
     return array
 
 
-def _row(content: Any) -> Row:
-    row = Row(**content)
-    counts = (row.offset, row.num_snippets, row.num_frames)
-    if not isinstance(row.id, str) or not all(type(n) is int and n >= 0 for n in counts):
-        raise TypeError("id is a string, counts are whole numbers")
-    if not row.fps > 0:
-        raise ValueError("fps is positive")
-    return row
-
-
 def read_rows(shard: pathlib.Path) -> list[Row]:
     """Reads a shard's rows; raises UserError for a line that isn't the row of a video."""
-    return read_lines(shard, _row, "one video's row", "encode again")
+    return read_lines(shard, Row.from_json, "one video's row", sealing.REMEDY)
 
 
 def read_shard(
@@ -70,41 +61,17 @@ def read_shard(
         yield row, visual[span], None if text is None else text[span]
 
 
-def read_quarantine(path: pathlib.Path) -> list[dict[str, str]]:
-    """Reads {id, reason} of each video that couldn't be encoded, with made_of where it is known."""
+def read_quarantine(path: pathlib.Path) -> list[Quarantined]:
+    """Reads the videos of a store that couldn't be encoded."""
     path = path / "quarantine.jsonl"
     if not path.exists():
         return []
-
-    def parse(entry: Any) -> dict[str, str]:
-        if not isinstance(entry["id"], str) or not isinstance(entry["reason"], str):
-            raise TypeError("both are strings")
-        return entry
-
-    return read_lines(path, parse, 'a video\'s {"id", "reason"}', "encode again")
+    return read_lines(path, Quarantined, 'a video\'s {"id", "reason"}', sealing.REMEDY)
 
 
 def read_manifest(path: str | os.PathLike[str]) -> Manifest:
     """Reads the manifest of the store at `path`; raises UserError if it is missing or invalid."""
-    manifest_path = pathlib.Path(path) / "manifest.json"
-    content = read_json(manifest_path)
-    version = content.pop("format_version", None) if isinstance(content, dict) else None
-    if version != FORMAT_VERSION:
-        raise UserError(
-            f"{manifest_path}: expected format_version {FORMAT_VERSION}, found {version}; "
-            "encode again with this version"
-        )
-    try:
-        manifest = Manifest(**content)
-    except TypeError as error:
-        raise UserError(f"{manifest_path}: expected a manifest, found {error}") from error
-    if manifest.dtype not in DTYPES:
-        raise UserError(
-            f"{manifest_path}: expected dtype {' or '.join(DTYPES)}, found {manifest.dtype!r}"
-        )
-    for fault in alignment.snippet_faults(manifest.snippet, manifest.fps_policy):
-        raise UserError(f"{manifest_path}: {fault}; encode again")
-    return manifest
+    return sealing.read(path).manifest
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -136,6 +103,7 @@ class Store(Mapping[str, Video]):
 
     Args:
       path: the store's folder.
+      verify_rows: whether a video's rows are compared with their digest when they are first read.
 
     Attributes:
       path: its folder.
@@ -148,7 +116,7 @@ class Store(Mapping[str, Video]):
       UserError: no store at `path`, an unfinished one, or one whose files don't fit each other.
     """
 
-    def __init__(self, path: str | os.PathLike[str]):
+    def __init__(self, path: str | os.PathLike[str], *, verify_rows: bool = True):
         if not isinstance(path, str | os.PathLike):
             raise UserError(
                 f"path: expected the folder of a store, found {type(path).__name__}; give its path"
@@ -164,16 +132,21 @@ class Store(Mapping[str, Video]):
                 f"{path}: expected a finished store, found encoding under way (parts/); "
                 "run the same encode command again to finish it"
             )
-        self.manifest = read_manifest(self.path)
+        self.manifest, self._files = sealing.read(self.path)
+        if self._files is None:
+            sealing.warn_of_version_1(str(path))
+        for fault in sealing.faults(self.path, self._files).values():
+            raise UserError(f"{fault}; {sealing.REMEDY}")
         self.videos = annotations.load(self.path / "videos.json")
         self.rows: dict[str, Row] = {}
         self._shards: dict[str, pathlib.Path] = {}
         # Each mapped file holds a file descriptor; a large store has more files than a process
         # may have descriptors.
-        self._mapped = functools.lru_cache(MAPPED_FILES)(_load_rows)
+        self._mapped = functools.lru_cache(MAPPED_FILES)(self._load)
+        self._verified: set[str] | None = set() if verify_rows else None
         for shard in shard_paths(self.path):
             self._open(shard)
-        self.quarantined = {e["id"]: e["reason"] for e in read_quarantine(self.path)}
+        self.quarantined = {each.id: each.reason for each in read_quarantine(self.path)}
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -199,9 +172,8 @@ class Store(Mapping[str, Video]):
     __hash__ = object.__hash__
 
     def _open(self, shard: pathlib.Path) -> None:
-        arrays = [_load_rows(array_path(shard, "visual"))]
-        if self.manifest.text:
-            arrays.append(_load_rows(array_path(shard, "text")))
+        kinds = ("visual", "text") if self.manifest.text else ("visual",)
+        arrays = [self._load(array_path(shard, kind)) for kind in kinds]
         length = min(len(array) for array in arrays)
         for row in read_rows(shard):
             if row.id in self.rows:
@@ -209,14 +181,44 @@ class Store(Mapping[str, Video]):
             if row.offset + row.num_snippets > length:
                 raise UserError(
                     f"{shard}: video {row.id!r}: expected {row.offset + row.num_snippets} rows, "
-                    f"found {length}; the shard is cut short: encode again"
+                    f"found {length}: the shard is cut short; {sealing.REMEDY}"
                 )
             self.rows[row.id] = row
             self._shards[row.id] = shard
 
+    def _load(self, path: pathlib.Path) -> np.ndarray:
+        """Maps a shard's rows; raises UserError unless they are those that the manifest says."""
+        array, text = _load_rows(path), self.manifest.text
+        is_text = path.name.endswith(".text.npy")
+        width = (text["dim"],) if text and is_text else (
+            self.manifest.crops["count"], self.manifest.dim
+        )  # fmt: skip
+        if array.shape[1:] != width or array.dtype != self.manifest.dtype:
+            raise UserError(
+                f"{path}: expected {self.manifest.dtype} rows of shape {list(width)}, found "
+                f"{array.dtype} of {list(array.shape[1:])}; {sealing.REMEDY}"
+            )
+        return array
+
     def _rows(self, kind: str, video_id: str) -> np.ndarray:
+        if self._verified is not None and video_id not in self._verified:
+            self._verify(video_id)
+            self._verified.add(video_id)
+        return self._span(kind, video_id)
+
+    def _span(self, kind: str, video_id: str) -> np.ndarray:
         row, path = self.rows[video_id], array_path(self._shards[video_id], kind)
         return self._mapped(path)[row.offset : row.offset + row.num_snippets]
+
+    def _verify(self, video_id: str) -> None:
+        row = self.rows[video_id]
+        visual_TxNxD = self._span("visual", video_id)
+        text_TxE = self._span("text", video_id) if self.manifest.text else None
+        if row.sha256 and rows_hash(visual_TxNxD, text_TxE) != row.sha256:
+            raise UserError(
+                f"{self._shards[video_id]}: video {video_id!r}: expected rows of sha256 "
+                f"{row.sha256[:12]}, found others; {sealing.REMEDY}"
+            )
 
     def visual(self, video_id: str) -> np.ndarray:
         """Returns a video's visual features, a view [T, N, D] of the mapped shard."""
@@ -235,10 +237,12 @@ class Store(Mapping[str, Video]):
         return self.manifest.times(self.rows[video_id])
 
     def digest(self) -> str:
-        """Returns a digest of the store's manifest and of every row's digest."""
-        parts = [json.dumps(self.manifest.to_json(), sort_keys=True)]
-        parts += [f"{row.id} {row.sha256}" for row in self.rows.values()]
-        return digests.of_text("\n".join(parts))
+        """Returns a digest of the store's settings and of every video's rows.
+
+        It doesn't depend on where the store lies, nor on how rows are shared among shards.
+        """
+        rows = [row.facts() for _, row in sorted(self.rows.items())]
+        return digests.of_text("\n".join([self.manifest.digest(), *rows]))
 
     def faults(self) -> list[str]:
         """Returns every fault of the store, one line each that names the shard and the video."""
@@ -249,8 +253,6 @@ class Store(Mapping[str, Video]):
                 faults_of_row = row_faults(row, visual_TxNxD, text_TxE, self.manifest)
                 if row.offset != expected_offset:
                     faults_of_row.append(f"expected offset {expected_offset}, found {row.offset}")
-                if rows_hash(visual_TxNxD, text_TxE) != row.sha256:
-                    faults_of_row.append(f"expected rows of sha256 {row.sha256[:12]}, found others")
                 expected_offset = row.offset + row.num_snippets
                 faults += [f"{shard.name}: video {row.id!r}: {fault}" for fault in faults_of_row]
             if expected_offset != len(_load_rows(array_path(shard, "visual"))):

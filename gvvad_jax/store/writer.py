@@ -4,52 +4,39 @@ While a store is written, each video is one part in parts/, which appears whole 
 resuming. Packing puts the parts into shards by sorted id, so that shards depend neither on the
 number of writers nor on how often they were killed.
 
-More than 400 lines, because writing, resuming, growing and packing share one rule of which videos
-are done.
+More than 350 lines by its docstrings: writing, resuming, growing and repairing share one rule of
+which videos are done.
 """
 
 import contextlib
 import dataclasses
-import fcntl
-import io
-import json
 import os
 import pathlib
-import secrets
 import shutil
+import sys
 import types
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 
 from gvvad_jax.command import UserError
-from gvvad_jax.store import annotations, digests
+from gvvad_jax.store import annotations, folders, packing, salvage, sealing
 from gvvad_jax.store.features import checked_rows, described_video, features_manifest
-from gvvad_jax.store.files import read_json, write_atomically
+from gvvad_jax.store.files import read_json, write_atomically, write_json
 from gvvad_jax.store.format import (
     Manifest,
+    Quarantined,
     Row,
-    array_path,
     row_faults,
     rows_hash,
     shard_paths,
     unnamed,
 )
-from gvvad_jax.store.reader import read_manifest, read_quarantine, read_rows, read_shard
+from gvvad_jax.store.packing import SHARD_BYTES
+from gvvad_jax.store.parts import Parts
+from gvvad_jax.store.reader import read_quarantine, read_rows
 
-SHARD_BYTES = 1 << 30
 _EMPTIED = ".packed-parts"
-
-
-def _npy(array: np.ndarray) -> bytes:
-    buffer = io.BytesIO()
-    np.save(buffer, array, allow_pickle=False)
-    return buffer.getvalue()
-
-
-def _json(content: Any) -> bytes:
-    return (json.dumps(content, indent=1, sort_keys=True) + "\n").encode()
 
 
 class StoreWriter:
@@ -96,8 +83,8 @@ class StoreWriter:
         self.outdated: list[str] = []
         self._packed: dict[str, Row] | None = None
         self._made_of = made_of or {}
-        self._parts = self.path / "parts"
-        self.path.mkdir(parents=True, exist_ok=True)
+        self._parts = Parts(self.path / "parts")
+        folders.claim(self.path, "store", signs=sealing.SIGNS)
         with self._locked():
             self._start()
 
@@ -146,6 +133,7 @@ class StoreWriter:
             dtype=dtype,
             alignment=alignment,
         )
+        folders.require_own(path, "store", flag="path", signs=sealing.SIGNS)
         listed = pathlib.Path(path) / "videos.json"
         videos: Mapping[str, annotations.VideoAnnotation] = {}
         # A store that was begun and has no video yet lists none, which no other reader takes.
@@ -181,9 +169,9 @@ class StoreWriter:
                 f"{self.path}: expected every video that was listed before, found {missing[0]!r} "
                 f"and {len(missing) - 1} more missing; add them again"
             )
-        if self._parts.exists():
+        if self._parts.exist():
             with self._locked():
-                write_atomically(self.path / "videos.json", _json(self.videos.to_json()))
+                write_json(self.path / "videos.json", self.videos.to_json(), sort_keys=True)
         self.pack()
         self._packed = None
 
@@ -246,19 +234,16 @@ class StoreWriter:
             self._cast(visual_TxNxD), None if text_TxE is None else self._cast(text_TxE)
         )
         wanted = dataclasses.replace(row, sha256=digest)
-        if not self._parts.exists():
+        if not self._parts.exist():
             same_video = self.videos.videos.get(row.id) == annotation
             if same_video and self._packed_rows().get(row.id) == wanted:
                 return
             with self._locked():
-                self._reopen()
+                self._reopen(())
         self.videos = annotations.Annotations(
             {**self.videos.videos, row.id: annotation}, self.videos.path
         )
-        part = self._part(row.id).with_suffix(".json")
-        if not part.exists() or Row(**read_json(part)) != wanted:
-            # Removed first: killed halfway, its old line must not stand for new rows.
-            part.unlink(missing_ok=True)
+        if self._parts.read(row.id) != wanted:
             self.add(row, visual_TxNxD, text_TxE)
 
     def _packed_rows(self) -> dict[str, Row]:
@@ -272,80 +257,135 @@ class StoreWriter:
         return self._packed
 
     def _start(self) -> None:
-        manifest_path = self.path / "manifest.json"
-        if manifest_path.exists():
-            existing = read_manifest(self.path)
-            differences = self.manifest.differences(existing)
-            # Two stores may differ in these, the rows of one store may not.
-            differences += [
-                f"{field} {wanted} against {present}"
-                for field in ("dtype", "text", "snippet")
-                if unnamed(wanted := getattr(self.manifest, field))
-                != unnamed(present := getattr(existing, field))
-                and not any(line.startswith(field) for line in differences)
-            ]
-            if differences:
-                raise UserError(
-                    f"{self.path}: expected the store here to have the same settings, found "
-                    f"{'; '.join(differences)}; give another folder or remove this one"
-                )
         clear_leftovers(self.path)
-        if not self._is_finished():
-            self._reopen()
+        contents = self._existing()
+        faults = []
+        if contents:
+            self._require_same(contents.manifest)
+            if not self._parts.exist():
+                faults = salvage.faults(self.path, contents)
+        if faults:
+            print(
+                f"{self.path}: expected a sound store, found {len(faults)} faults, first "
+                f"{faults[0]}; the videos that it concerns are made again",
+                file=sys.stderr,
+            )
+        if faults or not self._is_finished():
+            files = contents.files if contents else None
+            self._reopen(sealing.faults(self.path, files) if faults else ())
+        if contents and contents.manifest.weights_known_by == "ends" and self.outdated:
+            print(
+                f"{self.path}: a store of format version 1 knew videos by their size and ends "
+                f"alone: {len(self.outdated)} of them are encoded again",
+                file=sys.stderr,
+            )
+            self.outdated = []
 
-    def _reopen(self) -> None:
-        """Begins a store, or turns a finished one back into parts."""
-        self._parts.mkdir(exist_ok=True)
-        self._drop_outdated_parts()
-        self._unpack()
-        write_atomically(self.path / "manifest.json", _json(self.manifest.to_json()))
-        write_atomically(self.path / "videos.json", _json(self.videos.to_json()))
+    def _existing(self) -> sealing.Contents | None:
+        """Reads the manifest of the store here; without it nobody knows what its rows are."""
+        if not (self.path / "manifest.json").exists():
+            self._forget_rows()
+            return None
+        try:
+            return sealing.read(self.path)
+        except sealing.Damaged as error:
+            print(f"{error}; all its videos are made again", file=sys.stderr)
+            self._forget_rows()
+            return None
 
-    def _is_finished(self) -> bool:
-        if self._parts.exists() or not (self.path / "videos.json").exists():
-            return False
-        kept = annotations.load(self.path / "videos.json")
-        same_videos = dict(kept.videos) == dict(self.videos.videos)
-        return same_videos and not outdated(self.path, self._made_of)
+    def _forget_rows(self) -> None:
+        shutil.rmtree(self._parts.folder, ignore_errors=True)
+        self._remove_shards()
 
-    def _drop_outdated_parts(self) -> None:
-        for video_id in self._made_of:
-            part = self._part(video_id).with_suffix(".json")
-            if not part.exists():
-                continue
-            if _is_outdated(read_json(part).get("made_of"), self._made_of[video_id]):
-                part.unlink()
-                self.outdated.append(video_id)
-
-    def _unpack(self) -> None:
-        """Turns shards back into parts when videos changed or packing was cut short."""
-        self.outdated = sorted({*self.outdated, *outdated(self.path, self._made_of)})
-        for shard in shard_paths(self.path):
-            for row, visual_TxNxD, text_TxE in read_shard(shard):
-                if _is_outdated(row.made_of, self._made_of.get(row.id)):
-                    continue
-                if row.id in self.videos.videos and not self.has(row.id):
-                    self.add(row, visual_TxNxD, text_TxE)
+    def _remove_shards(self) -> None:
         # The .jsonl files go first: without them the arrays don't count as shards.
         for path in (*shard_paths(self.path), *self.path.glob("shard-*.npy")):
             path.unlink()
         # Videos that couldn't be read are tried again.
         (self.path / "quarantine.jsonl").unlink(missing_ok=True)
 
-    @contextlib.contextmanager
-    def _locked(self) -> Iterator[None]:
-        """Lets one writer at a time start or pack; the lock ends with its process."""
-        with open(self.path / ".lock", "w") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            yield
+    def _require_same(self, existing: Manifest) -> None:
+        differences = self.manifest.differences(existing)
+        # Two stores may differ in these, the rows of one store may not.
+        differences += [
+            f"{field} {wanted} against {present}"
+            for field in ("dtype", "text", "snippet")
+            if unnamed(wanted := getattr(self.manifest, field))
+            != unnamed(present := getattr(existing, field))
+            and not any(line.startswith(field) for line in differences)
+        ]
+        if differences:
+            raise UserError(
+                f"{self.path}: expected the store here to have the same settings, found "
+                f"{'; '.join(differences)}; give another folder or remove this one"
+            )
 
-    def _part(self, video_id: str) -> pathlib.Path:
-        return self._parts / digests.of_text(video_id)[:32]
+    def _reopen(self, damaged: Collection[str]) -> None:
+        """Begins a store, or turns a finished one back into parts.
+
+        Args:
+          damaged: names of the shards' .jsonl that aren't to be trusted.
+        """
+        self._parts.folder.mkdir(exist_ok=True)
+        self._drop_outdated_parts()
+        self._unpack(damaged)
+        # Only the bank is kept, and so is its digest.
+        files = self._sealed()
+        bank = {name: files[name] for name in sealing.BANK if name in files}
+        write_atomically(self.path / "manifest.json", sealing.to_bytes(self.manifest, bank))
+        write_json(self.path / "videos.json", self.videos.to_json(), sort_keys=True)
+
+    def _sealed(self) -> Mapping[str, str]:
+        """Returns the digests of the manifest here; none without one, or in one of version 1."""
+        if not (self.path / "manifest.json").exists():
+            return {}
+        try:
+            return sealing.read(self.path).files or {}
+        except sealing.Damaged:  # It is about to be written again.
+            return {}
+
+    def _is_finished(self) -> bool:
+        if self._parts.exist() or not (self.path / "videos.json").exists():
+            return False
+        try:
+            kept = annotations.load(self.path / "videos.json")
+        except UserError:  # It is written again, of the list at hand.
+            return False
+        same_videos = dict(kept.videos) == dict(self.videos.videos)
+        return same_videos and not salvage.outdated(self.path, self._made_of)
+
+    def _drop_outdated_parts(self) -> None:
+        for video_id, made_of in self._made_of.items():
+            part = self._parts.read(video_id)
+            if part and salvage.is_outdated(part.made_of, made_of):
+                self._parts.drop(video_id)
+                self.outdated.append(video_id)
+
+    def _unpack(self, damaged: Collection[str]) -> None:
+        """Turns shards back into parts when videos changed or packing was cut short."""
+        made_of, outdated = self._made_of, set(self.outdated)
+        faults: list[str] = []
+        rows = salvage.sound_rows(self.path, self.manifest, damaged, faults.append)
+        for row, visual_TxNxD, text_TxE in rows:
+            if salvage.is_outdated(row.made_of, made_of.get(row.id)):
+                outdated.add(row.id)
+            elif row.id in self.videos.videos and not self.has(row.id):
+                self.add(row, visual_TxNxD, text_TxE)
+        with contextlib.suppress(UserError):  # A damaged one is written again.
+            entries = read_quarantine(self.path)
+            outdated |= {e.id for e in entries
+                         if salvage.is_outdated(e.made_of, made_of.get(e.id))}  # fmt: skip
+        self.outdated = sorted(outdated)
+        self._remove_shards()
+
+    def _locked(self) -> contextlib.AbstractContextManager[None]:
+        """Lets one writer at a time start or pack; the lock ends with its process."""
+        return folders.locked(self.path / ".lock", busy=None)
 
     def has(self, video_id: str) -> bool:
         """Returns whether this video is done, encoded or quarantined."""
         # In this order, because another writer may pack between the two checks.
-        return self._part(video_id).with_suffix(".json").exists() or not self._parts.exists()
+        return video_id in self._parts or not self._parts.exist()
 
     def add(self, row: Row, visual_TxNxD: np.ndarray, text_TxE: np.ndarray | None = None) -> None:
         """Writes one video's part.
@@ -365,22 +405,15 @@ class StoreWriter:
         if faults:
             raise ValueError(f"video {row.id!r}: {'; '.join(faults)}")
         row = dataclasses.replace(row, offset=0, sha256=rows_hash(visual_TxNxD, text_TxE))
-        part = self._part(row.id)
-        write_atomically(part.with_suffix(".npy"), _npy(visual_TxNxD))
-        if text_TxE is not None:
-            write_atomically(part.with_suffix(".text.npy"), _npy(text_TxE))
-        # Written last: `has` takes it for the sign of a whole part.
-        write_atomically(part.with_suffix(".json"), _json(dataclasses.asdict(row)))
+        self._parts.write(row, visual_TxNxD, text_TxE)
 
     def _cast(self, array: np.ndarray) -> np.ndarray:
         return np.ascontiguousarray(array, dtype=self.manifest.dtype)
 
     def quarantine(self, video_id: str, reason: str) -> None:
         """Records that a video can't be encoded, so that it is never silently absent."""
-        entry = {"id": video_id, "reason": reason}
-        if video_id in self._made_of:
-            entry["made_of"] = self._made_of[video_id]
-        write_atomically(self._part(video_id).with_suffix(".json"), _json(entry))
+        made_of = self._made_of.get(video_id)
+        self._parts.quarantine(Quarantined(id=video_id, reason=reason, made_of=made_of))
 
     def pack(self, shard_bytes: int = SHARD_BYTES) -> bool:
         """Packs the parts into shards once every video is there.
@@ -390,77 +423,58 @@ class StoreWriter:
 
         Returns:
           Whether the store is finished; False while other writers' videos are missing.
+
+        Raises:
+          UserError: a part is damaged, which is removed, or the bank is.
         """
         with self._locked():
             clear_leftovers(self.path)
-            if not self._parts.exists():
+            if not self._parts.exist():
+                self._seal()
                 return True
             if not all(self.has(video_id) for video_id in self.videos.videos):
                 return False
-            rows, quarantined = self._read_parts()
-            for index, shard_rows in enumerate(self._split(rows, shard_bytes)):
-                self._write_shard(index, shard_rows)
-            lines = "".join(json.dumps(entry, sort_keys=True) + "\n" for entry in quarantined)
-            if lines:
-                write_atomically(self.path / "quarantine.jsonl", lines.encode())
+            entries = [self._read_part(video_id) for video_id in sorted(self.videos.videos)]
+            packing.write_shards(self.path, self.manifest, self._parts, entries, shard_bytes)
+            self._seal()
             # Renamed first, because a half-emptied parts/ would look like an unfinished store.
-            os.rename(self._parts, self.path / _EMPTIED)
+            os.rename(self._parts.folder, self.path / _EMPTIED)
             clear_leftovers(self.path)
             return True
 
-    def _read_parts(self) -> tuple[list[Row], list[dict[str, str]]]:
-        rows, quarantined = [], []
-        for video_id in sorted(self.videos.videos):
-            entry = read_json(self._part(video_id).with_suffix(".json"))
-            if "reason" in entry:
-                quarantined.append(entry)
-            else:
-                rows.append(Row(**entry))
-        return rows, quarantined
+    def _seal(self) -> None:
+        """Writes the manifest with the digests of the index and the bank, unless it has them.
 
-    def _split(self, rows: Sequence[Row], shard_bytes: int) -> Iterator[list[Row]]:
-        row_bytes = (
-            self.manifest.crops["count"]
-            * self.manifest.dim
-            * np.dtype(self.manifest.dtype).itemsize
-        )
-        shard, size = [], 0
-        for row in rows:
-            shard.append(dataclasses.replace(row, offset=size))
-            size += row.num_snippets
-            if size * row_bytes >= shard_bytes:
-                yield shard
-                shard, size = [], 0
-        if shard:
-            yield shard
-
-    def _write_shard(self, index: int, rows: Sequence[Row]) -> None:
-        shard = self.path / f"shard-{index:05d}.jsonl"
-        kinds = ("visual", "text") if self.manifest.text else ("visual",)
-        for kind in kinds:
-            suffix = ".npy" if kind == "visual" else ".text.npy"
-            parts = (
-                np.load(self._part(row.id).with_suffix(suffix), allow_pickle=False) for row in rows
+        Raises:
+          UserError: a file of a finished store, or a bank, isn't what the manifest says; only
+            a bank that was written whole may take the place of another.
+        """
+        before, now = self._sealed(), sealing.covered(self.path)
+        if before == now:
+            return
+        changed = {name for name in before if before[name] != now.get(name)}
+        removed = not any(name in now for name in sealing.BANK)
+        if changed <= set(sealing.BANK) and (removed or sealing.is_consistent_bank(self.path)):
+            changed = set()
+        if changed:
+            name = min(changed)
+            remedy = (
+                "put it back; for another bank remove bank.npy and bank.json, run this again, and "
+                "copy the new ones then"
+                if name in sealing.BANK
+                else sealing.REMEDY
             )
-            _write_rows(array_path(shard, kind), parts, sum(row.num_snippets for row in rows))
-        lines = "".join(json.dumps(dataclasses.asdict(row), sort_keys=True) + "\n" for row in rows)
-        write_atomically(shard, lines.encode())
+            raise UserError(
+                f"{self.path / name}: expected what the store was finished with, found another "
+                f"content; {remedy}"
+            )
+        write_atomically(self.path / "manifest.json", sealing.to_bytes(self.manifest, now))
 
-
-def _write_rows(path: pathlib.Path, parts: Iterator[np.ndarray], num_rows: int) -> None:
-    """Concatenates arrays into one .npy file without holding them all in memory."""
-    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
-    # Written, not mapped: on a full disk a mapped file ends the process with a signal.
-    with open(partial, "xb") as file:
-        for index, part in enumerate(parts):
-            if not index:
-                header = np.lib.format.header_data_from_array_1_0(part)
-                header["shape"] = (num_rows, *part.shape[1:])
-                np.lib.format.write_array_header_1_0(file, header)
-            file.write(np.ascontiguousarray(part).data)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
+    def _read_part(self, video_id: str) -> Row | Quarantined:
+        part = self._parts.read(video_id)
+        if part is None:
+            raise self._parts.damaged(video_id, "its line can't be read")
+        return part
 
 
 def clear_leftovers(path: pathlib.Path) -> None:
@@ -472,15 +486,5 @@ def clear_leftovers(path: pathlib.Path) -> None:
     shutil.rmtree(path / _EMPTIED, ignore_errors=True)
     for partial in path.glob(".shard-*.partial"):
         partial.unlink(missing_ok=True)
-
-
-def outdated(path: str | os.PathLike[str], made_of: Mapping[str, str]) -> list[str]:
-    """Sorted ids of the packed videos whose `made_of` is another one than given."""
-    path = pathlib.Path(path)
-    packed = {row.id: row.made_of for shard in shard_paths(path) for row in read_rows(shard)}
-    packed |= {entry["id"]: entry.get("made_of") for entry in read_quarantine(path)}
-    return sorted(i for i, noted in packed.items() if _is_outdated(noted, made_of.get(i)))
-
-
-def _is_outdated(noted: str | None, made_of: str | None) -> bool:
-    return noted is not None and made_of is not None and noted != made_of
+    folders.clear_litter(path)
+    folders.clear_litter(path / "parts")

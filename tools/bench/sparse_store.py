@@ -15,9 +15,10 @@ import numpy as np
 from absl import flags
 
 from gvvad_jax.command import UserError, run_command
-from gvvad_jax.store.format import Manifest, array_path
+from gvvad_jax.store import sealing
+from gvvad_jax.store.format import Manifest, array_path, rows_hash
+from gvvad_jax.store.packing import SHARD_BYTES
 from gvvad_jax.store.reader import Store
-from gvvad_jax.store.writer import SHARD_BYTES
 
 UCF_CRIME_VIDEOS, UCF_CRIME_SNIPPETS = 1610, 490
 SNIPPET_FRAMES = 16
@@ -48,18 +49,21 @@ def write(path: pathlib.Path, videos: int, dtype: str = "float32") -> pathlib.Pa
     videos_a_shard = max(
         1, SHARD_BYTES // (UCF_CRIME_SNIPPETS * CROPS * DIM * np.dtype(dtype).itemsize)
     )
+    digest = rows_hash(
+        np.zeros((UCF_CRIME_SNIPPETS, CROPS, DIM), dtype),
+        np.zeros((UCF_CRIME_SNIPPETS, TEXT_DIM), dtype),
+    )
     ids = [f"{number:09d}" for number in range(videos)]
     for number, first in enumerate(range(0, videos, videos_a_shard)):
         members = ids[first : first + videos_a_shard]
         shard = path / f"shard-{number:05d}.jsonl"
         rows = len(members) * UCF_CRIME_SNIPPETS
-        for kind, shape, kept in (
-            ("visual", (rows, CROPS, DIM), dtype),
-            ("text", (rows, TEXT_DIM), "float32"),
-        ):
+        for kind, shape in (("visual", (rows, CROPS, DIM)), ("text", (rows, TEXT_DIM))):
             # This writes only the header and the last byte.
-            np.lib.format.open_memmap(array_path(shard, kind), mode="w+", dtype=kept, shape=shape)
-        lines = [_row(video_id, i * UCF_CRIME_SNIPPETS) for i, video_id in enumerate(members)]
+            np.lib.format.open_memmap(array_path(shard, kind), mode="w+", dtype=dtype, shape=shape)
+        lines = [
+            _row(video_id, i * UCF_CRIME_SNIPPETS, digest) for i, video_id in enumerate(members)
+        ]
         shard.write_text("".join(f"{line}\n" for line in lines))
     content = {
         video_id: {"file": f"{video_id}.mp4", "label": i % 2, "split": "train"}
@@ -67,15 +71,15 @@ def write(path: pathlib.Path, videos: int, dtype: str = "float32") -> pathlib.Pa
     }
     (path / "videos.json").write_text(json.dumps({"fps": 30, "videos": content}))
     np.save(path / "bank.npy", np.ones((60, TEXT_DIM), np.float32))
-    (path / "manifest.json").write_text(json.dumps(manifest.to_json()))
+    (path / "manifest.json").write_bytes(sealing.to_bytes(manifest, sealing.covered(path)))
     return path
 
 
-def _row(video_id: str, offset: int) -> str:
+def _row(video_id: str, offset: int, digest: str) -> str:
     frames = UCF_CRIME_SNIPPETS * SNIPPET_FRAMES
     entry: dict[str, Any] = {"id": video_id, "offset": offset, "num_snippets": UCF_CRIME_SNIPPETS}
     entry |= {"num_frames": frames, "declared_frames": frames, "decoded_frames": frames}
-    return json.dumps(entry | {"fps": 30.0, "source": "real", "sha256": "0" * 64})
+    return json.dumps(entry | {"fps": 30.0, "source": "real", "sha256": digest})
 
 
 def main(_: Sequence[str]) -> None:

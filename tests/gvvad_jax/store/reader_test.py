@@ -10,6 +10,7 @@ from gvvad_jax.command import UserError
 from gvvad_jax.store import __main__
 from gvvad_jax.store.reader import Store, require_agreement
 from tests.support.tiny_store import IDS, MANIFEST, encoded, write
+from tests.support.version_1 import downgrade
 
 
 def test_reads_back_what_was_written(tmp_path):
@@ -74,7 +75,7 @@ def _bank(array):
 )
 def test_validation_names_shard_video_expected_and_found(tmp_path, damage, named, capsys):
     write(tmp_path)
-    damage(tmp_path)
+    damage(downgrade(tmp_path))
     with pytest.raises(UserError, match="faults"):
         __main__.main([str(tmp_path)])
     assert named in capsys.readouterr().err
@@ -113,7 +114,7 @@ def test_no_store_names_the_remedy(tmp_path):
 )
 def test_a_damaged_file_is_named(tmp_path, name, content, message):
     write(tmp_path)
-    (tmp_path / name).write_bytes(content)
+    (downgrade(tmp_path) / name).write_bytes(content)
     with pytest.raises(UserError, match=rf"{name}: .*{message}"):
         Store(tmp_path)
 
@@ -121,7 +122,7 @@ def test_a_damaged_file_is_named(tmp_path, name, content, message):
 @pytest.mark.parametrize("changes", [{"num_snippets": "3"}, {"offset": -1}, {"fps": 0}, {"id": 3}])
 def test_a_row_of_other_types_is_named(tmp_path, changes):
     write(tmp_path)
-    shard = tmp_path / "shard-00000.jsonl"
+    shard = downgrade(tmp_path) / "shard-00000.jsonl"
     shard.write_text(json.dumps(json.loads(shard.read_text()) | changes))
     with pytest.raises(UserError, match="shard-00000.jsonl: line 1: expected one video's row"):
         Store(tmp_path)

@@ -8,6 +8,9 @@ import numpy as np
 import pytest
 
 from gvvad_jax.command import UserError
+from gvvad_jax.store import files as files_lib
+from gvvad_jax.store import folders, packing
+from gvvad_jax.store import parts as store_parts
 from gvvad_jax.store import writer as store_writer
 from gvvad_jax.store.reader import Store
 from gvvad_jax.store.writer import StoreWriter
@@ -27,19 +30,19 @@ def test_the_order_and_number_of_writers_leave_no_trace(tmp_path):
 def test_packing_cut_short_is_taken_up_again(tmp_path, monkeypatch):
     write(tmp_path / "whole")
     written = []
-    write_shard = StoreWriter._write_shard
+    write_shard = packing.write_shard
 
-    def cut_short(self, index, rows):
-        if index == 2:
+    def cut_short(shard, *others):
+        if len(written) == 2:
             raise KeyboardInterrupt
-        written.append(index)
-        write_shard(self, index, rows)
+        written.append(shard.name)
+        write_shard(shard, *others)
 
     with monkeypatch.context() as patch:
-        patch.setattr(StoreWriter, "_write_shard", cut_short)
+        patch.setattr(packing, "write_shard", cut_short)
         with pytest.raises(KeyboardInterrupt):
             write(tmp_path / "cut")
-    assert written == [0, 1]
+    assert written == ["shard-00000.jsonl", "shard-00001.jsonl"]
     assert write(tmp_path / "cut", ids=[])[1]
     assert files(tmp_path / "whole") == files(tmp_path / "cut")
 
@@ -52,9 +55,10 @@ def test_packing_killed_anywhere_leaves_nothing_behind(tmp_path, monkeypatch):
 
     with monkeypatch.context() as patch:  # while it writes a shard ...
         patch.setattr(os, "fsync", kill)
-        patch.setattr(
-            store_writer, "write_atomically", lambda path, content: path.write_bytes(content)
-        )
+        for module in (store_writer, store_parts, packing, folders, files_lib):
+            patch.setattr(
+                module, "write_atomically", lambda path, content: path.write_bytes(content)
+            )
         with pytest.raises(KeyboardInterrupt):
             write(tmp_path / "cut")
     assert list((tmp_path / "cut").glob(".shard-*.partial"))
