@@ -127,6 +127,11 @@ class TrainConfig:
     allow_shared_rows: bool = DATA(
         False, "Accept test videos whose rows equal those of a training or validation video."
     )
+    verify_rows: bool = DATA(
+        True,
+        "Compare each video's rows with their digest when they are first read; about 0.2 seconds "
+        "per 100 MB.",
+    )
 
     detector: str = DETECTOR("lap", "Detector to train.", choices=tuple(DETECTORS))
     fidelity: str = DETECTOR(

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
@@ -119,6 +120,12 @@ class Model:
             raise UserError(
                 f"{path}: expected a store like the one trained on, found "
                 f"{'; '.join(differences)}; encode it with the same settings"
+            )
+        if fields := self.manifest.unknown_weights(manifest):
+            print(
+                f"{path}: whether its {' and '.join(fields)} has the weights of the one trained on "
+                "isn't known: version 1 knew weights by size and ends alone",
+                file=sys.stderr,
             )
 
     def score_members(self, members: Sequence[Member]) -> dict[str, np.ndarray]:

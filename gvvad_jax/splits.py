@@ -107,8 +107,11 @@ def open_splits(config: TrainConfig) -> tuple[Splits, list[Store]]:
             "--synthetic_keep: expected --synthetic_store with it, found none; name the store that "
             "the decisions are about, or leave --synthetic_keep out"
         )
-    real = [Store(path) for path in paths]
-    synthetic = [Store(config.synthetic_store)] if config.synthetic_store else []
+    generated = [config.synthetic_store] if config.synthetic_store else []
+    real, synthetic = (
+        [Store(path, verify_rows=config.verify_rows) for path in each]
+        for each in (paths, generated)
+    )
     require_agreement(real + synthetic)
     if config.uses_text and real[0].manifest.text is None:
         raise UserError(

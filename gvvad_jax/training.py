@@ -22,9 +22,16 @@ from gvvad_jax.run import checkpoints
 from gvvad_jax.run import folder as run_folder
 from gvvad_jax.run.log import RunLog
 from gvvad_jax.run.selection import Selection
-from gvvad_jax.splits import Member, Splits, Standardisation, open_splits, standardisation
+from gvvad_jax.splits import (
+    Member,
+    Splits,
+    Standardisation,
+    open_splits,
+    read_decisions,
+    standardisation,
+)
 from gvvad_jax.step import init_state
-from gvvad_jax.store import digests, folders
+from gvvad_jax.store import annotations, digests, folders
 from gvvad_jax.store.files import load_array, read_json, write_json
 from gvvad_jax.store.format import Manifest, bank_faults, model_identity
 from gvvad_jax.store.reader import Store
@@ -171,7 +178,7 @@ def _fit(config: TrainConfig, workdir: pathlib.Path) -> Result:
             best_on_test=measured.get("best_on_test"),
             steps=done,
             workdir=workdir,
-            provenance=_provenance(inputs),
+            provenance=_provenance(inputs) | {"rows_verified": config.verify_rows},
             reports_best_on_test=config.best_on_test,
         )
         if is_first:
@@ -295,15 +302,23 @@ def _report(config: TrainConfig, splits: Splits) -> None:
 def _made_of(
     config: TrainConfig, splits: Splits, stores: Sequence[Store], bank_KxE: np.ndarray | None
 ) -> dict[str, Any]:
-    """Digests of the data that a run's flags only name; None for a file that it doesn't use."""
+    """Digests of the data that a run's flags only name, by role; None for what it doesn't use.
+
+    They are the content of begun.json (run.folder.Begun), and part of result.json.
+    """
     named = [*splits.train, *splits.held_out, *splits.validation]
     labels = sorted((member.video.id, member.video.label) for member in named)
-    keep = config.synthetic_keep
+    keep, annotated = config.synthetic_keep, config.annotations
+    of_stores = [store.digest() for store in stores]
     return {
-        "stores": [store.digest() for store in stores],
+        "stores": of_stores[: len(config.store.split(","))],
+        "synthetic_store": of_stores[-1] if config.synthetic_store else None,
         "splits": digests.of_json(splits.to_json()),
         "labels": digests.of_json(labels),
-        "decisions": digests.of_file(keep) if keep else None,
+        "decisions": digests.of_json(read_decisions(keep)) if keep else None,
+        "annotations": digests.of_json(annotations.load(annotated).to_json())
+        if annotated
+        else None,
         "bank": None if bank_KxE is None else digests.of_bytes(bank_KxE.tobytes()),
     }
 

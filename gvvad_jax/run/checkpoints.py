@@ -1,20 +1,39 @@
 """The checkpoints of a run (last, best) and model.json: writing and reading them."""
 
+import contextlib
 import dataclasses
+import errno
+import hashlib
 import os
 import pathlib
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
+import msgspec
 import numpy as np
 import orbax.checkpoint as ocp
 
 from gvvad_jax.command import UserError
 from gvvad_jax.config import TrainConfig
 from gvvad_jax.step import TrainState
-from gvvad_jax.store.files import read_json, write_json
+from gvvad_jax.store import digests
+from gvvad_jax.store.files import as_type, read_json_as, write_json
 from gvvad_jax.store.format import Manifest
+
+
+class _Note(msgspec.Struct, forbid_unknown_fields=True):
+    """What lies beside a checkpoint's values; version 1 had the measure alone.
+
+    Attributes:
+      measure: what the checkpoint was selected by.
+      sha256: digest of its values.
+    """
+
+    measure: list[float | None]
+    sha256: str | None = None
+
 
 KINDS = ("last", "best_on_validation", "best_on_test")
 
@@ -62,23 +81,33 @@ class Checkpoints:
         if kind == "last":
             # A run resumed from the last one doesn't consider earlier steps again, so the best
             # ones must be on disk first.
-            for other in self._managers.values():
-                other.wait_until_finished()
+            self.wait()
+        on_host = jax.device_get(state)
+        note = _Note(measure=measure, sha256=_digest(on_host))
         if jax.process_count() > 1:
-            state = jax.device_get(state)  # Orbax takes arrays of one process from the host only.
-        manager.save(
-            step,
-            args=ocp.args.Composite(
-                state=ocp.args.StandardSave(state), measure=ocp.args.JsonSave(measure)
-            ),
-        )
+            state = on_host  # Orbax takes arrays of one process from the host only.
+        with _disk_errors(self._root / kind):
+            manager.save(
+                step,
+                args=ocp.args.Composite(
+                    state=ocp.args.StandardSave(state),
+                    measure=ocp.args.JsonSave(msgspec.to_builtins(note)),
+                ),
+            )
 
     def measure(self, kind: str) -> list[float | None] | None:
         """Returns what the checkpoint of this kind was selected by; None where there is none."""
         step = self.latest(kind)
         if step is None:
             return None
-        return self._restore(kind, step, measure=ocp.args.JsonRestore())["measure"]
+        return self._note(kind, step).measure
+
+    def _note(self, kind: str, step: int) -> _Note:
+        content = self._restore(kind, step, measure=ocp.args.JsonRestore())["measure"]
+        try:
+            return as_type(_Note)({"measure": content} if isinstance(content, list) else content)
+        except ValueError as error:
+            raise self._damaged(kind, step, str(error)) from error
 
     def restore(self, kind: str, template: TrainState) -> TrainState:
         """Restores the checkpoint of this kind onto the first device.
@@ -104,7 +133,12 @@ class Checkpoints:
             return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
         abstract = jax.tree.map(abstract_of, template)
-        return self._restore(kind, step, state=ocp.args.StandardRestore(abstract))["state"]
+        state = self._restore(kind, step, state=ocp.args.StandardRestore(abstract))["state"]
+        saved = self._note(kind, step).sha256
+        # Those of version 1 have none.
+        if saved and saved != _digest(jax.device_get(state)):
+            raise self._damaged(kind, step, "its values aren't those that were saved")
+        return state
 
     def _restore(self, kind: str, step: int, **items: Any) -> Any:
         try:
@@ -112,19 +146,22 @@ class Checkpoints:
         except jax.errors.JaxRuntimeError:
             raise  # A fault of the device, not of the files.
         except Exception as error:  # Damaged files raise many kinds in orbax and tensorstore.
-            folder = self._root / kind / str(step)
-            # Only a run from the start selects a best one again.
-            remove = folder if kind == "last" else self._root
-            raise UserError(
-                f"{folder}: expected a whole checkpoint, found it damaged ({str(error)[:160]}); "
-                f"remove {remove} and train again: it goes on from the one before, or else from "
-                "the start"
-            ) from error
+            raise self._damaged(kind, step, str(error)[:160]) from error
+
+    def _damaged(self, kind: str, step: int, found: str) -> UserError:
+        folder = self._root / kind / str(step)
+        # Only a run from the start selects a best one again.
+        remove = folder if kind == "last" else self._root
+        return UserError(
+            f"{folder}: expected a whole checkpoint, found it damaged ({found}); remove {remove} "
+            "and train again: it goes on from the one before, or else from the start"
+        )
 
     def wait(self) -> None:
         """Waits until all checkpoints are on disk."""
-        for manager in self._managers.values():
-            manager.wait_until_finished()
+        for kind, manager in self._managers.items():
+            with _disk_errors(self._root / kind):
+                manager.wait_until_finished()
 
     def close(self) -> None:
         """Waits until all checkpoints are on disk, then releases the folders."""
@@ -132,6 +169,33 @@ class Checkpoints:
         for manager in self._managers.values():
             manager.close()
         self._managers.clear()
+
+
+def _digest(state: TrainState) -> str:
+    """Returns the digest of a state's values, each with its place, type and shape.
+
+    Those of a float64 run count in 32 bits, in which it may be restored.
+    """
+    digest = hashlib.sha256()
+    for place, leaf in jax.tree_util.tree_leaves_with_path(state):
+        values = np.asarray(leaf)
+        if values.dtype.itemsize == 8:
+            values = values.astype(f"{values.dtype.kind}4")
+        digest.update(f"{jax.tree_util.keystr(place)} {values.dtype} {values.shape}\n".encode())
+        digest.update(np.ascontiguousarray(values).reshape(-1).view(np.uint8).data)
+    return digest.hexdigest()
+
+
+@contextlib.contextmanager
+def _disk_errors(folder: pathlib.Path) -> Iterator[None]:
+    """Turns what orbax and tensorstore raise on a full disk into the operating system's error."""
+    try:
+        yield
+    except Exception as error:
+        for code in (errno.ENOSPC, errno.EDQUOT):
+            if os.strerror(code) in f"{error} {error.__cause__}":
+                raise OSError(code, os.strerror(code), str(folder)) from error
+        raise
 
 
 def _this_process_alone() -> ocp.options.MultiprocessingOptions | None:
@@ -156,7 +220,16 @@ def write_model(
         "standardisation": standardisation,
     }
     path = pathlib.Path(workdir) / "model.json"
-    write_json(path, content)
+    write_json(path, content | {"sha256": digests.of_json(content)})
+
+
+class _Model(msgspec.Struct, forbid_unknown_fields=True):
+    """The types of model.json; version 1 had no digest."""
+
+    config: dict[str, Any]
+    manifest: dict[str, Any]
+    standardisation: dict[str, list[float]] | None
+    sha256: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -182,13 +255,26 @@ def read_model(workdir: str | os.PathLike[str]) -> SavedModel:
             f"{workdir}: expected a run's folder (model.json), found none; "
             "make one with python -m gvvad_jax.train"
         )
-    content = read_json(path)
+    remedy = "train again, or restore the file"
+    saved = read_json_as(path, _Model, "the model of a run", remedy)
+    content = {name: getattr(saved, name) for name in ("config", "manifest", "standardisation")}
+    if saved.sha256 and saved.sha256 != digests.of_json(content):
+        raise UserError(
+            f"{path}: expected the values that it was written with, found others; {remedy}"
+        )
+    if saved.sha256 is None:
+        print(
+            f"{workdir}: a run of version 1: it scores, without digests to check its weights by, "
+            "but can't be resumed",
+            file=sys.stderr,
+        )
     try:
-        config = dict(content["config"])
+        config = dict(saved.config)
         config["head_widths"] = tuple(config["head_widths"])
-        manifest = {k: v for k, v in content["manifest"].items() if k != "format_version"}
-        return SavedModel(TrainConfig(**config), Manifest(**manifest), content["standardisation"])
-    except (AttributeError, KeyError, TypeError) as error:
+        return SavedModel(
+            TrainConfig(**config), Manifest.from_json(saved.manifest), saved.standardisation
+        )
+    except (KeyError, TypeError, ValueError) as error:
         raise UserError(
             f"{path}: expected a model of this version, found another ({error}); train again"
         ) from error

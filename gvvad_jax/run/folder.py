@@ -1,17 +1,22 @@
 """The folder of a run: its flags, digests of its data, and a lock for one process at a time."""
 
 import contextlib
-import errno
-import fcntl
 import json
 import pathlib
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import msgspec
 
 from gvvad_jax.command import UserError, to_flagfile
 from gvvad_jax.config import TrainConfig
-from gvvad_jax.store.files import read_json, write_atomically
+from gvvad_jax.store import folders
+from gvvad_jax.store.files import read_json, read_json_as, read_text, write_atomically
 
+# Version 1 named data by its paths, and knew videos and weights by size and ends.
+FORMAT_VERSION = 2
+# Flags that name data: begun.json knows it by content, wherever it lies and however it is spelled.
+_DATA = ("store", "synthetic_store", "synthetic_keep", "annotations")
 # Flags that may change when a run is resumed; so may `steps` unless a schedule depends on it.
 MAY_CHANGE = (
     "log_every",
@@ -22,8 +27,28 @@ MAY_CHANGE = (
     "parallel",
     "processes",
     "device_gigabytes",
+    "verify_rows",
 )
-_NO_LOCKS = (errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK, errno.ENOSYS)
+
+
+class Begun(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The content of begun.json: digests of a run's data by its role, none by its path.
+
+    Attributes:
+      format_version: 2.
+      stores: of the real videos' stores, in order.
+      synthetic_store, decisions, annotations, bank: None for what the run doesn't use.
+      splits, labels: which videos are used how, and their labels.
+    """
+
+    format_version: Literal[2]
+    stores: list[str]
+    synthetic_store: str | None
+    decisions: str | None
+    annotations: str | None
+    bank: str | None
+    splits: str
+    labels: str
 
 
 def require_flags(config: TrainConfig) -> pathlib.Path:
@@ -37,11 +62,12 @@ def require_flags(config: TrainConfig) -> pathlib.Path:
     workdir = pathlib.Path(config.workdir)
     path = workdir / "config.flags"
     flags = _flags(to_flagfile(config))
-    may_change = set(MAY_CHANGE) | (set() if config.depends_on_steps else {"steps"})
+    may_change = {*MAY_CHANGE, *_DATA} | (set() if config.depends_on_steps else {"steps"})
     if config.early_stop:
         may_change.remove("validate_every")
     if path.exists():
-        existing = _flags(path.read_text(encoding="utf-8"))
+        read_begun(workdir)
+        existing = _flags(read_text(path, "the flags of a run"))
         changed = [
             f"{key}={existing.get(key)} there, {flags.get(key)} now"
             for key in sorted(flags.keys() | existing.keys())
@@ -68,20 +94,53 @@ def _flags(text: str) -> dict[str, str]:
     return {key: value for key, _, value in (line.partition("=") for line in kept)}
 
 
+def read_begun(workdir: pathlib.Path) -> Begun:
+    """Reads what the run in a folder was begun with.
+
+    Raises:
+      UserError: the run is of version 1, or the file is damaged.
+    """
+    path = workdir / "begun.json"
+    content = read_json(path) if path.exists() else None
+    if content is None or (isinstance(content, dict) and "format_version" not in content):
+        raise UserError(
+            f"{workdir}: expected a run begun by this version, found one of version 1, which "
+            "scores but can't be resumed: it knew its data by paths, sizes and ends; give another "
+            "--workdir"
+        )
+    remedy = "give another --workdir: what the run here was begun with isn't known any more"
+    return read_json_as(path, Begun, "what a run was begun with", remedy)
+
+
 def require_data(workdir: pathlib.Path, config: TrainConfig, made_of: Mapping[str, Any]) -> None:
     """Raises UserError if the data has changed since the run was begun.
 
     Args:
       workdir: the run's folder.
-      config: the run's settings, with the paths.
+      config: the run's settings, with the paths, for messages.
       made_of: digests of the data as it is now; see training._made_of.
     """
-    path = workdir / "begun.json"
-    # Runs of earlier versions have no begun.json; `claim` writes it.
-    if not (workdir / "config.flags").exists() or not path.exists():
+    if not (workdir / "config.flags").exists():
         return
-    digests, existing = _by_name(config, made_of), _by_name(config, read_json(path))
-    changed = [name for name, digest in digests.items() if digest != existing.get(name)]
+    existing = msgspec.structs.asdict(read_begun(workdir))
+    now = {"format_version": FORMAT_VERSION} | dict(made_of)
+    paths = config.store.split(",")
+    changed = [
+        f"store {number} ({path})"
+        for number, (path, digest) in enumerate(zip(paths, now["stores"], strict=True), start=1)
+        if digest not in existing["stores"][number - 1 : number]
+    ]
+    if len(existing["stores"]) > len(paths):
+        changed.append(f"--store, which named {len(existing['stores'])}")
+    names = {
+        "synthetic_store": f"the synthetic store ({config.synthetic_store or 'none now'})",
+        "decisions": f"the decisions ({config.synthetic_keep or 'none now'})",
+        "annotations": f"the annotations ({config.annotations or 'none now'})",
+        "bank": "the prompt bank",
+        "splits": "the splits",
+        "labels": "the training labels",
+    }
+    changed += [name for role, name in names.items() if now[role] != existing[role]]
     if changed:
         raise UserError(
             f"{workdir}: expected the data that the run here was begun with, found other content "
@@ -89,45 +148,25 @@ def require_data(workdir: pathlib.Path, config: TrainConfig, made_of: Mapping[st
         )
 
 
-def _by_name(config: TrainConfig, made_of: Mapping[str, Any]) -> dict[str, Any]:
-    paths = [*config.store.split(","), config.synthetic_store]
-    digests = zip(paths, made_of["stores"], strict=False)  # The synthetic store is optional.
-    return {f"store {path}": digest for path, digest in digests} | {
-        f"decisions {config.synthetic_keep}": made_of["decisions"],
-        "the prompt bank": made_of["bank"],
-        "the splits": made_of["splits"],
-        "the training labels": made_of["labels"],
-    }
-
-
 def claim(workdir: pathlib.Path, config: TrainConfig, made_of: Mapping[str, Any]) -> None:
     """Writes which run the folder is of; call it when the run can start.
 
     A run that is refused before leaves the folder free for a corrected command.
     """
-    note = json.dumps(made_of, indent=1) + "\n"
+    note = json.dumps({"format_version": FORMAT_VERSION} | dict(made_of), indent=1) + "\n"
     write_atomically(workdir / "begun.json", note.encode())
     # Written last, because `require_flags` takes it for the sign of a run.
     write_atomically(workdir / "config.flags", to_flagfile(config).encode())
 
 
-@contextlib.contextmanager
-def locked(workdir: pathlib.Path) -> Iterator[None]:
+def locked(workdir: pathlib.Path) -> contextlib.AbstractContextManager[None]:
     """Locks the folder for one run; the lock ends with its process.
 
     Raises:
       UserError: another process trains in this folder.
     """
-    with open(workdir / ".lock", "w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise UserError(
-                f"{workdir}: expected no other process to train here, found one that does; wait "
-                "for it or stop it, or give another --workdir"
-            ) from error
-        except OSError as error:
-            # Some network file systems have no locks; training works without.
-            if error.errno not in _NO_LOCKS:
-                raise
-        yield
+    return folders.locked(
+        workdir / ".lock",
+        f"{workdir}: expected no other process to train here, found one that does; wait for it or "
+        "stop it, or give another --workdir",
+    )

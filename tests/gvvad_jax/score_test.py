@@ -190,17 +190,19 @@ def test_a_score_that_is_no_number_names_store_and_video(run, tmp_path):
     path = write_store(tmp_path / "s", {"test": (1, 1)})
     array = np.load(path / "shard-00000.visual.npy", mmap_mode="r+")
     array[0] = np.nan
-    opened, model = Store(path), scoring.load(run[0])
+    with pytest.raises(UserError, match="'test-0-0': expected rows of sha256"):
+        scoring.load(run[0]).score(Store(path))
+    opened, model = Store(path, verify_rows=False), scoring.load(run[0])
     with pytest.raises(UserError, match=r"s: video 'test-0-0': expected finite scores"):
         evaluation.measure_members(model, members_of(opened, None))
     with pytest.raises(UserError, match=r"s: video 'test-0-0': expected finite scores"):
-        score._score_store(model, str(path))
+        score._score_store(model, opened)
 
 
 def test_an_id_that_looks_like_another_array_is_refused(run, tmp_path):
     path = write_store(tmp_path / "s", {"test": (1, 1)}, prefix="snippets/")
     with pytest.raises(UserError, match="'snippets/test-0-0': expected an id"):
-        score._score_store(scoring.load(run[0]), str(path))
+        score._score_store(scoring.load(run[0]), Store(path))
 
 
 @pytest.mark.parametrize(

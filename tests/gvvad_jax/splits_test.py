@@ -16,8 +16,9 @@ from gvvad_jax.splits import (
     read_decisions,
     standardisation,
 )
+from gvvad_jax.store.format import rows_hash
 from gvvad_jax.store.reader import Store
-from tests.support.stores import DIM, make_manifest, write_store
+from tests.support.stores import DIM, make_manifest, reseal, write_store
 
 
 def test_validation_is_stratified_and_seeded(real_store):
@@ -255,12 +256,17 @@ def _sharing(path, split, *, constant=False, source="real", prefix="more-"):
     """A store of one normal and one abnormal video, whose rows are those of every such store."""
     opened = write_store(path, {split: (1, 1)}, source=source, seed=7, prefix=prefix)
     if constant:
+        arrays = {}
         for kind in ("visual", "text"):
-            array = np.load(opened / f"shard-00000.{kind}.npy")
-            np.save(opened / f"shard-00000.{kind}.npy", np.zeros_like(array))
+            arrays[kind] = np.zeros_like(np.load(opened / f"shard-00000.{kind}.npy"))
+            np.save(opened / f"shard-00000.{kind}.npy", arrays[kind])
         shard = opened / "shard-00000.jsonl"
-        rows = [json.loads(line) | {"sha256": "0" * 64} for line in shard.open()]
+        rows = [json.loads(line) for line in shard.open()]
+        for row in rows:
+            span = slice(row["offset"], row["offset"] + row["num_snippets"])
+            row["sha256"] = rows_hash(*(array[span] for array in arrays.values()))
         shard.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        reseal(opened)
     return opened
 
 
@@ -313,6 +319,7 @@ def _without_line(path, video_id):
     shard = path / "shard-00000.jsonl"
     lines = shard.read_text().splitlines(keepends=True)
     shard.write_text("".join(line for line in lines if f'"{video_id}"' not in line))
+    reseal(path)
 
 
 @pytest.mark.parametrize("video_id", ["test-1-0", "train-0-1"])
@@ -322,7 +329,7 @@ def test_a_listed_video_is_encoded_or_in_quarantine(tmp_path, video_id, capsys):
     with pytest.raises(UserError, match=rf"s: expected every \w+ video .* found '{video_id}'"):
         _open(path)
     (path / "quarantine.jsonl").write_text(json.dumps({"id": video_id, "reason": "cut"}) + "\n")
-    splits, _ = _open(path)
+    splits, _ = _open(reseal(path))
     assert splits.missing == [video_id] * video_id.startswith("test")
     assert f"couldn't be encoded, '{video_id}' first" in capsys.readouterr().err
 

@@ -11,10 +11,21 @@ from gvvad_jax.command import UserError, to_flagfile
 from gvvad_jax.config import TrainConfig
 from gvvad_jax.run import folder
 
+MADE_OF = {
+    "stores": ["a"],
+    "synthetic_store": None,
+    "decisions": None,
+    "annotations": None,
+    "bank": None,
+    "splits": "b",
+    "labels": "c",
+}
+
 
 def test_flags_may_be_commented(tmp_path):
     config = TrainConfig(workdir=str(tmp_path))
     flags = to_flagfile(config)
+    folder.claim(tmp_path, config, MADE_OF)
     (tmp_path / "config.flags").write_text(f"# Mine.\n\n// Too.\n{flags}")
     assert folder.require_flags(config) == tmp_path
     (tmp_path / "config.flags").write_text(f"--mine\n{flags}")
