@@ -7,15 +7,17 @@
 
 Each video is read, resampled by --fps_policy, cut into snippets and encoded. The store also gets a
 text row per snippet, made from its caption, and the measures that the filter judges. Decoding runs
-ahead of the models. Unless a model needs whole videos, a video is never in memory as a whole. If
-the command is killed, run it again: finished videos are kept and the rows are the same. A video is
-encoded again if its file, its description or its source has changed. Videos that cannot be read, or
-only in part, are named at the end.
+ahead of the models, and a video is never in memory as a whole. If the command is killed, run it
+again: finished videos are kept and the rows are the same. A video is encoded again if its file, its
+description or its source has changed. A video that cannot be encoded doesn't stop the others: it is
+named at the end with the reason, and the exit status is 3, or 1 if no video is left. Videos that
+can be read only in part are named too.
 """
 
 import dataclasses
 import json
 import os
+import sys
 from typing import Any
 
 from generation.encode.recipe import EncodeOptions
@@ -56,7 +58,18 @@ def main(_) -> None:
         spent=spent,
     )
     summary = {"out": files.out, "finished": finished} | spent
-    print(json.dumps(summary | (Store(files.out).summary() if finished else {})))
+    if not finished:
+        print(json.dumps(summary))
+        return
+    store = Store(files.out)
+    print(json.dumps(summary | store.summary()))
+    if failed := len(store.quarantined):
+        print(
+            f"{files.out}: {failed} of {failed + len(store.rows)} videos could not be encoded, the "
+            "others are there; the reasons stand above",
+            file=sys.stderr,
+        )
+        sys.exit(3)
 
 
 if __name__ == "__main__":

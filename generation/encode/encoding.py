@@ -52,9 +52,12 @@ def encode(
     Returns:
       Whether the store is finished; False while videos of other ranks are missing.
 
+    A video that cannot be encoded is quarantined with the reason and does not stop the others.
+
     Raises:
-      UserError: a file is missing, no file is readable, a frame rate is unknown, a video could not
-        be captioned, or `out` holds a store with other settings.
+      Interrupted: no video could be encoded.
+      UserError: a file is missing, a server could not caption a video, or `out` holds a store with
+        other settings.
     """
     assert isinstance(recipe, EncodeOptions) or not ray_workers, "a Recipe can't go to workers"
     videos = require_files(annotations.load(videos_path))

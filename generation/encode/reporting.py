@@ -4,7 +4,7 @@ import sys
 
 import tqdm
 
-from gvvad_jax.command import UserError
+from gvvad_jax.command import Interrupted
 from gvvad_jax.store import annotations
 from gvvad_jax.store.format import Row
 from gvvad_jax.store.reader import Store
@@ -49,7 +49,7 @@ def report_faults(store: Store) -> None:
     """Warns of every video that differs from what its container or videos.json declares.
 
     Raises:
-      UserError: no video was readable.
+      Interrupted: no video could be encoded.
     """
     for video_id, reason in store.quarantined.items():
         warn(video_id, f"not encoded: {reason}")
@@ -57,7 +57,7 @@ def report_faults(store: Store) -> None:
         for fault in _contradictions(row, store.videos.videos[row.id]):
             warn(row.id, fault)
     if not store.rows:
-        raise UserError(
+        raise Interrupted(
             f"{store.path}: expected at least one readable video, found none among "
             f"{len(store.quarantined)}; correct the files, remove this folder and encode again"
         )

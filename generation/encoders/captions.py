@@ -60,7 +60,7 @@ def spread(start: int, end: int, count: int) -> list[int]:
     return [start + ((2 * i + 1) * length - 1) // (2 * count) for i in range(count)]
 
 
-class _SnippetCaptioner(abc.ABC):
+class SnippetCaptioner(abc.ABC):
     """Base of captioners that look at a few frames of each snippet.
 
     Attributes:
@@ -97,7 +97,7 @@ class _SnippetCaptioner(abc.ABC):
         return snippet_KxHxWx3[spread(0, len(snippet_KxHxWx3), self.num_frames)]
 
 
-class _PretrainedCaptioner(_SnippetCaptioner):
+class _PretrainedCaptioner(SnippetCaptioner):
     """A transformers checkpoint that captions frames; see GitCaptioner and BlipCaptioner.
 
     All batches have the same number of rows and the search is greedy, so a caption does not depend
@@ -262,7 +262,7 @@ def _caption_schema() -> type:
     return Caption
 
 
-class ChatCaptioner(_SnippetCaptioner):
+class ChatCaptioner(SnippetCaptioner):
     """A vision model behind an OpenAI-compatible server, with one request per snippet.
 
     Frames are sent as JPEG inside the request, scaled down to `longest_side` pixels. Answers are

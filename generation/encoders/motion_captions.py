@@ -16,9 +16,10 @@ import numpy as np
 if TYPE_CHECKING:
     from generation.media.reading import Picture
 
-# Flow is computed at this width and about this rate, so that captions of all videos are comparable.
+# Flow is computed at this width and about this rate, the motion encoder's, so that captions of all
+# videos are comparable.
 _WIDTH = 160
-_FPS = 10.0
+_FPS = 9.0
 # Pictures are stretched to heights between these: OpenCV's flow needs the first, memory the last.
 _HEIGHTS = (32, 320)
 # A video is cut into equal parts of at most this many seconds, each with a background of its own:

@@ -59,8 +59,8 @@ class CaptionOptions(ChatOptions):
 
     captioner: str = TEXT(
         "rules",
-        "Captioner of the text rows; rules reads whole videos into memory, description takes the "
-        "text that a video was generated from.",
+        "Captioner of the text rows; rules needs no weights, description takes the text that a "
+        "video was generated from.",
         choices=CAPTIONERS,
     )
     caption_weights: str = TEXT(

@@ -27,7 +27,7 @@ from gvvad_jax.command import UserError
 from gvvad_jax.store import alignment
 from gvvad_jax.store.format import STAND_IN
 from gvvad_jax.store.reader import Store, require_agreement
-from tests.support import killing, tiny_clip
+from tests.support import killing, streaming, tiny_clip
 from tests.support.chat_server import ChatServer
 from tests.support.tiny_transformers import save_bert, save_git
 from tests.support.tiny_videos import moving, write_damaged, write_list
@@ -64,14 +64,15 @@ def test_rows_are_those_of_whole_videos(videos_folder, weights, tmp_path, monkey
     for name in "abcd":
         row, frames = opened.rows[name], reading.read(videos_folder / f"{name}.mp4").frames_TxHxWx3
         assert row.num_frames == row.decoded_frames == row.declared_frames == len(frames)
-        assert row.pixel_statistics == pixels.pixel_statistics(frames, 10.0, len(frames))
-        looked = [encoder.prepare_whole(frames[i]) for i in pixels.wanted_frames(len(frames), 10.0)]
+        assert row.pixel_statistics["decoded_share"] == 1
+        shown = streaming.pictures(frames)
+        looked = [encoder.prepare_whole(shown[i]) for i in pixels.wanted_frames(len(frames), 10.0)]
         expected = pytest.approx(encoder.consistency(looked), abs=1e-5)
         assert row.feature_statistics == {"consistency": expected}
         if fps_policy != "native":
             frames = frames[alignment.resampled_frames(len(frames), 10.0, 6.0)]
         spans = alignment.snippet_spans(len(frames), 8, 8)
-        expected_TxNxD = encoder.encode_video(frames, spans, 10.0)
+        expected_TxNxD = streaming.encode(encoder, frames, spans, 10.0)
         np.testing.assert_allclose(opened.visual(name), expected_TxNxD, atol=2e-3)
 
 
@@ -133,7 +134,9 @@ def test_decodable_frames_of_damaged_videos_are_encoded(
     row = opened.rows["bad"]
     assert (row.declared_frames, row.decoded_frames) == (57, len(decoded.frames_TxHxWx3))
     spans = alignment.snippet_spans(row.num_frames, 8, 8)
-    expected = tiny_clip.make_encoder(weights).encode_video(decoded.frames_TxHxWx3, spans, 10.0)
+    encoder = tiny_clip.make_encoder(weights)
+    frames = decoded.frames_TxHxWx3[streaming.shown(tmp_path / "bad.mp4", 10.0)]
+    expected = streaming.encode(encoder, frames, spans, 10.0)
     np.testing.assert_allclose(opened.visual("bad"), expected, atol=1e-5)
     errors = capsys.readouterr().err
     assert f"bad: {decoded.damaged} packets or frames are damaged" in errors
@@ -212,10 +215,10 @@ class _Seen(pydantic.BaseModel):
     caption: str
 
 
-class ServerCaptioner:
+class ServerCaptioner(captions.SnippetCaptioner):
     """Captions by a chat server that gets a snippet's mean colour."""
 
-    id, whole_video, vocabulary = "by-server", False, "plain"
+    id = "by-server"
 
     def __init__(self, url):
         self._server = client.Server(ChatOptions(chat_model="m", base_url=url, attempts=1))

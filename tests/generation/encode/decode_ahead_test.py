@@ -1,6 +1,5 @@
 """Decoding ahead gives the frames of whole videos but keeps few of them in memory."""
 
-import dataclasses
 import gc
 import threading
 import time
@@ -11,11 +10,13 @@ import pytest
 
 from generation.encode import decode_ahead
 from generation.encode.recipe import Recipe
+from generation.encoders.captions import SnippetCaptioner
+from generation.encoders.motion import MotionEncoder
 from generation.media import pixels, reading
 from generation.media.writing import write_video
 from gvvad_jax.command import UserError
 from gvvad_jax.store import alignment, annotations
-from tests.support import tiny_clip, tiny_videos
+from tests.support import streaming, tiny_clip, tiny_videos
 from tests.support.tiny_videos import (
     moving,
     write_damaged,
@@ -27,22 +28,16 @@ from tests.support.tiny_videos import (
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-class FewFrames:
+class FewFrames(SnippetCaptioner):
     """A captioner that reports the mean colours of the first and last frame."""
 
-    id, whole_video, vocabulary = "few-frames", False, "plain"
+    id = "few-frames"
 
     def frames_of(self, start, end):
         return sorted({start, end - 1})
 
     def caption_snippets(self, snippets):
         return [str(np.round(snippet.mean(axis=(1, 2, 3)), 3).tolist()) for snippet in snippets]
-
-
-class WholeVideo:
-    """An encoder or captioner that needs whole videos."""
-
-    id, whole_video, vocabulary = "whole", True, "motion"
 
 
 def _videos(folder, *names):
@@ -74,44 +69,30 @@ def test_chunks_give_what_the_whole_video_gives(
     rows, captions, chunks = [], [], 0
     for message in _messages(videos, made):
         if isinstance(message, decode_ahead.Chunk):
-            rows.append(encoder.encode_snippets(message.prepared))
-            captions += captioner.caption_snippets(message.pictures)
+            rows += message.plan.features.take(message.features)
+            captions += message.plan.captions.take(message.captions)
             chunks += 1
             continue
         frames = reading.read(videos_folder / message.plan.video.file).frames_TxHxWx3
-        statistics = pixels.pixel_statistics(frames, 10.0, len(frames))
-        assert message.pixel_statistics == statistics and message.faults == []
+        shown = dict(reading.Reader(videos_folder / message.plan.video.file).frames(range(100)))
+        meter = pixels.Meter(len(frames), 10.0)
+        for index in meter.wanted:
+            meter.add(shown[index].scaled(96, 64, "gray"))
+        assert message.pixel_statistics == meter.statistics(len(frames), len(frames))
         assert message.plan.num_frames == message.declared_frames == len(frames)
-        assert message.frames_FxHxWx3 is None
-        probes = [encoder.prepare_whole(frames[i]) for i in pixels.wanted_frames(len(frames), 10.0)]
+        assert message.decoded_frames == len(frames) and message.faults == []
+        probes = [encoder.prepare_whole(shown[index]) for index in meter.wanted]
         np.testing.assert_array_equal(np.stack(message.probes), np.stack(probes))
         if fps_policy != "native":
             frames = frames[alignment.resampled_frames(len(frames), 10.0, fps_policy)]
         spans = alignment.snippet_spans(len(frames), 8, stride)
         np.testing.assert_array_equal(message.plan.spans_Tx2, spans)
-        expected = encoder.encode_video(frames, spans, message.plan.rate)
-        np.testing.assert_allclose(np.concatenate(rows), expected, atol=1e-5)
+        expected = streaming.encode(encoder, frames, spans, message.plan.rate)
+        np.testing.assert_allclose(np.stack(rows), expected, atol=1e-5)
         asked = [frames[captioner.frames_of(start, end)] for start, end in spans.tolist()]
         assert captions == captioner.caption_snippets(asked)
         rows, captions = [], []
     assert chunks > 3, "more than a chunk a video"
-
-
-def test_whole_videos_are_given_where_they_are_needed(weights, videos_folder):
-    videos = _videos(videos_folder, "a", "b")
-    encoder = tiny_clip.make_encoder(weights)
-    made = _recipe(encoder, captioner=WholeVideo(), fps_policy=5.0)
-    messages = _messages(videos, made)
-    streamed = _messages(videos, dataclasses.replace(made, captioner=None))
-    assert [type(message) for message in messages] == [type(message) for message in streamed]
-    for message, other in zip(messages, streamed, strict=True):
-        if isinstance(message, decode_ahead.Chunk):
-            assert str(message.prepared) == str(other.prepared)
-            continue
-        frames = reading.read(videos_folder / message.plan.video.file).frames_TxHxWx3
-        chosen = alignment.resampled_frames(len(frames), 10.0, 5.0)
-        np.testing.assert_array_equal(message.frames_FxHxWx3, frames[chosen])
-        assert message.pixel_statistics == other.pixel_statistics
 
 
 @pytest.mark.parametrize("damage", ["bytes", "cut short"])
@@ -136,15 +117,18 @@ def test_damage_makes_a_new_plan_for_the_decodable_frames(weights, tmp_path, mon
     encoder = tiny_clip.make_encoder(weights)
     messages = _messages(videos, _recipe(encoder, snippet_frames=4, snippet_stride=4))
     ending, unreadable, sound = (m for m in messages if not isinstance(m, decode_ahead.Chunk))
-    assert ending.plan.num_frames == count and ending.declared_frames == 50
-    assert ending.plan.spans_Tx2[-1, 1] == count
+    assert ending.decoded_frames == count and ending.declared_frames == 50
+    # Lost frames leave the others where they are: the frame before them is shown longer.
+    shown = streaming.shown(tmp_path / "bad.mp4", 10.0)
+    assert ending.plan.num_frames == ending.plan.spans_Tx2[-1, 1] == len(shown) > count
     assert "damaged; the decodable frames are encoded" in ending.faults[0]
     assert ending.pixel_statistics["decoded_share"] == pytest.approx(count / 50, abs=1e-3)
     plans = {id(m.plan): m.plan for m in messages if isinstance(m, decode_ahead.Chunk)}
     assert len(plans) > 2, "a first one that failed, and those of the two videos"
     chunks = [m for m in messages if isinstance(m, decode_ahead.Chunk) and m.plan is ending.plan]
-    rows = np.concatenate([encoder.encode_snippets(chunk.prepared) for chunk in chunks])
-    whole = encoder.encode_video(expected.frames_TxHxWx3, ending.plan.spans_Tx2, 10.0)
+    rows = [row for chunk in chunks for row in ending.plan.features.take(chunk.features)]
+    frames = expected.frames_TxHxWx3[shown]
+    whole = streaming.encode(encoder, frames, ending.plan.spans_Tx2, 10.0)
     np.testing.assert_allclose(rows, whole, atol=1e-6)
     assert unreadable.video.id == "rubbish" and unreadable.reason.startswith("rubbish.mp4: ")
     assert sound.plan.num_frames == 50 and sound.faults == []
@@ -154,15 +138,15 @@ def test_uneven_frames_are_reported(weights, tmp_path):
     write_uneven(tmp_path / "v.mp4")
     *_, ending = _messages(_videos(tmp_path, "v"), _recipe(tiny_clip.make_encoder(weights)))
     assert len(ending.faults) == 1
-    assert "up to 1.5 s from the assumed 4 fps" in ending.faults[0]
+    assert "up to 1.5 s from where 4 fps puts them" in ending.faults[0]
 
 
 def test_a_frame_rate_is_required(weights, tmp_path):
     for number, image in enumerate(moving(3)):
         (tmp_path / "a.mp4").mkdir(exist_ok=True)
         write_image(tmp_path / "a.mp4" / f"{number}.png", image)
-    with pytest.raises(UserError, match="video 'a': expected fps"):
-        _messages(_videos(tmp_path, "a"), _recipe(tiny_clip.make_encoder(weights)))
+    (message,) = _messages(_videos(tmp_path, "a"), _recipe(tiny_clip.make_encoder(weights)))
+    assert "video 'a': expected fps, found none" in message.reason
 
 
 class _Counter:
@@ -182,18 +166,26 @@ class _Counter:
         self.alive -= 1
 
 
-def test_a_long_video_is_never_in_memory_as_a_whole(weights, tmp_path, monkeypatch):
+@pytest.mark.parametrize("name", ["clip", "motion"])
+def test_a_long_video_is_never_in_memory_as_a_whole(weights, tmp_path, monkeypatch, name):
     monkeypatch.setattr(decode_ahead, "CHUNK_FRAMES", 8)
-    write_video(tmp_path / "v.mp4", moving(1200), fps=25)
+    write_video(tmp_path / "v.mp4", moving(1200), fps=10)
     videos = _videos(tmp_path, "v")
-    pictures, prepared = _Counter(), _Counter()
-    convert = reading.upright_rgb
-    monkeypatch.setattr(
-        reading, "upright_rgb", lambda frame, size: pictures.watch(convert(frame, size))
-    )
-    encoder = tiny_clip.make_encoder(weights, pooling="mean")
-    prepare = encoder.prepare
-    monkeypatch.setattr(encoder, "prepare", lambda frame: prepared.watch(prepare(frame)))
+    prepared = _Counter()
+    encoder = tiny_clip.make_encoder(weights, pooling="mean") if name == "clip" else MotionEncoder()
+    begin = encoder.begin
+
+    def watched(*video):
+        stream = begin(*video)
+        prepare = stream.prepare
+        stream.prepare = lambda picture: prepared.watch(prepare(picture).view())
+        return stream
+
+    if name == "clip":
+        prepare = encoder.prepare
+        monkeypatch.setattr(encoder, "prepare", lambda frame: prepared.watch(prepare(frame)))
+    else:
+        monkeypatch.setattr(encoder, "begin", watched)
     source = decode_ahead.Source(videos, _recipe(encoder))
     messages = decode_ahead.ahead(
         source.messages(videos.videos.values()), decode_ahead.CHUNKS_ALIVE
@@ -202,37 +194,13 @@ def test_a_long_video_is_never_in_memory_as_a_whole(weights, tmp_path, monkeypat
     for message in messages:
         if isinstance(message, decode_ahead.Chunk):
             time.sleep(0.002)  # Decoding is faster.
-            snippets += len(message.prepared)
+            snippets += len(message.plan.features.take(message.features))
         del message
     gc.collect()
-    assert snippets == 150 and prepared.total == pictures.total == 1200
-    # One chunk is being filled, beside those that are complete.
-    assert prepared.most <= 8 * (decode_ahead.CHUNKS_ALIVE + 1)
-    assert pictures.most <= 2, "no picture outlives what was made of it"
-    assert prepared.alive == pictures.alive == 0
-
-
-def test_at_most_two_whole_videos_are_in_memory(tmp_path, monkeypatch):
-    names = [f"v{number}" for number in range(6)]
-    for name in names:
-        write_video(tmp_path / f"{name}.mp4", moving(4), fps=10)
-    videos = _videos(tmp_path, *names)
-    counter, read_video = _Counter(), reading.read
-
-    def read(path, **settings):
-        video = read_video(path, **settings)
-        counter.watch(video.frames_TxHxWx3)
-        return video
-
-    monkeypatch.setattr(reading, "read", read)
-    source = decode_ahead.Source(videos, _recipe(WholeVideo()))
-    for message in decode_ahead.ahead(
-        source.messages(videos.videos.values()), decode_ahead.VIDEOS_ALIVE
-    ):
-        time.sleep(0.02)
-        del message
-    # How far the thread gets ahead varies; how many videos are alive does not.
-    assert counter.total == 6 and counter.most <= 2
+    assert snippets == 150 and prepared.total == 1200
+    # One chunk is being filled, beside those that are complete; a stream keeps a few frames.
+    assert prepared.most <= 8 * (decode_ahead.CHUNKS_ALIVE + 2)
+    assert prepared.alive <= 1
 
 
 def test_ahead_works_while_its_items_are_processed():
@@ -285,5 +253,13 @@ def test_ahead_passes_errors_on_and_ends_its_thread():
 
 def test_an_impossible_rate_is_reported_with_its_video(weights, videos_folder):
     made = _recipe(tiny_clip.make_encoder(weights), fps_policy=1e12)
-    with pytest.raises(UserError, match="videos.json: video 'a': expected at most 16777216 frames"):
-        _messages(_videos(videos_folder, "a"), made)
+    (message,) = _messages(_videos(videos_folder, "a"), made)
+    assert "video 'a': expected at most 16777216 frames" in message.reason
+
+
+def test_another_rate_than_the_files_is_reported(weights, tmp_path):
+    write_video(tmp_path / "a.mp4", moving(20), fps=10)
+    videos = annotations.load(tiny_videos.write_list(tmp_path, ["a"], fps=25))
+    *_, ending = _messages(videos, _recipe(tiny_clip.make_encoder(weights)))
+    assert ending.plan.fps == 25
+    assert ending.faults == ["the file says 10 fps; 25 fps are used, as asked for"]

@@ -87,7 +87,7 @@ def test_git_captions_equal_those_of_its_model(git):
     captioner = _captioner("git", git)
     digest = pretrained.known_digest(str(git), pretrained.CAPTIONS)
     assert captioner.id == f"git:tiny-git@{digest}" and captioner.vocabulary == "plain"
-    assert not captioner.whole_video and captioner.frames_of(0, 16) == [1, 3, 6, 9, 11, 14]
+    assert captioner.frames_of(0, 16) == [1, 3, 6, 9, 11, 14]
     actual = captioner.caption_snippets(_snippets())
     assert len(set(actual)) >= 4 and len({len(caption.split()) for caption in actual}) > 1
 
@@ -252,7 +252,7 @@ def test_half_precision_does_not_change_the_id(git):
 def test_captioners_without_weights():
     assert _captioner("none") is None
     rules = _captioner("rules")
-    assert rules.id == "motion-rules-v1" and rules.whole_video and rules.vocabulary == "motion"
+    assert rules.id == "motion-rules-v2" and rules.vocabulary == "motion"
 
 
 def test_frames_must_be_uint8(git):

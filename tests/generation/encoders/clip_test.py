@@ -15,6 +15,7 @@ from generation.media import reading
 from generation.media.writing import write_video
 from gvvad_jax.command import UserError
 from tests.support import tiny_clip
+from tests.support.streaming import encode, pictures
 from tests.support.tiny_clip import make_encoder
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -101,7 +102,7 @@ def test_the_centre_crop_is_the_processors_within_two_grey_levels(
 
     write_video(tmp_path / "v.mp4", [picture(height, width)], fps=10)
     frame = reading.read(tmp_path / "v.mp4").frames_TxHxWx3[0]
-    actual = make_encoder(large_input).prepare(frame)
+    actual = make_encoder(large_input).prepare(pictures([frame])[0])
     assert actual.shape == (3, 224, 224) and actual.dtype == torch.uint8
     processor = CLIPImageProcessorPil.from_pretrained(large_input)
     pixels = processor(images=Image.fromarray(frame), do_normalize=False, do_rescale=False)
@@ -132,7 +133,7 @@ def test_features_are_the_checkpoints_own(weights, frames, crops):
             for top, left in places
         ]
     encoder = make_encoder(weights, pooling="mean", crops=crops)
-    actual = encoder.encode_video(frames, SPANS, 10.0)
+    actual = encode(encoder, frames, SPANS, 10.0)
     assert actual.dtype == np.float32 and encoder.dim == 6
     expected_FxNxD = np.stack(expected_NxFxD, axis=1)
     _assert_close(actual, [expected_FxNxD[start:end].mean(axis=0) for start, end in SPANS])
@@ -143,10 +144,10 @@ def test_features_are_the_checkpoints_own(weights, frames, crops):
 
 def test_pooling(weights, frames):
     single = np.stack([np.arange(6), np.arange(1, 7)], axis=1)
-    rows = make_encoder(weights).encode_video(frames, single, 10.0)
-    middle = make_encoder(weights, pooling="middle").encode_video(frames, SPANS, 10.0)
+    rows = encode(make_encoder(weights), frames, single, 10.0)
+    middle = encode(make_encoder(weights, pooling="middle"), frames, SPANS, 10.0)
     np.testing.assert_allclose(middle, rows[[1, 3, 4]], atol=1e-5)
-    mean = make_encoder(weights, pooling="mean").encode_video(frames, SPANS, 10.0)
+    mean = encode(make_encoder(weights, pooling="mean"), frames, SPANS, 10.0)
     expected = [rows[:4].mean(axis=0), rows[2:].mean(axis=0), rows[4:].mean(axis=0)]
     np.testing.assert_allclose(mean, expected, atol=1e-5)
     assert not np.allclose(mean, middle, atol=1e-2)
@@ -154,13 +155,13 @@ def test_pooling(weights, frames):
 
 def test_a_shared_frame_is_embedded_once_and_batches_are_full(weights, frames):
     encoder = make_encoder(weights, pooling="mean", crops="ten", crops_at_once=40)
-    expected = make_encoder(weights, pooling="mean", crops="ten").encode_video(frames, SPANS, 10.0)
+    expected = encode(make_encoder(weights, pooling="mean", crops="ten"), frames, SPANS, 10.0)
     sizes = []
     encoder.model.register_forward_hook(
         lambda module, arguments, kwargs, output: sizes.append(len(kwargs["pixel_values"])),
         with_kwargs=True,
     )
-    actual = encoder.encode_video(frames, SPANS, 10.0)
+    actual = encode(encoder, frames, SPANS, 10.0)
     # Twelve uses of six frames; four frames a batch.
     assert sizes == [40, 20]
     np.testing.assert_allclose(actual, expected, atol=1e-5)
@@ -172,7 +173,7 @@ def test_half_precision_does_not_change_the_manifest(weights, frames, dtype):
     half = make_encoder(weights, pooling="mean", crops="ten", compute_dtype=dtype)
     assert (full.dtype, half.dtype) == ("float32", dtype)
     assert half.manifest == full.manifest and half.crops == full.crops
-    expected, actual = (e.encode_video(frames, SPANS, 10.0) for e in (full, half))
+    expected, actual = (encode(e, frames, SPANS, 10.0) for e in (full, half))
     assert actual.dtype == np.float32
     tolerance = {"float16": 0.005, "bfloat16": 0.04}[dtype]
     np.testing.assert_allclose(actual, expected, atol=tolerance * np.abs(expected).max())
@@ -181,15 +182,15 @@ def test_half_precision_does_not_change_the_manifest(weights, frames, dtype):
 def test_overflow_is_an_error(frames, tmp_path):
     large = tiny_clip.save(tmp_path / "large", scale=1e6)
     with pytest.raises(UserError, match="--compute_dtype=float16: expected finite features"):
-        make_encoder(large, compute_dtype="float16").encode_video(frames, SPANS, 10.0)
-    assert np.isfinite(make_encoder(large).encode_video(frames, SPANS, 10.0)).all()
+        encode(make_encoder(large, compute_dtype="float16"), frames, SPANS, 10.0)
+    assert np.isfinite(encode(make_encoder(large), frames, SPANS, 10.0)).all()
 
 
 def test_consistency_by_hand(weights, frames):
     encoder = make_encoder(weights, crops="whole")
     single = np.stack([np.arange(3), np.arange(1, 4)], axis=1)
-    a, b, c = encoder.encode_video(frames, single, 10.0)[:, 0]
-    prepared = [encoder.prepare_whole(frame) for frame in frames[:3]]
+    a, b, c = encode(encoder, frames, single, 10.0)[:, 0]
+    prepared = [encoder.prepare_whole(frame) for frame in pictures(frames[:3])]
 
     def cosine(x, y):
         return x @ y / np.linalg.norm(x) / np.linalg.norm(y)
@@ -217,8 +218,8 @@ def test_a_checkpoint_of_both_towers_works(weights, frames, tmp_path):
     both.load_state_dict(vision.state_dict(), strict=False)
     both.save_pretrained(tmp_path / "both")
     tiny_clip.save_processor(tmp_path / "both", 16)
-    actual = make_encoder(str(tmp_path / "both")).encode_video(frames, SPANS, 10.0)
-    expected = make_encoder(weights).encode_video(frames, SPANS, 10.0)
+    actual = encode(make_encoder(str(tmp_path / "both")), frames, SPANS, 10.0)
+    expected = encode(make_encoder(weights), frames, SPANS, 10.0)
     np.testing.assert_array_equal(actual, expected)
 
 

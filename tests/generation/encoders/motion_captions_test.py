@@ -12,6 +12,7 @@ from generation.encoders.banks import prompt_bank
 from generation.encoders.text import HashedTextEncoder
 from generation.media import reading
 from generation.media.writing import write_video
+from tests.support import streaming
 
 FPS = 10.0
 ERRATIC = "erratic motion to and fro"
@@ -37,7 +38,13 @@ def _caption(frames, folder=None):
         write_video(folder / "video.mp4", frames, fps=FPS)
         frames = reading.read(folder / "video.mp4").frames_TxHxWx3
     spans_Tx2 = np.array([[0, len(frames)]])
-    return motion_captions.MotionCaptioner().captions(frames, spans_Tx2, FPS)[0]
+    return streaming.run(motion_captions.MotionCaptioner(), frames, spans_Tx2, FPS)[0]
+
+
+def _measure(frames, spans_Tx2, fps):
+    stream = motion_captions.MotionCaptioner().begin(np.array(spans_Tx2), len(frames), fps)
+    shown = streaming.pictures(frames)
+    return stream.measure([stream.prepare(shown[index]) for index in stream.wanted_F])
 
 
 T = np.arange(16)
@@ -62,7 +69,7 @@ def test_direction_and_pace_of_a_moving_region(top_T, left_T, direction, tmp_pat
     caption = _caption(_put(_place(), top_T, left_T), tmp_path)
     assert caption.startswith("one people-sized region moving") and direction in caption
     # 3 of 160 pixels, ten times a second, are 19 % of the width a second.
-    facts = motion_captions.measure(_put(_place(), top_T, left_T), np.array([[0, 16]]), FPS)[0]
+    facts = _measure(_put(_place(), top_T, left_T), [[0, 16]], FPS)[0]
     assert 7 < facts.speed < 19
     assert ERRATIC not in caption
 
@@ -109,17 +116,18 @@ def test_flames_are_fire_coloured_and_changing(tmp_path):
 def test_a_snippet_has_its_own_caption_and_frame_rates_compare():
     still_then_right = _put(_place(32), np.full(32, 40), np.r_[[30] * 16, 30 + 3 * T])
     spans = np.array([[0, 16], [16, 32]])
-    first, second = motion_captions.MotionCaptioner().captions(still_then_right, spans, FPS)
+    captioner = motion_captions.MotionCaptioner()
+    first, second = streaming.run(captioner, still_then_right, spans, FPS)
     assert "barely" in first and "to the right" in second
-    slow = motion_captions.measure(still_then_right, spans, FPS)[1]
+    slow = _measure(still_then_right, spans, FPS)[1]
     doubled = np.repeat(still_then_right, 2, axis=0)
-    fast = motion_captions.measure(doubled, 2 * spans, 2 * FPS)[1]
+    fast = _measure(doubled, 2 * spans, 2 * FPS)[1]
     assert fast.speed == pytest.approx(slow.speed, rel=0.1)
 
 
 def test_the_captioner_sees_only_pixels_spans_and_the_frame_rate():
-    parameters = inspect.signature(motion_captions.MotionCaptioner.captions).parameters
-    assert set(parameters) == {"self", "frames_FxHxWx3", "spans_Tx2", "fps"}
+    parameters = inspect.signature(motion_captions.MotionCaptioner.begin).parameters
+    assert set(parameters) == {"self", "spans_Tx2", "num_frames", "rate"}
     tree = ast.parse(pathlib.Path(motion_captions.__file__).read_text(encoding="utf-8"))
     imported = {
         name
@@ -128,7 +136,9 @@ def test_the_captioner_sees_only_pixels_spans_and_the_frame_rate():
         for name in (getattr(node, "module", None), *(alias.name for alias in node.names))
         if name
     }
-    assert imported <= {"dataclasses", "collections.abc", "Sequence", "cv2", "numpy"}
+    names = {"dataclasses", "math", "collections.abc", "Sequence", "cv2", "numpy"}
+    names |= {"typing", "TYPE_CHECKING", "generation.media.reading", "Picture"}
+    assert imported <= names
 
 
 def test_erratic_captions_lie_closer_to_the_bank_than_calm_ones():

@@ -3,7 +3,6 @@
 import subprocess
 import sys
 
-import cv2
 import numpy as np
 import pytest
 
@@ -13,6 +12,7 @@ from generation.encoders.options import VisualOptions
 from generation.encoders.visual import make_encoder
 from gvvad_jax.command import UserError
 from gvvad_jax.store import alignment
+from tests.support import streaming
 from tests.support.textures import moving
 
 RANKS, NUM_MOTION = 6, 6
@@ -21,7 +21,7 @@ SPEED_P99, SPEED_MEAN, AS_ONE = 0, 1, 2
 
 def encode(frames, fps=10.0, snippet=(8, 4)):
     spans = alignment.snippet_spans(len(frames), *snippet)
-    return MotionEncoder().encode_video(frames, spans, fps)[:, 0]
+    return streaming.encode(MotionEncoder(), frames, spans, fps)[:, 0]
 
 
 def ranked(feat_TxD, statistic):
@@ -30,7 +30,8 @@ def ranked(feat_TxD, statistic):
 
 def test_shape_and_manifest():
     encoder = make_encoder(VisualOptions())
-    feat = encoder.encode_video(moving(frames=9), alignment.snippet_spans(9, 8, 4), 10.0)
+    spans = alignment.snippet_spans(9, 8, 4)
+    feat = streaming.encode(encoder, moving(frames=9), spans, 10.0)
     assert feat.shape == (2, 1, encoder.dim) and feat.dtype == np.float32
     assert np.isfinite(feat).all()
     assert encoder.manifest["standardise"] and encoder.crops == {"count": 1, "order": "whole"}
@@ -46,8 +47,26 @@ def test_speed_is_percent_of_the_width_a_second():
 
 
 def test_frame_rate_scales_speed():
-    slow, fast = (np.expm1(ranked(encode(moving(), fps), SPEED_MEAN)) for fps in (10.0, 20.0))
+    slow, fast = (np.expm1(ranked(encode(moving(), fps), SPEED_MEAN)) for fps in (5.0, 10.0))
     np.testing.assert_allclose(fast, 2 * slow, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("rate", "expected"),
+    [(8, range(10)), (12, range(10)), (20, range(0, 10, 2)), (25, [0, 3, 6, 9]), (1000, [0, 9])],
+)
+def test_about_nine_frames_a_second_are_taken(rate, expected):
+    spans = np.array([[0, 4], [4, 5], [5, 10]])
+    stream = MotionEncoder().begin(spans, 10, rate)
+    np.testing.assert_array_equal(stream.wanted_F, expected)
+    # A snippet between two of them takes the one before it.
+    frames = moving(frames=10)
+    feat = streaming.encode(MotionEncoder(), frames, spans, rate)
+    assert np.isfinite(feat).all()
+    # The frames between don't matter.
+    other = frames.copy()
+    other[[i for i in range(10) if i not in expected]] = 0
+    np.testing.assert_array_equal(streaming.encode(MotionEncoder(), other, spans, rate), feat)
 
 
 def test_an_outline_of_the_place_is_kept():
@@ -95,9 +114,10 @@ def test_small_and_flat_pictures_are_padded():
     sizes += [(96, 1920), (2, 1920), (240, 12), (10, 10), (16, 16)]
     code = (
         "import numpy as np; from generation.encoders.motion import MotionEncoder\n"
+        "from tests.support import streaming\n"
         f"for size in {sizes}:\n"
         "    frames = np.random.default_rng(0).integers(0, 255, (3, *size, 3), dtype=np.uint8)\n"
-        "    feat = MotionEncoder().encode_video(frames, [[0, 3]], 10.0)\n"
+        "    feat = streaming.encode(MotionEncoder(), frames, [[0, 3]], 10.0)\n"
         "    assert np.isfinite(feat).all(), size\n"
         "    print(size, flush=True)\n"
     )
@@ -110,16 +130,23 @@ def test_small_and_flat_pictures_are_padded():
 
 
 @pytest.mark.parametrize(
-    "size", [(16, 16), (16, 240), (64, 96), (128, 1920), (480, 640), (640, 17)]
+    ("size", "expected"),
+    [
+        ((16, 16), (16, 16)),
+        ((16, 240), (16, 240)),
+        ((12, 240), (16, 240)),  # padded
+        ((64, 96), (64, 96)),
+        ((96, 1920), (16, 240)),  # 12 rows, padded
+        ((480, 640), (180, 240)),
+        ((720, 1280), (135, 240)),
+        ((1280, 720), (320, 180)),
+        ((640, 17), (640, 17)),
+        ((8000, 17), (5206, 16)),  # 11 columns, padded
+    ],
 )
-def test_large_pictures_are_not_padded(size):
-    gray_HxW = np.random.default_rng(0).integers(0, 255, size, dtype=np.uint8)
-    expected_HxW = gray_HxW
-    if size[1] > 240:
-        scaled = (240, round(size[0] * 240 / size[1]))
-        expected_HxW = cv2.resize(gray_HxW, scaled, interpolation=cv2.INTER_AREA)
-    actual_HxW = MotionEncoder()._working(np.repeat(gray_HxW[..., None], 3, axis=-1))
-    np.testing.assert_array_equal(actual_HxW, expected_HxW)
+def test_pictures_are_scaled_to_a_width_and_an_area(size, expected):
+    frame = np.zeros((*size, 3), np.uint8)
+    assert MotionEncoder().small(streaming.pictures([frame])[0]).shape == expected
 
 
 def test_features_are_a_pure_function():
@@ -138,7 +165,7 @@ def test_unknown_encoders_poolings_and_crops_are_errors():
 def test_clip_takes_its_options(weights):
     options = VisualOptions(encoder="clip-l14", weights=weights, pooling="middle", crops_at_once=3)
     encoder = make_encoder(options)
-    assert not encoder.whole_video and encoder.crops == {"count": 1, "order": "centre"}
+    assert encoder.crops == {"count": 1, "order": "centre"}
     assert encoder.id == "clip-tiny-clip" and encoder.manifest == {
         "id": "clip-tiny-clip",
         "digest": pretrained.known_digest(weights, pretrained.IMAGES),
@@ -148,7 +175,7 @@ def test_clip_takes_its_options(weights):
         "standardise": False,
     }
     spans = np.array([[0, 4], [4, 5]])
-    assert encoder.encode_video(moving(frames=5), spans, 10.0).shape == (2, 1, 6)
+    assert streaming.encode(encoder, moving(frames=5), spans, 10.0).shape == (2, 1, 6)
     ten = make_encoder(VisualOptions(encoder="clip-l14", crops="ten", weights=weights))
     assert ten.crops["count"] == 10 and ten.manifest["pooling"] == "mean"
 
