@@ -14,6 +14,7 @@ import msgspec
 from generation.prompts.words import GRAMMAR
 from gvvad_jax.command import UserError
 from gvvad_jax.store.files import read_lines, require_regular, write_atomically
+from gvvad_jax.store.ids import require_ids
 
 CLASSES = tuple(GRAMMAR)
 TEMPLATE_VERSION = 2
@@ -137,6 +138,7 @@ def load_descriptions(path: str | os.PathLike) -> list[Description]:
             f"{path}: expected descriptions with different ids, found "
             f"{f'{repeated[0]!r} twice' if repeated else 'none'}; write the file anew"
         )
+    require_ids([description.id for description in descriptions], str(path))
     return descriptions
 
 

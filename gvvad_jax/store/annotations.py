@@ -16,6 +16,7 @@ import numpy as np
 from gvvad_jax.command import UserError
 from gvvad_jax.store import alignment
 from gvvad_jax.store.files import Json, read_json, shorten
+from gvvad_jax.store.ids import require_ids
 
 SPLITS = ("train", "validation", "test")
 # Rates and lengths that differ by this share are the same: containers round rates such as 29.97.
@@ -23,7 +24,6 @@ _SAME = 0.01
 # What the keys of an entry hold, for messages.
 _EXPECTED = {
     "entry": "to be an object of UTF-8 texts",
-    "id": "without lone surrogates",
     "file": "to be a path",
     "label": "0 or 1",
     "split": "train, validation or test",
@@ -172,6 +172,7 @@ def from_json(content: Json, path: str) -> Annotations:
             f'{path}: expected {{"videos": {{id: {{"file", "label", "split"}}}}}}, found '
             f"{str(content)[:60]}; see the format in README.md"
         )
+    require_ids(content["videos"], path)
     default_fps = content.get("fps")
     videos = {
         video_id: _video(video_id, entry, default_fps, path)
@@ -194,8 +195,6 @@ def _video(video_id: str, entry: Json, default_fps: float | None, path: str) -> 
     if not isinstance(entry, dict):
         refuse("entry")
     entry = {"fps": default_fps} | entry | {"id": video_id}
-    if not _is_text(video_id):
-        refuse("id")
     try:
         checked = msgspec.convert(entry, _Entry)
     except (msgspec.ValidationError, OverflowError, UnicodeEncodeError) as error:
@@ -216,15 +215,6 @@ def _video(video_id: str, entry: Json, default_fps: float | None, path: str) -> 
             # An abnormal video without a single abnormal frame isn't labelled in time.
             checked = msgspec.structs.replace(checked, abnormal_frames=None)
     return VideoAnnotation(id=video_id, **msgspec.structs.asdict(checked))
-
-
-def _is_text(value: str) -> bool:
-    """Tells whether a text can be written as UTF-8: JSON's escapes can hold lone surrogates."""
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def frame_labels(

@@ -9,6 +9,7 @@ from gvvad_jax.command import UserError
 from gvvad_jax.store import annotations
 from gvvad_jax.store.alignment import ALIGNMENTS, fits
 from gvvad_jax.store.format import DTYPES, SOURCES, Manifest, Row
+from gvvad_jax.store.ids import require_id
 
 
 def features_manifest(
@@ -131,8 +132,7 @@ def described_video(
     Raises:
       UserError: an argument of another type or range.
     """
-    if not isinstance(video_id, str):
-        raise UserError(f"add_video: expected an id that is a string, found {video_id!r}")
+    require_id(video_id, "add_video")
     if source not in SOURCES:
         raise UserError(
             f"add_video: video {video_id!r}: source: expected {' or '.join(SOURCES)}, found "

@@ -148,6 +148,9 @@ def load_arrays(path: str | os.PathLike, expected: str) -> dict[str, np.ndarray]
         if isinstance(content, np.lib.npyio.NpzFile):
             with content:
                 _require_no_bomb(path)
+                both = [name for name in content.files if f"{name}.npy" in content.files]
+                if both:  # The name of the second is the first one's file.
+                    raise ValueError(f"arrays called {both[0]!r} and {both[0]!r}.npy")
                 return dict(content)
         found = "one array"
     except _DAMAGED as error:

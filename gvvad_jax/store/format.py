@@ -119,12 +119,12 @@ class Manifest:
         """Lists the fields whose weights can't be compared: one side knows them by ends alone."""
         if self.weights_known_by == other.weights_known_by:
             return []
-        pairs = {f: (getattr(self, f), getattr(other, f)) for f in ("encoder", "text")}
-        return [
-            field
-            for field, values in pairs.items()
-            if all(values) and any(_without_weights(value) != value for value in values)
-        ]
+        return [f for f in ("encoder", "text") if self.names_weights(f) or other.names_weights(f)]
+
+    def names_weights(self, *fields: str) -> bool:
+        """Tells whether digests of weights are in any of these fields, or in encoder or text."""
+        values = [getattr(self, field) for field in fields or ("encoder", "text")]
+        return any(_without_weights(value) != value for value in values)
 
     def times(self, row: "Row") -> np.ndarray:
         """Computes start and end of each of a video's snippets in seconds, float64 [T, 2]."""

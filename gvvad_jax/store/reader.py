@@ -25,6 +25,7 @@ from gvvad_jax.store.format import (
     rows_hash,
     shard_paths,
 )
+from gvvad_jax.store.ids import require_ids
 
 # Most files of a store that are mapped at a time, besides those whose rows are in use.
 MAPPED_FILES = 32
@@ -146,6 +147,7 @@ class Store(Mapping[str, Video]):
         self._verified: set[str] | None = set() if verify_rows else None
         for shard in shard_paths(self.path):
             self._open(shard)
+        require_ids(self.rows, str(path))
         self.quarantined = {each.id: each.reason for each in read_quarantine(self.path)}
 
     def __len__(self) -> int:

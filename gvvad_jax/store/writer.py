@@ -32,6 +32,7 @@ from gvvad_jax.store.format import (
     shard_paths,
     unnamed,
 )
+from gvvad_jax.store.ids import require_ids
 from gvvad_jax.store.packing import SHARD_BYTES
 from gvvad_jax.store.parts import Parts
 from gvvad_jax.store.reader import read_quarantine, read_rows
@@ -230,6 +231,8 @@ class StoreWriter:
         text_TxE: np.ndarray | None,
     ) -> None:
         """Writes a video unless the store has it with the same content already."""
+        near = {f"{row.id}.npy", row.id.removesuffix(".npy")} & self.videos.videos.keys()
+        require_ids({row.id, *near}, "add_video")
         digest = rows_hash(
             self._cast(visual_TxNxD), None if text_TxE is None else self._cast(text_TxE)
         )
@@ -270,7 +273,7 @@ class StoreWriter:
                 f"{faults[0]}; the videos that it concerns are made again",
                 file=sys.stderr,
             )
-        if faults or not self._is_finished():
+        if faults or not contents or not self._is_finished():
             files = contents.files if contents else None
             self._reopen(sealing.faults(self.path, files) if faults else ())
         if contents and contents.manifest.weights_known_by == "ends" and self.outdated:

@@ -120,7 +120,7 @@ def test_a_rate_for_all_is_named_in_errors():
 
 
 def test_a_name_with_lone_surrogates_is_refused():
-    with pytest.raises(UserError, match=r"expected id without lone surrogates, found 'a\\ud800'"):
+    with pytest.raises(UserError, match=r"'a\\ud800': expected an id without lone surrogates"):
         annotations.from_json({"videos": {"a\ud800": _entry()}}, "videos.json")
 
 
