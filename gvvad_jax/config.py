@@ -23,6 +23,7 @@ _MTN = ("rtfm", "tevad", "lap")
 READ_BY = {
     "fusion": ("tevad", "lap"),
     "mtn_channels": _MTN,
+    "batch_norm": _MTN,
     "head_widths": (*_MTN, "ur_dmu"),
     "dropout": _MTN,  # All detectors read 0.
     "body_width": ("ur_dmu",),
@@ -48,7 +49,10 @@ READ_IN = {
     "lambda_learning_rate": ("learnable", "sigmoid", "softplus", "uncertainty", "meta"),
     "meta_share": ("meta",),
 }
-_OF_GENERATED = ("lambda_mode", "lambda_value", "mixup", "synthetic_share", *READ_IN)
+_OF_GENERATED = (
+    *("lambda_mode", "lambda_value", "mixup", "synthetic_share", *READ_IN),
+    *("batch_norm", "standardise_by"),
+)
 # Functions of ssls.py.
 LAMBDA_MODES = (
     "fixed",
@@ -110,6 +114,12 @@ class TrainConfig:
         "it.",
         choices=("auto", "yes", "no"),
     )
+    standardise_by: str = DATA(
+        "real",
+        "Videos whose statistics standardise: real standardises generated videos by the real "
+        "ones', domain by those of their own store.",
+        choices=("real", "domain"),
+    )
     synthetic_share: float | None = DATA(
         None,
         "Share of generated videos in each half of a batch (default: real and generated videos "
@@ -146,6 +156,12 @@ class TrainConfig:
         "concat",
         "How the visual and text streams are combined.",
         choices=("concat", "add", "product", "add_up"),
+    )
+    batch_norm: str = DETECTOR(
+        "shared",
+        "BatchNorm while training: shared normalises real and generated videos together; "
+        "per_domain normalises them apart, and keeps the statistics of real ones for scoring.",
+        choices=("shared", "per_domain"),
     )
     mtn_channels: int = DETECTOR(
         0,
@@ -260,7 +276,8 @@ class TrainConfig:
 
     parallel: str = DEVICES(
         "single",
-        "Devices to train on: one, or all of them by pmap or by a mesh.",
+        "Devices to train on: one, or all of them by pmap or by a mesh. More devices give the same "
+        "numbers in float64; float32's rounding differs, and the difference grows with the steps.",
         choices=("single", "pmap", "mesh"),
     )
     processes: str = DEVICES(
@@ -318,6 +335,11 @@ class TrainConfig:
                 f"--lambda_value: expected between {low:g} and {high:g} (both excluded) for "
                 f"--lambda_mode={self.lambda_mode}, found {self.lambda_value:g}; start inside"
             )
+        if self.fidelity == "reference" and self.batch_norm == "per_domain":
+            raise UserError(
+                "--batch_norm: expected shared with --fidelity=reference, as published, found "
+                "per_domain; leave one out"
+            )
         if self.processes != "one" and self.parallel == "single":
             raise UserError(
                 f"--processes={self.processes}: expected --parallel=pmap or mesh, found single; "
@@ -328,6 +350,10 @@ class TrainConfig:
                 f"--warmup_steps: expected fewer than the {self.steps} steps, found "
                 f"{self.warmup_steps}; lower it"
             )
+
+    @property
+    def normalises_by_domain(self) -> bool:
+        return self.batch_norm == "per_domain" and self.detector in READ_BY["batch_norm"]
 
     @property
     def uses_visual(self) -> bool:

@@ -1,9 +1,10 @@
 """Runs the training step on one device, with pmap or on a mesh, in one process or several.
 
-No other module depends on which. All three give the same numbers on the same global batch: dropout
-keys fold in the global place of a pair, BatchNorm's statistics are global, and the loss is always a
-function of the whole batch. The training videos are split over the devices. Each process reads only
-the videos of its own devices, and a step exchanges the rows of its batch.
+No other module depends on which. All three compute the same step of the same global batch up to the
+order of sums, whose rounding grows with the steps in float32 and is next to nothing in float64:
+dropout keys fold in the global place of a pair, BatchNorm's statistics are global, and the loss is
+always a function of the whole batch. The training videos are split over the devices. Each process
+reads only the videos of its own devices, and a step exchanges the rows of its batch.
 """
 
 import atexit
