@@ -156,9 +156,9 @@ def encode_ahead(videos: annotations.Annotations, encoder: "ClipEncoder") -> lis
     features, rows = [], []
     for message in decode_ahead.ahead(messages, decode_ahead.CHUNKS_ALIVE):
         if isinstance(message, decode_ahead.Chunk):
-            rows.append(encoder.encode_snippets(message.prepared))
+            rows += message.plan.features.take(message.features)
         else:
-            features.append(np.concatenate(rows))
+            features.append(np.stack(rows))
             rows = []
     return features
 

@@ -69,19 +69,23 @@ def read_samples(videos_path: pathlib.Path) -> dict[str, list[Sample]]:
     encoder = motion.MotionEncoder()
     samples = {split: [] for split in annotations.SPLITS}
     for video in tqdm.tqdm(videos.videos.values(), str(videos_path.parent.name), unit="video"):
-        frames = reading.read(videos.resolve(video)).frames_TxHxWx3
+        path = videos.resolve(video)
+        frames = reading.read(path).frames_TxHxWx3
         spans_Tx2 = alignment.snippet_spans(
             len(frames), motion.SNIPPET_FRAMES, motion.SNIPPET_STRIDE
         )
         labels_F = np.zeros(len(frames), np.uint8)
         for start, end in truth[video.id]["shown_frames"]:
             labels_F[start:end] = 1
-        feat_TxNxD = encoder.encode_video(frames, spans_Tx2, video.fps)
+        stream = encoder.begin(spans_Tx2, len(frames), video.fps)
+        features: list[np.ndarray] = []
+        for _, picture in reading.Reader(path).frames(stream.wanted_F):
+            features += stream.take([stream.prepare(picture)])
         samples[video.split].append(
             Sample(
                 video.label,
                 _rules(frames) if video.split == "test" else {},
-                feat_TxNxD[:, 0],
+                np.stack(features)[:, 0],
                 spans_Tx2 / video.fps,
                 labels_F,
                 video.fps,
