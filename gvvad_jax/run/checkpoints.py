@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import errno
 import hashlib
+import logging
 import os
 import pathlib
 import sys
@@ -50,6 +51,7 @@ class Checkpoints:
 
     def __init__(self, workdir: str | os.PathLike[str]):
         self._root = pathlib.Path(workdir).resolve() / "checkpoints"
+        logging.getLogger("absl").addFilter(_is_not_of_orbax_threads)
         self._managers: dict[str, ocp.CheckpointManager] = {}
 
     def _manager(self, kind: str) -> ocp.CheckpointManager:
@@ -184,6 +186,11 @@ def _digest(state: TrainState) -> str:
         digest.update(f"{jax.tree_util.keystr(place)} {values.dtype} {values.shape}\n".encode())
         digest.update(np.ascontiguousarray(values).reshape(-1).view(np.uint8).data)
     return digest.hexdigest()
+
+
+def _is_not_of_orbax_threads(record: logging.LogRecord) -> bool:
+    """Drops the tracebacks that orbax logs of errors in its threads: it raises them as well."""
+    return not (record.exc_info and "orbax" in record.pathname)
 
 
 @contextlib.contextmanager

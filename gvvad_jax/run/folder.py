@@ -3,7 +3,8 @@
 import contextlib
 import json
 import pathlib
-from collections.abc import Mapping
+import shutil
+from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
 import msgspec
@@ -159,14 +160,19 @@ def claim(workdir: pathlib.Path, config: TrainConfig, made_of: Mapping[str, Any]
     write_atomically(workdir / "config.flags", to_flagfile(config).encode())
 
 
-def locked(workdir: pathlib.Path) -> contextlib.AbstractContextManager[None]:
-    """Locks the folder for one run; the lock ends with its process.
+@contextlib.contextmanager
+def locked(workdir: pathlib.Path) -> Iterator[None]:
+    """Locks the folder for one run, clears what killed ones left; the lock ends with its process.
 
     Raises:
       UserError: another process trains in this folder.
     """
-    return folders.locked(
-        workdir / ".lock",
+    busy = (
         f"{workdir}: expected no other process to train here, found one that does; wait for it or "
-        "stop it, or give another --workdir",
+        "stop it, or give another --workdir"
     )
+    with folders.locked(workdir / ".lock", busy):
+        folders.clear_litter(workdir)
+        for unfinished in workdir.glob("checkpoints/*/*.orbax-checkpoint-tmp"):
+            shutil.rmtree(unfinished, ignore_errors=True)
+        yield

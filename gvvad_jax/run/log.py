@@ -3,14 +3,16 @@
 import io
 import json
 import pathlib
+import sys
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 import jax
+import msgspec
 import numpy as np
 
 from gvvad_jax.command import Interrupted
-from gvvad_jax.store.files import write_atomically
+from gvvad_jax.store.files import as_type, require_regular, write_atomically
 
 if TYPE_CHECKING:
     import tensorboardX
@@ -37,7 +39,7 @@ class RunLog:
         if workdir is None:
             return
         path = workdir / "metrics.jsonl"
-        kept = [line for line in _whole_lines(path) if json.loads(line)["step"] <= start]
+        kept = [line for line, step in _whole_lines(path) if step <= start]
         write_atomically(path, "".join(f"{line}\n" for line in kept).encode())
         self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115
         self._folder, self._start = workdir / "tensorboard", start
@@ -86,13 +88,27 @@ class RunLog:
                 opened.close()
 
 
-def _whole_lines(path: pathlib.Path) -> Iterator[str]:
-    """The lines of a log without a last one that was cut short when the run was killed."""
+class _Line(msgspec.Struct):
+    step: int
+
+
+def _whole_lines(path: pathlib.Path) -> Iterator[tuple[str, int]]:
+    """Yields the lines of a log with their steps.
+
+    A last line that was cut short when the run was killed is left out, and so are damaged ones,
+    which are reported.
+    """
     if not path.exists():
         return
-    for line in path.read_text(encoding="utf-8").splitlines():
+    require_regular(path, "the log of a run")
+    lines = path.read_bytes().split(b"\n")
+    for number, line in enumerate(lines, start=1):
         try:
-            json.loads(line)
-        except ValueError:
-            return
-        yield line
+            yield line.decode(), as_type(_Line)(json.loads(line)).step
+        except (ValueError, RecursionError):
+            if number < len(lines):  # The last one is empty, or cut short.
+                print(
+                    f"{path}: line {number}: expected a line of the log, found {line[:60]!r}; it "
+                    "is left out",
+                    file=sys.stderr,
+                )

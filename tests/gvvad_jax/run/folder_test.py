@@ -2,6 +2,8 @@
 
 import errno
 import fcntl
+import os
+import pathlib
 import subprocess
 import sys
 
@@ -57,3 +59,52 @@ def test_disks_without_locks_do(tmp_path, monkeypatch):
     monkeypatch.setattr(fcntl, "flock", unsupported)
     with folder.locked(tmp_path):
         pass
+
+
+@pytest.mark.parametrize(
+    "content", ["", "[]", "3", '{"format_version": 2}', '{"format_version": "2", "stores": [1]}']
+)
+def test_a_damaged_note_of_what_was_begun_is_one_line(tmp_path, content):
+    config = TrainConfig(workdir=str(tmp_path))
+    folder.claim(tmp_path, config, MADE_OF)
+    (tmp_path / "begun.json").write_text(content)
+    with pytest.raises(UserError, match=r"^\S+begun.json: expected "):
+        folder.require_flags(config)
+
+
+def test_a_run_of_version_1_is_not_resumed(tmp_path):
+    config = TrainConfig(workdir=str(tmp_path))
+    folder.claim(tmp_path, config, MADE_OF)
+    for change in (lambda path: path.write_text('{"stores": []}'), pathlib.Path.unlink):
+        change(tmp_path / "begun.json")
+        with pytest.raises(UserError, match="of version 1, which scores but can't be resumed"):
+            folder.require_flags(config)
+
+
+def test_flags_that_are_no_text_are_one_line(tmp_path):
+    config = TrainConfig(workdir=str(tmp_path))
+    folder.claim(tmp_path, config, MADE_OF)
+    (tmp_path / "config.flags").write_bytes(b"\xff")
+    with pytest.raises(UserError, match="config.flags: expected the flags of a run, found no UTF"):
+        folder.require_flags(config)
+
+
+def test_what_a_killed_run_left_is_cleared(tmp_path):
+    for name in (".result.json.0a1b2c3d.partial", "result.json"):
+        (tmp_path / name).touch()
+        os.utime(tmp_path / name, (0, 0))
+    unfinished = tmp_path / "checkpoints" / "last" / "4.orbax-checkpoint-tmp" / "state"
+    unfinished.mkdir(parents=True)
+    (tmp_path / "checkpoints" / "last" / "2").mkdir()
+    with folder.locked(tmp_path):
+        left = sorted(str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*"))
+    assert left == [".lock", "checkpoints", "checkpoints/last", "checkpoints/last/2", "result.json"]
+
+
+def test_a_lock_that_is_a_link_keeps_its_target(tmp_path):
+    (tmp_path / "precious").write_text("mine")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / ".lock").symlink_to("../precious")
+    with pytest.raises(UserError, match="found a link"), folder.locked(tmp_path / "run"):
+        pass
+    assert (tmp_path / "precious").read_text() == "mine"

@@ -41,3 +41,19 @@ def test_a_resumed_run_keeps_the_line_of_the_step_it_starts_at(tmp_path):
     assert _shown(tmp_path / "tensorboard") == expected
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").open()]
     assert {line["step"]: line["loss"] for line in lines} == expected
+
+
+def test_damaged_lines_are_left_out_and_reported(tmp_path, capsys):
+    lines = [
+        b'{"step": 1, "loss": 2.0}',
+        b'{"step": "2"}',
+        b"[3]",
+        b"\xff",
+        b'{"step": 3}',
+        b'{"st',
+    ]
+    (tmp_path / "metrics.jsonl").write_bytes(b"\n".join(lines))
+    RunLog(tmp_path, 5).close()
+    assert (tmp_path / "metrics.jsonl").read_bytes() == lines[0] + b"\n" + lines[4] + b"\n"
+    told = capsys.readouterr().err.splitlines()
+    assert [line.partition(":")[2][:7] for line in told] == [" line 2", " line 3", " line 4"]
