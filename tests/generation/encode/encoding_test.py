@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 
+import cv2
 import numpy as np
 import pytest
 
@@ -204,6 +205,66 @@ def test_damaged_videos_are_reported_by_name(videos_folder, tmp_path, capsys):
     assert "rubbish: not encoded: rubbish.mp4: expected a video file" in errors
     assert "longer: videos.json says 90 frames, the file has 40" in errors
     assert "undamaged" not in errors
+
+
+class Failing(MeanColour):
+    """Fails with videos of 44, 48 and 52 frames: while preparing, taking, and for good."""
+
+    def begin(self, spans_Tx2, num_frames, rate):
+        stream = super().begin(spans_Tx2, num_frames, rate)
+
+        def fail(error):
+            def method(_):
+                raise error
+
+            return method
+
+        if num_frames == 44:
+            stream.prepare = fail(MemoryError())
+        if num_frames == 48:
+            stream.take = fail(cv2.error("a strange size"))
+        if num_frames == 52:
+            raise IndexError("list index out of range")
+        return stream
+
+
+def test_whatever_goes_wrong_with_a_video_affects_only_that_video(videos_folder, tmp_path, capsys):
+    opened = _encode(videos_folder, tmp_path / "s", _with_text(encoder=Failing()))
+    assert sorted(opened.rows) == ["a", "e"]
+    assert opened.quarantined["b"].startswith("expected enough memory to encode the video")
+    assert "found error: a strange size; re-encode" in opened.quarantined["c"]
+    assert "found IndexError: list index out of range" in opened.quarantined["d"]
+    assert "warning: b: not encoded: expected enough memory" in capsys.readouterr().err
+    sound = _encode(videos_folder, tmp_path / "sound", _with_text())
+    for name in "ae":
+        np.testing.assert_array_equal(opened.visual(name), sound.visual(name))
+
+
+def test_the_exit_status_says_that_videos_failed(videos_folder, tmp_path):
+    (tmp_path / "rubbish.mp4").write_bytes(b"no video at all" * 100)
+    _list(tmp_path, {"rubbish": _entry("rubbish")})
+    command = [*_command(tmp_path, tmp_path / "none"), "--captioner=none"]
+    none = subprocess.run(command, capture_output=True, text=True)
+    assert none.returncode == 1
+    assert "at least one readable video, found none among 1" in none.stderr.splitlines()[-1]
+    shutil.copy(videos_folder / "a.mp4", tmp_path / "a.mp4")
+    _list(tmp_path, {name: _entry(name) for name in ("rubbish", "a")})
+    command = [*_command(tmp_path, tmp_path / "s"), "--captioner=none"]
+    for _ in range(2):  # Also where the store is finished already.
+        some = subprocess.run(command, capture_output=True, text=True)
+        assert some.returncode == 3 and json.loads(some.stdout)["quarantined"] == 1
+        *_, reason, counts = some.stderr.splitlines()
+        assert "rubbish: not encoded: rubbish.mp4: expected a video file" in reason
+        assert counts.endswith("1 of 2 videos could not be encoded, the others are there; the "
+                               "reasons stand above")  # fmt: skip
+
+
+def test_a_flag_overrides_all_frame_rates(videos_folder, tmp_path):
+    _list(tmp_path, {"a": _entry("a", fps=20)})
+    shutil.copy(videos_folder / "a.mp4", tmp_path / "a.mp4")
+    # The file says 10.
+    assert _encode(tmp_path, tmp_path / "list", _recipe()).rows["a"].fps == 20
+    assert _encode(tmp_path, tmp_path / "flag", _recipe(video_fps=5.0)).rows["a"].fps == 5
 
 
 def test_frame_rate_comes_from_videos_json_for_folders_and_is_required(tmp_path, capsys):
