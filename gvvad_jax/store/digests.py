@@ -91,22 +91,3 @@ def _cache(key: str, digest: str) -> None:
         connection,
     ):
         connection.execute("INSERT OR REPLACE INTO digests VALUES (?, ?)", (key, digest))
-
-
-def read_ends(path: str | os.PathLike, num_bytes: int) -> tuple[int, bytes, bytes]:
-    """Reads a file's size, its first and its last `num_bytes` bytes.
-
-    In a small file the two overlap. They distinguish large files without reading all of them.
-    """
-    with open(path, "rb") as file:
-        size = os.fstat(file.fileno()).st_size
-        first = file.read(num_bytes)
-        file.seek(max(size - num_bytes, 0))
-        return size, first, file.read(num_bytes)
-
-
-def of_ends(path: str | os.PathLike, num_bytes: int) -> str:
-    """Returns the digest of a file's size, start and end; of the whole file if it is small."""
-    size, first, last = read_ends(path, num_bytes)
-    overlap = max(2 * num_bytes - size, 0)
-    return of_bytes(f"{size}\n".encode() + first + last[overlap:])

@@ -404,10 +404,11 @@ class StoreWriter:
         visual_TxNxD = self._cast(visual_TxNxD)
         if text_TxE is not None:
             text_TxE = self._cast(text_TxE)
+        row = dataclasses.replace(row, offset=0, sha256="")
         faults = row_faults(row, visual_TxNxD, text_TxE, self.manifest)
         if faults:
             raise ValueError(f"video {row.id!r}: {'; '.join(faults)}")
-        row = dataclasses.replace(row, offset=0, sha256=rows_hash(visual_TxNxD, text_TxE))
+        row = dataclasses.replace(row, sha256=rows_hash(visual_TxNxD, text_TxE))
         self._parts.write(row, visual_TxNxD, text_TxE)
 
     def _cast(self, array: np.ndarray) -> np.ndarray:

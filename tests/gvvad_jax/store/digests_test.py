@@ -1,4 +1,4 @@
-"""Digests of files by their ends, and digests that must never change."""
+"""Digests of files, and digests that must never change."""
 
 import os
 
@@ -7,34 +7,11 @@ from generation.encoders import pretrained
 from gvvad_jax.store import annotations, digests
 
 
-def test_a_small_file_is_read_whole_and_of_a_large_one_both_ends(tmp_path):
-    path = tmp_path / "file"
-    for data, expected in (
-        (b"", (0, b"", b"")),
-        (b"a", (1, b"a", b"a")),
-        (b"abc", (3, b"ab", b"bc")),
-        (b"abcdef", (6, b"ab", b"ef")),
-    ):
-        path.write_bytes(data)
-        assert digests.read_ends(path, 2) == expected
-
-
-def test_a_digest_is_of_size_head_and_tail(tmp_path):
-    path, found = tmp_path / "weights", set()
-    for data in (b"", b"a", b"abcd", b"abcdef", b"abXdef", b"abcdXXef", b"abcdXef", b"abcdXeg"):
-        path.write_bytes(data)
-        found.add(digests.of_ends(path, 2))
-    assert len(found) == 7  # All but the third and fourth letter of six count.
-
-
 def test_digests_in_stores_and_video_folders_never_change(tmp_path):
     """Otherwise every store would be encoded again, and every folder of videos refused."""
     for name, size in (("config.json", 3), ("model.safetensors", (1 << 20) + 5)):
         (tmp_path / name).write_bytes(bytes(range(251)) * (size // 251) + bytes(size % 251))
     assert pretrained.known_digest(str(tmp_path), pretrained.IMAGES) == "88d35a71f576"
-    assert digests.of_ends(tmp_path / "model.safetensors", 1 << 20) == (
-        "8c87dc9dfb101b98bff44c4de7005e39e4289487809213e1d48dd4b5832dad6d"
-    )
     entry = {"file": "model.safetensors", "label": 0, "split": "train"}
     videos = annotations.from_json({"videos": {"a": entry}}, str(tmp_path / "videos.json"))
     expected = "2d1608e706f6e251125ac939659a56d942c0a28685824641478a67b70a6f57d3"
