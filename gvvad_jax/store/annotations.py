@@ -28,6 +28,7 @@ _EXPECTED = {
     "label": "0 or 1",
     "split": "train, validation or test",
     "class": "to be a name",
+    "group": "to be a name that isn't empty",
     "fps": "a positive number",
     "num_frames": f"a positive int up to {alignment.MOST_FRAMES}",
     "abnormal_frames": "[start, end) within the video",
@@ -42,6 +43,7 @@ class _Entry(msgspec.Struct, frozen=True, rename={"cls": "class"}):
     label: Literal[0, 1]
     split: Literal["train", "validation", "test"]
     cls: str | None = None
+    group: Annotated[str, msgspec.Meta(min_length=1)] | None = None
     fps: Annotated[float, msgspec.Meta(gt=0, le=sys.float_info.max)] | None = None
     num_frames: Annotated[int, msgspec.Meta(gt=0, le=alignment.MOST_FRAMES)] | None = None
     abnormal_frames: tuple[tuple[_Frame, _Frame], ...] | None = None
@@ -57,6 +59,7 @@ class VideoAnnotation:
       label: 1 abnormal, 0 normal.
       split: train, validation or test.
       cls: class name, e.g. "Fighting"; None if not given.
+      group: what the video shares with others, e.g. its camera or scene; None if not given.
       fps: frames per second; None if neither the entry nor the file gives it.
       num_frames: frames of the source video; None if not given.
       abnormal_frames: [start, end) pairs in source frames; None if only the label is known, as
@@ -68,9 +71,15 @@ class VideoAnnotation:
     label: int
     split: str
     cls: str | None = None
+    group: str | None = None
     fps: float | None = None
     num_frames: int | None = None
     abnormal_frames: tuple[tuple[int, int], ...] | None = None
+
+    @property
+    def kin(self) -> str:
+        """The name of the video's group; its own id where it has none."""
+        return self.group or self.id
 
 
 @dataclasses.dataclass(frozen=True)

@@ -125,6 +125,7 @@ def described_video(
     num_frames: int | None,
     abnormal_frames: Sequence[Sequence[int]] | None,
     class_name: str | None,
+    group: str | None,
     source: str,
 ) -> tuple[annotations.VideoAnnotation, Row]:
     """Returns a video's annotation and row; see StoreWriter.add_video for the arguments.
@@ -147,6 +148,7 @@ def described_video(
         "fps": _plain(fps),
         "num_frames": _plain(frames),
         "class": class_name,
+        "group": group,
     }
     if abnormal_frames is not None:
         try:

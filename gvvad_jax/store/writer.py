@@ -188,6 +188,7 @@ class StoreWriter:
         num_frames: int | None = None,
         abnormal_frames: Sequence[Sequence[int]] | None = None,
         class_name: str | None = None,
+        group: str | None = None,
         source: str = "real",
     ) -> None:
         """Adds one video; a video of the same id and other content is replaced.
@@ -203,6 +204,8 @@ class StoreWriter:
           abnormal_frames: [start, end) pairs of frames. Abnormal test videos need them for
             frame-level measures.
           class_name: its class, e.g. "Fighting".
+          group: what it shares with other videos, e.g. its camera; a group is never divided
+            between training and validation.
           source: real, or synthetic for a generated video.
 
         Raises:
@@ -219,6 +222,7 @@ class StoreWriter:
             num_frames=num_frames,
             abnormal_frames=abnormal_frames,
             class_name=class_name,
+            group=group,
             source=source,
         )
         self._put(annotation, row, visual_TxNxD, text_TxE)

@@ -26,9 +26,21 @@ def test_reads_defaults_and_writes_back_equal(tmp_path):
     assert annotations.from_json(loaded.to_json(), loaded.path) == loaded
 
 
+def test_a_video_without_a_group_is_its_own(tmp_path):
+    loaded = _load(tmp_path, group="camera 3")
+    assert (loaded.videos["a"].group, loaded.videos["a"].kin) == ("camera 3", "camera 3")
+    assert annotations.from_json(loaded.to_json(), loaded.path) == loaded
+    alone = _load(tmp_path)
+    assert (alone.videos["a"].group, alone.videos["a"].kin) == (None, "a")
+    assert "group" not in alone.to_json()["videos"]["a"]
+
+
 @pytest.mark.parametrize(
     ("changes", "named"),
     [
+        ({"group": ""}, "group to be a name that isn't empty, found ''"),
+        ({"group": 3}, "group to be a name that isn't empty, found 3"),
+        ({"group": ["a"]}, "group"),
         ({"label": 2}, "label"),
         ({"label": True}, "label"),
         ({"split": "dev"}, "split"),

@@ -33,6 +33,7 @@ def test_features_are_read_back_with_what_was_said_of_them(tmp_path):
                 video_id, features[video_id], text=np.ones((20, 3)), label=np.int64(i),
                 split="test", fps=10, num_frames=np.int64(310), class_name="Arson",
                 abnormal_frames=np.array([[40, 90]]) if i else None, source="synthetic",
+                group="gate" if i else None,
             )  # fmt: skip
     store = Store(tmp_path)
     assert store.faults() == [] and len(store) == 2 and list(store) == ["a", "b"]
@@ -44,6 +45,7 @@ def test_features_are_read_back_with_what_was_said_of_them(tmp_path):
     annotation = video.annotation
     assert annotation.abnormal_frames == ((40, 90),) and annotation.label == 1
     assert (annotation.cls, annotation.split, annotation.num_frames) == ("Arson", "test", 310)
+    assert (annotation.group, store["b"].annotation.kin) == ("gate", "b")
     assert store.manifest.encoder["id"] == "mine" and store["b"].annotation.label == 0
     assert [video.id for video in store.values()] == ["a", "b"]
     with pytest.raises(KeyError):
