@@ -175,10 +175,11 @@ class MotionEncoder:
 
     def _histogram(self, angle_HxW: np.ndarray, weight_HxW: np.ndarray, bins: int) -> np.ndarray:
         """Computes weighted histograms of angles [C, bins], as means over the cell's pixels."""
-        bin_HxW = (angle_HxW * np.float32(bins / (2 * np.pi))).astype(np.int32) % bins
+        # Angles may be more than a turn; the numbers of bins are powers of two.
+        bin_HxW = (angle_HxW * np.float32(bins / (2 * np.pi))).astype(np.int64) & (bins - 1)
         num_cells = self.grid[0] * self.grid[1]
-        index = _cell_index(angle_HxW.shape, self.grid) * bins + bin_HxW
-        sums = np.bincount(index.ravel(), weight_HxW.ravel(), minlength=num_cells * bins)
+        bin_HxW += _first_bins(angle_HxW.shape, self.grid, bins)
+        sums = np.bincount(bin_HxW.ravel(), weight_HxW.ravel(), minlength=num_cells * bins)
         return sums.reshape(num_cells, bins) * num_cells / angle_HxW.size
 
 
@@ -256,7 +257,8 @@ class MotionStream:
 
 
 @functools.lru_cache(maxsize=8)
-def _cell_index(shape: tuple[int, int], grid: tuple[int, int]) -> np.ndarray:
+def _first_bins(shape: tuple[int, int], grid: tuple[int, int], bins: int) -> np.ndarray:
+    """Returns for each pixel the index of its cell's first bin."""
     rows = np.arange(shape[0]) * grid[0] // shape[0]
     columns = np.arange(shape[1]) * grid[1] // shape[1]
-    return (rows[:, None] * grid[1] + columns).astype(np.int32)
+    return (rows[:, None] * grid[1] + columns) * bins
