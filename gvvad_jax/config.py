@@ -317,6 +317,18 @@ class TrainConfig:
     best_on_test: bool = CADENCE(
         False, "Also report the checkpoint that is best on the TEST set, as publications do."
     )
+    alarms_per_hour: float = CADENCE(
+        1.0,
+        "Alarms an hour of normal footage that the threshold of events is set by; it takes 3 / R "
+        "hours of footage, on less the rate that it supports is reported.",
+        low=0.001,
+        high=59.0,
+    )
+    normal_store: str = CADENCE(
+        "",
+        "Feature store of normal footage, not trained on, to set the threshold on (default: the "
+        "normal validation videos).",
+    )
 
     def __post_init__(self) -> None:
         check(self)

@@ -71,8 +71,8 @@ def _flags_in(path: str, within: tuple[str, ...]) -> list[str]:
         with open(path, encoding="utf-8-sig") as file:
             lines = [line.strip() for line in file]
     except (OSError, UnicodeDecodeError) as error:
-        found = getattr(error, "strerror", None) or f"no UTF-8 ({error})"
-        raise FlagError(f"{path}: expected a flagfile, found {found}; correct it") from error
+        problem = getattr(error, "strerror", None) or f"no UTF-8 ({error})"
+        raise FlagError(f"{path}: expected a flagfile, found {problem}; correct it") from error
     found: list[str] = []
     for line in lines:
         name, _, value = _parts(line)

@@ -25,8 +25,9 @@ from gvvad_jax.batches import Batch, Batches
 from gvvad_jax.command import UserError
 from gvvad_jax.config import TrainConfig
 from gvvad_jax.parallel import Runner
-from gvvad_jax.splits import Member, Standardisation
+from gvvad_jax.splits import Member, Standards
 from gvvad_jax.step import TrainingData
+from gvvad_jax.store import digests
 from gvvad_jax.store.files import write_atomically
 
 
@@ -63,7 +64,7 @@ class Segments:
 
     Args:
       members: the videos.
-      standard: standardisation of the visual features.
+      standards: standardisation of the visual features.
       config: the run's settings: number of segments, whether text is used.
       folder: folder of the mapped files that keep segmented videos; without it none are kept.
 
@@ -74,12 +75,12 @@ class Segments:
     def __init__(
         self,
         members: Sequence[Member],
-        standard: Standardisation,
+        standards: Standards,
         config: TrainConfig,
         folder: pathlib.Path | None = None,
     ):
         manifest, num_videos = members[0].store.manifest, len(members)
-        self._members, self._standard, self._segments = members, standard, config.segments
+        self._members, self._standards, self._segments = members, standards, config.segments
         self.shapes: dict[str, tuple[int, ...]] = {}
         self.shapes["visual"] = (manifest.crops["count"], config.segments, manifest.dim)
         if config.uses_text and manifest.text:
@@ -119,24 +120,27 @@ class Segments:
         return self._kept[kind][video]
 
     def _segmented(self, kind: str, video: int) -> np.ndarray:
-        store, video_id = self._members[video].store, self._members[video].video.id
+        member = self._members[video]
+        store, video_id = member.store, member.video.id
         if kind == "text":
             text_TxE = store.text(video_id)
             assert text_TxE is not None
             segments = segment(text_TxE, self._segments)
         else:
             feat_SxNxD = segment(store.visual(video_id), self._segments)
-            segments = self._standard.apply(feat_SxNxD).swapaxes(0, 1)
+            segments = self._standards.of(member).apply(feat_SxNxD).swapaxes(0, 1)
         store.release()
         return segments
 
     def _identity(self) -> str:
         """Returns a digest of everything that the segments depend on."""
-        digest = hashlib.sha256(
-            json.dumps([self.shapes, self._standard.to_json()], sort_keys=True).encode()
-        )
+        digest = hashlib.sha256(json.dumps(self.shapes, sort_keys=True).encode())
+        of_stores: dict[pathlib.Path, str] = {}
         for member in self._members:
-            digest.update(f"{member.video.id} {member.row.sha256}\n".encode())
+            path = member.store.path
+            if path not in of_stores:
+                of_stores[path] = digests.of_json(self._standards.of(member).to_json())
+            digest.update(f"{member.video.id} {member.row.sha256} {of_stores[path]}\n".encode())
         return digest.hexdigest()
 
 

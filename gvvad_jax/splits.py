@@ -1,6 +1,7 @@
 """Splits a run's videos into training, validation and test, and standardises their features."""
 
 import dataclasses
+import pathlib
 import sys
 from collections.abc import Mapping, Sequence
 
@@ -361,12 +362,31 @@ class Standardisation:
         return cls(np.asarray(content["mean"], np.float32), np.asarray(content["std"], np.float32))
 
 
-def standardisation(training: Sequence[Member], config: TrainConfig) -> Standardisation:
+@dataclasses.dataclass(frozen=True)
+class Standards:
+    """Which statistics standardise which training videos.
+
+    Attributes:
+      real: of real videos, and of all where generated ones have none of their own; scoring takes
+        these.
+      generated: of the generated videos of a store, by the store's path.
+    """
+
+    real: Standardisation = dataclasses.field(default_factory=Standardisation)
+    generated: Mapping[pathlib.Path, Standardisation] = dataclasses.field(default_factory=dict)
+
+    def of(self, member: Member) -> Standardisation:
+        """Returns the statistics that standardise a video."""
+        return self.generated.get(member.store.path, self.real)
+
+
+def standards(training: Sequence[Member], config: TrainConfig) -> Standards:
     """Computes the statistics that standardise a run's visual features.
 
     They come from the real training videos, so that runs with and without generated videos share
     them; without a real one, they come from all. `auto` standardises where the encoder says that
-    its features need it.
+    its features need it. By domain, each label counts half wherever a domain has both, because
+    domains differ in how many of their videos are abnormal.
 
     Args:
       training: the training videos.
@@ -374,18 +394,45 @@ def standardisation(training: Sequence[Member], config: TrainConfig) -> Standard
     """
     wanted = training[0].store.manifest.encoder.get("standardise", False)
     if config.standardise == "no" or (config.standardise == "auto" and not wanted):
-        return Standardisation()
-    real = [m for m in training if m.row.source == "real"] or training
-    dim = training[0].store.manifest.dim
-    count, total_D, squares_D = 0, np.zeros(dim), np.zeros(dim)
-    for member in real:
-        rows_MxD = np.asarray(member.store.visual(member.video.id), np.float64)
-        rows_MxD = rows_MxD.reshape(-1, rows_MxD.shape[-1])
-        count += len(rows_MxD)
-        total_D = total_D + rows_MxD.sum(axis=0)
-        squares_D = squares_D + np.square(rows_MxD).sum(axis=0)
-    mean_D = total_D / count
-    std_D = np.sqrt(np.maximum(squares_D / count - np.square(mean_D), 0.0))
+        if config.standardise_by == "domain":
+            print(
+                "--standardise_by=domain has no effect, because nothing is standardised: give "
+                "--standardise=yes",
+                file=sys.stderr,
+            )
+        return Standards()
+    real = [m for m in training if m.row.source == "real"]
+    if config.standardise_by == "real" or not real:
+        return Standards(_statistics([real or training]))
+    generated: dict[pathlib.Path, list[Member]] = {}
+    for member in training:
+        if member.row.source != "real":
+            generated.setdefault(member.store.path, []).append(member)
+    return Standards(
+        _statistics(_by_label(real)),
+        {path: _statistics(_by_label(members)) for path, members in generated.items()},
+    )
+
+
+def _by_label(members: Sequence[Member]) -> list[list[Member]]:
+    labels = sorted({member.video.label for member in members})
+    return [[m for m in members if m.video.label == label] for label in labels]
+
+
+def _statistics(groups: Sequence[Sequence[Member]]) -> Standardisation:
+    """Computes mean and deviation of videos' features; every group of videos counts the same."""
+    dim = groups[0][0].store.manifest.dim
+    moments_2xD = np.zeros((2, dim))
+    for members in groups:
+        count, totals_2xD = 0, np.zeros((2, dim))
+        for member in members:
+            rows_MxD = np.asarray(member.store.visual(member.video.id), np.float64)
+            rows_MxD = rows_MxD.reshape(-1, rows_MxD.shape[-1])
+            count += len(rows_MxD)
+            totals_2xD += np.stack([rows_MxD.sum(axis=0), np.square(rows_MxD).sum(axis=0)])
+        moments_2xD += totals_2xD / count
+    mean_D, squares_D = moments_2xD / len(groups)
+    std_D = np.sqrt(np.maximum(squares_D - np.square(mean_D), 0.0))
     # Every threshold is relative, so that features in another unit are standardised to the same.
     moving_D = std_D > 1e-6 * np.abs(mean_D)
     usual = np.median(std_D[moving_D]) if moving_D.any() else 1.0

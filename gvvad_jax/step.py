@@ -150,14 +150,19 @@ def make_loss(
     ) -> tuple[jax.Array, tuple[PyTree, Metrics]]:
         # The detector multiplies in config.precision. Statistics, losses and gradients keep the
         # precision of the parameters.
+        # Of a mixture, the larger part counts.
+        generated_V = videos.synthetic_V > 0.5 if config.normalises_by_domain else None
         outputs, changed = detector.apply(
             {"params": cast(params, config.precision), "batch_stats": batch_stats},
             cast(videos.visual_VxNxTxD, config.precision),
             cast(videos.text_VxTxE, config.precision),
             noise=noise,
             train=True,
+            generated_V=generated_V,
             mutable=["batch_stats"],
         )
+        if generated_V is not None:
+            outputs = outputs.replace(extra={**outputs.extra, "generated": generated_V})
         outputs = cast(outputs, jnp.promote_types(config.precision, jnp.float32))
         # LAP's threshold and triplets need the whole batch, so every loss is given it.
         outputs, text, synthetic_V = gather((outputs, videos.text_VxTxE, videos.synthetic_V))

@@ -25,10 +25,10 @@ from gvvad_jax.run.selection import Selection
 from gvvad_jax.splits import (
     Member,
     Splits,
-    Standardisation,
+    Standards,
     open_splits,
     read_decisions,
-    standardisation,
+    standards,
 )
 from gvvad_jax.step import init_state
 from gvvad_jax.store import annotations, digests, folders
@@ -54,6 +54,9 @@ class Result:
       workdir: the run's folder, which `load` takes.
       provenance: the commit, library versions and digests of the data.
       reports_best_on_test: whether `best_on_test` was asked for.
+      calibration: temperature and threshold of each of the checkpoints, by the names above, and
+        what they rest on; the content of calibration.Calibration.
+      reasons: why a checkpoint has no measures, by its name; measures have reasons of their own.
 
     Of several processes (`TrainConfig.processes`) the first one alone measures: in the others
     all measures are None.
@@ -66,6 +69,8 @@ class Result:
     workdir: pathlib.Path
     provenance: Mapping[str, Any]
     reports_best_on_test: bool = False
+    calibration: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    reasons: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """The content of result.json, which doesn't name the folder that it lies in."""
@@ -75,6 +80,8 @@ class Result:
         return {
             "last": self.last,
             **best,
+            "calibration": dict(self.calibration),
+            "reasons": dict(self.reasons),
             "steps": self.steps,
             "provenance": dict(self.provenance),
         }
@@ -159,19 +166,23 @@ def _fit(config: TrainConfig, workdir: pathlib.Path) -> Result:
             )
         if start:
             state = parallel.from_first(saved.restore("last", state) if saved else state)
-        selection = Selection(config, inputs.splits, inputs.manifest, inputs.standard, saved)
-        runner = parallel.Runner(config, state)
+        selection = Selection(config, inputs.splits, inputs.manifest, inputs.standards.real, saved)
+        # Without real videos there is one domain, whose statistics are kept for scoring.
+        one_domain = dataclasses.replace(config, batch_norm="shared")
+        runner = parallel.Runner(one_domain if inputs.synthetic_V.all() else config, state)
         feed = stack.enter_context(contextlib.closing(_feed(config, inputs, runner, workdir)))
         if is_first:
             run_folder.claim(workdir, config, inputs.made_of)
             if not (workdir / "model.json").exists():
-                standard = inputs.standard.to_json()
+                standard = inputs.standards.real.to_json()
                 checkpoints.write_model(workdir, config, inputs.manifest, standard)
         log = stack.enter_context(contextlib.closing(RunLog(workdir if is_first else None, start)))
         done = _run_steps(config, start, runner, feed, selection, saved, log)
         if saved:
             saved.wait()
         measured = selection.results(runner.state()) if saved else {}
+        reasons = selection.reasons()
+        calibrations = selection.calibrations()
         result = Result(
             last=measured.get("last"),
             best_on_validation=measured.get("best_on_validation"),
@@ -180,8 +191,12 @@ def _fit(config: TrainConfig, workdir: pathlib.Path) -> Result:
             workdir=workdir,
             provenance=_provenance(inputs) | {"rows_verified": config.verify_rows},
             reports_best_on_test=config.best_on_test,
+            calibration={kind: c.to_json() for kind, c in calibrations.checkpoints.items()},
+            reasons={kind: why for kind, why in reasons.items() if kind in measured},
         )
         if is_first:
+            standard = inputs.standards.real.to_json()
+            checkpoints.write_model(workdir, config, inputs.manifest, standard, calibrations)
             write_json(workdir / "result.json", result.to_json())
         return result
 
@@ -234,7 +249,7 @@ class _Inputs(NamedTuple):
 
     Attributes:
       splits, stores: the videos by use, and the stores that hold them.
-      standard: the standardisation of their visual features.
+      standards: the standardisation of their visual features.
       bank_KxE: embedded anomaly prompts; None where the detector uses none.
       synthetic_V: whether each of `members` is generated.
       drawn: which of `members` make each batch.
@@ -244,7 +259,7 @@ class _Inputs(NamedTuple):
 
     splits: Splits
     stores: Sequence[Store]
-    standard: Standardisation
+    standards: Standards
     bank_KxE: np.ndarray | None
     synthetic_V: np.ndarray
     drawn: batches.Batches
@@ -271,7 +286,7 @@ def _prepare(config: TrainConfig) -> _Inputs:
     return _Inputs(
         splits=splits,
         stores=stores,
-        standard=standardisation(splits.train, config),
+        standards=standards(splits.train, config),
         bank_KxE=bank_KxE,
         synthetic_V=synthetic_V,
         drawn=drawn,
@@ -292,6 +307,13 @@ def _report(config: TrainConfig, splits: Splits) -> None:
         print(
             f"--lambda_value={config.lambda_value:g} is negative: training raises the generated "
             "videos' loss",
+            file=sys.stderr,
+        )
+    by_domain = "domain" in config.batch_norm or config.standardise_by == "domain"
+    if by_domain and all(member.row.source != "real" for member in splits.train):
+        print(
+            "no real training video: generated ones are normalised by their own statistics, and "
+            "so is what is scored",
             file=sys.stderr,
         )
     seen = [*splits.train, *splits.held_out, *splits.validation]
@@ -328,11 +350,11 @@ def _feed(
 ) -> Feed:
     """The source of each step's videos: the devices where all of them fit, else mapped files."""
     fixed = segments.Fixed(synthetic_V=inputs.synthetic_V, bank_KxE=inputs.bank_KxE)
-    kept = segments.Segments(inputs.members, inputs.standard, config)
+    kept = segments.Segments(inputs.members, inputs.standards, config)
     if kept.num_bytes / runner.num_devices <= config.device_gigabytes * 1e9:
         return segments.Resident(kept, fixed, inputs.drawn, runner)
     folder = workdir / f"segments-{jax.process_index()}-of-{jax.process_count()}"
-    kept = segments.Segments(inputs.members, inputs.standard, config, folder)
+    kept = segments.Segments(inputs.members, inputs.standards, config, folder)
     return segments.Ahead(kept, fixed, inputs.drawn, runner)
 
 

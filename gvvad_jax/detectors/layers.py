@@ -18,6 +18,10 @@ from gvvad_jax.detectors import kernels
 xavier = nn.initializers.xavier_uniform()
 
 
+# BatchNorm's, which are PyTorch's defaults.
+_MOMENTUM, _EPSILON = 0.9, 1e-5
+
+
 class Outputs(struct.PyTreeNode, kw_only=True):
     """A detector's outputs for a batch of videos.
 
@@ -91,18 +95,89 @@ def gaussian(shape: Sequence[int], noise: Noise, layer: int) -> jax.Array:
 
 
 def batch_norm(
-    train: bool, axis_name: str | None, name: str, **changes: Any
+    train: bool,
+    axis_name: str | None,
+    name: str,
+    generated_M: jax.Array | None = None,
+    **changes: Any,
 ) -> Callable[[jax.Array], jax.Array]:
-    """BatchNorm over everything but the features, statistics over all devices of `axis_name`."""
+    """BatchNorm over everything but the features, statistics over all devices of `axis_name`.
+
+    Args:
+      train: whether to normalise by the batch's statistics instead of the running ones.
+      axis_name: the device axis.
+      name: the layer's name in the module that calls this.
+      generated_M: which of the batch's sequences are generated, where real and generated ones are
+        normalised apart; None normalises all together.
+      changes: further attributes of nn.BatchNorm.
+    """
+    if train and generated_M is not None:
+        layer = DomainBatchNorm(axis_name=axis_name, name=name, **changes)
+        return lambda x_MxTxC: layer(x_MxTxC, generated_M)
     return nn.BatchNorm(
         use_running_average=not train,
-        momentum=0.9,
-        epsilon=1e-5,
+        momentum=_MOMENTUM,
+        epsilon=_EPSILON,
         axis_name=axis_name,
         use_fast_variance=False,
         name=name,
         **changes,
     )
+
+
+class DomainBatchNorm(nn.Module):
+    """BatchNorm while training, with statistics of their own for real and for generated videos.
+
+    Generated videos would otherwise shift what real ones are normalised by, at full weight whatever
+    lambda is. Scale and shift are shared, unlike in auxiliary BatchNorm (Xie et al., CVPR 2020)
+    and domain-specific BatchNorm (Chang et al., CVPR 2019): a scale of their own would be a second
+    lambda, and at scoring all videos are real. Running statistics are of real videos alone; where
+    a batch has none, they stay. Parameters and statistics have nn.BatchNorm's names.
+
+    Sums, squared deviations and counts are added up over devices before they are divided, so that a
+    device, or a batch, may lack a domain.
+
+    Attributes:
+      axis_name: the device axis that statistics are taken over.
+      scale_init: the scale's initialisation.
+    """
+
+    axis_name: str | None = None
+    scale_init: nn.initializers.Initializer = nn.initializers.ones
+
+    @nn.compact
+    def __call__(self, x_MxTxC: jax.Array, generated_M: jax.Array) -> jax.Array:
+        """Normalises sequences; `generated_M` tells which of them are generated."""
+        width = x_MxTxC.shape[-1]
+        scale_C = self.param("scale", self.scale_init, (width,))
+        bias_C = self.param("bias", nn.initializers.zeros, (width,))
+        running_mean = self.variable("batch_stats", "mean", jnp.zeros, (width,))
+        running_var = self.variable("batch_stats", "var", jnp.ones, (width,))
+        wide_MxTxC = x_MxTxC.astype(jnp.promote_types(x_MxTxC.dtype, jnp.float32))
+        domain_M = generated_M.astype(jnp.int32)
+        member_DxM = jnp.stack([domain_M == 0, domain_M == 1]).astype(wide_MxTxC.dtype)
+
+        def total(of_DxC: jax.Array) -> jax.Array:
+            return jax.lax.psum(of_DxC, self.axis_name) if self.axis_name else of_DxC
+
+        count_Dx1 = total(jnp.sum(member_DxM, axis=1, keepdims=True) * x_MxTxC.shape[1])
+        divisor_Dx1 = jnp.maximum(count_Dx1, 1.0)
+
+        def mean(values_MxTxC: jax.Array) -> jax.Array:
+            # No matrix product, because some devices would round its factors.
+            sums_MxC = jnp.sum(values_MxTxC, axis=1)
+            return total(jnp.sum(member_DxM[..., None] * sums_MxC, axis=1)) / divisor_Dx1
+
+        mean_DxC = mean(wide_MxTxC)
+        deviation_MxTxC = wide_MxTxC - mean_DxC[domain_M][:, None]
+        var_DxC = mean(jnp.square(deviation_MxTxC))
+        if not self.is_initializing():
+            for running, now_DxC in ((running_mean, mean_DxC), (running_var, var_DxC)):
+                moved_C = _MOMENTUM * running.value + (1.0 - _MOMENTUM) * now_DxC[0]
+                running.value = jnp.where(count_Dx1[0] > 0, moved_C, running.value)
+        factor_DxC = jax.lax.rsqrt(var_DxC + _EPSILON) * scale_C
+        normed_MxTxC = deviation_MxTxC * factor_DxC[domain_M][:, None] + bias_C
+        return normed_MxTxC.astype(jnp.promote_types(x_MxTxC.dtype, scale_C.dtype))
 
 
 def probability(logits: jax.Array) -> jax.Array:

@@ -36,9 +36,10 @@ class Detector(nn.Module):
         *,
         noise: Noise | None = None,
         train: bool = False,
+        generated_V: jax.Array | None = None,
     ) -> Outputs:
         """Scores V videos."""
-        del text_VxTxE, mask_VxT, train  # Every snippet is scored by itself.
+        del text_VxTxE, mask_VxT, train, generated_V  # Every snippet is scored by itself.
         rate = RATE if self.config.dropout else 0.0
         x = nn.relu(dense(512, "fc1")(visual_VxNxTxD))
         x = dropout(x, noise, rate, layer=0)

@@ -36,7 +36,13 @@ class NonLocal(nn.Module):
     axis_name: str | None = None
 
     @nn.compact
-    def __call__(self, x_MxTxC: jax.Array, mask_MxTx1: jax.Array, train: bool) -> jax.Array:
+    def __call__(
+        self,
+        x_MxTxC: jax.Array,
+        mask_MxTx1: jax.Array,
+        train: bool,
+        generated_M: jax.Array | None = None,
+    ) -> jax.Array:
         theta_MxTxI = dense(self.channels, "theta")(x_MxTxC)
         phi_MxTxI = dense(self.channels, "phi")(x_MxTxC)
         g_MxTxI = dense(self.channels, "g")(x_MxTxC) * mask_MxTx1
@@ -51,8 +57,10 @@ class NonLocal(nn.Module):
             affinity_MxTxT = jnp.einsum("mti,msi->mts", theta_MxTxI, phi_MxTxI) / length_Mx1x1
             context_MxTxI = affinity_MxTxT @ g_MxTxI
         y_MxTxC = dense(x_MxTxC.shape[-1], "W")(context_MxTxI)
-        zeros = nn.initializers.zeros
-        y_MxTxC = batch_norm(train, self.axis_name, "W_norm", scale_init=zeros)(y_MxTxC)
+        norm = batch_norm(
+            train, self.axis_name, "W_norm", generated_M, scale_init=nn.initializers.zeros
+        )
+        y_MxTxC = norm(y_MxTxC)
         return (x_MxTxC + y_MxTxC) * mask_MxTx1
 
 
@@ -71,9 +79,17 @@ class MTN(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x_MxTxD: jax.Array, mask_MxT: jax.Array | None = None, *, train: bool
+        self,
+        x_MxTxD: jax.Array,
+        mask_MxT: jax.Array | None = None,
+        *,
+        train: bool,
+        generated_M: jax.Array | None = None,
     ) -> jax.Array:
-        """Maps M sequences, crops of videos or texts, from [M, T, D] to [M, T, D]."""
+        """Maps M sequences, crops of videos or texts, from [M, T, D] to [M, T, D].
+
+        `generated_M` tells which are generated, where BatchNorm is per domain; see batch_norm.
+        """
         chex.assert_rank(x_MxTxD, 3)
         width = x_MxTxD.shape[-1]
         channels = self.channels or max(1, width // 4)
@@ -89,7 +105,8 @@ class MTN(nn.Module):
             )(x)  # fmt: skip
 
         def normed(x: jax.Array, name: str) -> jax.Array:
-            return batch_norm(train, self.axis_name, f"{name}_norm")(nn.relu(x)) * mask_MxTx1
+            norm = batch_norm(train, self.axis_name, f"{name}_norm", generated_M)
+            return norm(nn.relu(x)) * mask_MxTx1
 
         x_MxTxD = x_MxTxD * mask_MxTx1
         branches = [
@@ -98,18 +115,26 @@ class MTN(nn.Module):
         ]
         reduced = nn.relu(conv(x_MxTxD, "conv_4", channels, 1, bias=False)) * mask_MxTx1
         non_local = NonLocal(max(1, channels // 2), self.axis_name, name="non_local")
-        branches.append(non_local(reduced, mask_MxTx1, train))
+        branches.append(non_local(reduced, mask_MxTx1, train, generated_M))
         fused = conv(jnp.concatenate(branches, -1), "conv_5", width, 3, bias=False)
         return normed(fused, "conv_5") + x_MxTxD
 
 
 def over_crops(
-    mtn: MTN, x_VxNxTxD: jax.Array, mask_VxT: jax.Array | None, train: bool
+    mtn: MTN,
+    x_VxNxTxD: jax.Array,
+    mask_VxT: jax.Array | None,
+    train: bool,
+    generated_V: jax.Array | None,
 ) -> jax.Array:
     """Runs the MTN on every crop of every video."""
     V, N, T, D = x_VxNxTxD.shape
-    mask_MxT = None if mask_VxT is None else jnp.repeat(mask_VxT, N, axis=0)
-    return mtn(x_VxNxTxD.reshape(V * N, T, D), mask_MxT, train=train).reshape(V, N, T, D)
+    mask_MxT, generated_M = (
+        None if of_V is None else jnp.repeat(of_V, N, axis=0) for of_V in (mask_VxT, generated_V)
+    )
+    x_MxTxD = x_VxNxTxD.reshape(V * N, T, D)
+    y_MxTxD = mtn(x_MxTxD, mask_MxT, train=train, generated_M=generated_M)
+    return y_MxTxD.reshape(V, N, T, D)
 
 
 class Head(nn.Module):

@@ -31,10 +31,11 @@ class Detector(nn.Module):
         *,
         noise: Noise | None = None,
         train: bool = False,
+        generated_V: jax.Array | None = None,
     ) -> Outputs:
-        """Scores V videos; text is ignored."""
+        """Scores V videos; text is ignored. See layers.batch_norm for `generated_V`."""
         mtn = MTN(self.config.mtn_channels, self.axis_name, name="visual")
-        features_VxNxTxD = over_crops(mtn, visual_VxNxTxD, mask_VxT, train)
+        features_VxNxTxD = over_crops(mtn, visual_VxNxTxD, mask_VxT, train, generated_V)
         features_VxNxTxD = dropout(features_VxNxTxD, noise, self.config.dropout, layer=0)
         return scored(features_VxNxTxD, self.config, noise, train)
 

@@ -52,19 +52,20 @@ class Detector(nn.Module):
         *,
         noise: Noise | None = None,
         train: bool = False,
+        generated_V: jax.Array | None = None,
     ) -> Outputs:
-        """Scores V videos."""
+        """Scores V videos. See layers.batch_norm for `generated_V`."""
         config = self.config
         streams: list[jax.Array] = []
         if config.uses_visual:
             mtn = MTN(config.mtn_channels, self.axis_name, name="visual")
-            visual_VxNxTxD = over_crops(mtn, visual_VxNxTxD, mask_VxT, train)
+            visual_VxNxTxD = over_crops(mtn, visual_VxNxTxD, mask_VxT, train, generated_V)
             streams.append(dropout(visual_VxNxTxD, noise, config.dropout, layer=0))
         if config.uses_text:
             assert text_VxTxE is not None
             chex.assert_rank(text_VxTxE, 3)
             num_crops, length = visual_VxNxTxD.shape[1:3]
-            text_VxTxE = self._text(text_VxTxE, mask_VxT, length, train)
+            text_VxTxE = self._text(text_VxTxE, mask_VxT, length, train, generated_V)
             V, T, E = text_VxTxE.shape
             text_VxNxTxE = jnp.broadcast_to(text_VxTxE[:, None], (V, num_crops, T, E))
             streams.append(dropout(text_VxNxTxE, noise, config.dropout, layer=2))
@@ -77,12 +78,18 @@ class Detector(nn.Module):
         return rtfm.scored(fused_VxNxTxD, config, noise, train, shared)
 
     def _text(
-        self, text_VxSxE: jax.Array, mask_VxT: jax.Array | None, length: int, train: bool
+        self,
+        text_VxSxE: jax.Array,
+        mask_VxT: jax.Array | None,
+        length: int,
+        train: bool,
+        generated_V: jax.Array | None,
     ) -> jax.Array:
         # Text of another length is scored one video at a time, where nothing is padded.
         mask_VxS = mask_VxT if text_VxSxE.shape[1] == length else None
         mtn = MTN(self.config.mtn_channels, self.axis_name, name="text")
-        return align_length(mtn(text_VxSxE, mask_VxS, train=train), length)
+        text_VxSxE = mtn(text_VxSxE, mask_VxS, train=train, generated_M=generated_V)
+        return align_length(text_VxSxE, length)
 
     def _fuse(
         self, visual_VxNxTxD: jax.Array, text_VxNxTxE: jax.Array, noise: Noise | None

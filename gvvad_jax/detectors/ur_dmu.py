@@ -230,9 +230,10 @@ class Detector(nn.Module):
         *,
         noise: Noise | None = None,
         train: bool = False,
+        generated_V: jax.Array | None = None,
     ) -> Outputs:
         """Scores V videos; while training they are pairs, normal before abnormal."""
-        del text_VxTxE
+        del text_VxTxE, generated_V
         chex.assert_rank(visual_VxNxTxD, 4)
         V, _, T, _ = visual_VxNxTxD.shape
         width = self.config.body_width

@@ -150,6 +150,7 @@ def test_paths_and_numpys_numbers_are_taken():
 OTHERS = {
     "fusion": "add_up",
     "mtn_channels": 5,
+    "batch_norm": "per_domain",
     "head_widths": (7, 5),
     "dropout": 0.3,
     "body_width": 12,

@@ -15,7 +15,10 @@ from tests.support.ports import free_port
 # Largest error relative to the largest value of an array. Float32 sums in another order differ in
 # the last bits, which Adam's first steps enlarge where a gradient is small.
 BOUNDS = {"float64": 1e-5, "float32": 1e-3}
-QUICK = (("float64", "lap"), ("float64", "mil_rank"), ("float64", "options"), ("float32", "lap"))
+QUICK = (
+    *(("float64", "mil_rank"), ("float64", "options"), ("float64", "domains")),
+    *(("float64", "lap"), ("float32", "lap")),
+)
 # Compiling is most of the time: the suite runs a detector with everything and one with next to
 # nothing; `make devices` all of them.
 CASES = [
@@ -26,7 +29,7 @@ CASES = [
         id=f"{precision}-{config}",
     )
     for precision in BOUNDS
-    for config in (*DETECTORS, "options")
+    for config in (*DETECTORS, "options", "domains")
 ]
 
 

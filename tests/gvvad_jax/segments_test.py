@@ -9,7 +9,7 @@ import pytest
 from gvvad_jax import batches, parallel, segments, step
 from gvvad_jax.command import UserError
 from gvvad_jax.config import TrainConfig
-from gvvad_jax.splits import Standardisation, open_splits
+from gvvad_jax.splits import Standardisation, Standards, open_splits
 from tests.support.steps import SMALL
 from tests.support.stores import DIM, TEXT_DIM
 from tools.bench import sparse_store
@@ -44,7 +44,9 @@ def members(real_store):
 
 
 def make_segments(members, folder=None, **changes):
-    standard = Standardisation(np.full(DIM, 0.5, np.float32), np.full(DIM, 2, np.float32))
+    standard = Standards(
+        Standardisation(np.full(DIM, 0.5, np.float32), np.full(DIM, 2, np.float32))
+    )
     return segments.Segments(members, standard, TrainConfig(segments=4, **changes), folder)
 
 
@@ -127,7 +129,7 @@ def test_a_batch_gathered_ahead_steps_like_resident_videos(
     losses = []
     for kind, folder in ((segments.Resident, None), (segments.Ahead, tmp_path / "kept")):
         runner = parallel.Runner(config, step.init_state(config, DIM, TEXT_DIM))
-        kept = segments.Segments(members, Standardisation(), config, folder)
+        kept = segments.Segments(members, Standards(), config, folder)
         feed = kind(kept, fixed, drawn, runner)
         # Feeds allow any order of steps.
         losses.append([float(runner.step(*feed.at(n))["loss"]) for n in (2, 3, 4, 1)])

@@ -14,7 +14,7 @@ from gvvad_jax.splits import (
     members_of,
     open_splits,
     read_decisions,
-    standardisation,
+    standards,
 )
 from gvvad_jax.store.format import rows_hash
 from gvvad_jax.store.reader import Store
@@ -110,7 +110,7 @@ def test_standardised_real_training_features_have_mean_0_and_deviation_1(
         store=str(real_store), synthetic_store=str(synthetic_store), standardise="yes"
     )
     splits, _ = open_splits(config)
-    standard = standardisation(splits.train, config)
+    standard = standards(splits.train, config).real
     rows = [
         standard.apply(m.store.visual(m.video.id)).reshape(-1, DIM)
         for m in splits.train
@@ -126,18 +126,18 @@ def test_standardised_real_training_features_have_mean_0_and_deviation_1(
 def test_auto_standardises_where_the_encoder_asks(real_store, tmp_path):
     config = TrainConfig(store=str(real_store))
     splits, _ = open_splits(config)
-    assert standardisation(splits.train, config).mean_D is None
+    assert standards(splits.train, config).real.mean_D is None
     asking = make_manifest(encoder={"id": "motion", "standardise": True})
     write_store(tmp_path / "s", {"train": (3, 3)}, manifest=asking)
     splits, _ = open_splits(TrainConfig(store=str(tmp_path / "s")))
-    assert standardisation(splits.train, config).mean_D is not None
+    assert standards(splits.train, config).real.mean_D is not None
 
 
 def test_a_feature_that_never_moves_stays_finite(tmp_path):
     opened = Store(write_store(tmp_path / "s", {"train": (3, 3)}))
     opened.visual = lambda _: np.full((40, 2, DIM), 7.0)
     member = members_of(opened, None)[0]
-    standard = standardisation([member], TrainConfig(standardise="yes"))
+    standard = standards([member], TrainConfig(standardise="yes")).real
     np.testing.assert_array_equal(standard.std_D, 1.0)
 
 
@@ -153,7 +153,7 @@ def test_standardised_features_do_not_depend_on_their_unit(tmp_path, power):
 
     def standard(scale):
         opened.visual = lambda _: rows * np.float32(scale)
-        return standardisation([member], TrainConfig(standardise="yes"))
+        return standards([member], TrainConfig(standardise="yes")).real
 
     plain, scaled = standard(1), standard(2.0**power)
     np.testing.assert_array_equal(scaled.apply(rows * np.float32(2.0**power)), plain.apply(rows))

@@ -19,13 +19,17 @@ from gvvad_jax.config import DETECTORS, TrainConfig
 
 SMALL = {"head_widths": (16, 8), "mtn_channels": 4, "body_width": 8, "memory_rows": 20}
 VIDEOS, PAIRS, SEGMENTS, DIM, TEXT_DIM, STEPS = 19, 8, 6, 12, 8, 20
+SYNTHETIC = np.arange(VIDEOS) % 4 > 1
 OPTIONS = {"lambda_mode": "meta", "mixup": 0.5, "train_crops": 1, "ema": 0.9, "clip_norm": 1.0}
 
 
 def configs(precision):
     common = {"batch_size": PAIRS, "segments": SEGMENTS, "precision": precision, **SMALL}
     every = {name: TrainConfig(detector=name, **common) for name in DETECTORS}
-    return every | {"options": TrainConfig(detector="mil_rank", **common, **OPTIONS)}
+    return every | {
+        "options": TrainConfig(detector="mil_rank", **common, **OPTIONS),
+        "domains": TrainConfig(detector="lap", **common, batch_norm="per_domain"),
+    }
 
 
 def data(runner):
@@ -33,7 +37,6 @@ def data(runner):
     rng = np.random.default_rng(0)
     visual = rng.normal(size=(VIDEOS, 2, SEGMENTS, DIM)).astype(np.float32)
     text = rng.normal(size=(VIDEOS, SEGMENTS, TEXT_DIM)).astype(np.float32)
-    synthetic = np.float32(np.arange(VIDEOS) % 4 > 1)
     asked = set()
 
     def rows(array):
@@ -46,7 +49,7 @@ def data(runner):
     videos = step.TrainingData(
         visual_VxNxTxD=rows(visual),
         text_VxTxE=rows(text),
-        synthetic_V=rows(synthetic),
+        synthetic_V=rows(np.float32(SYNTHETIC)),
         bank_KxE=runner.on_each(np.eye(3, TEXT_DIM, dtype=np.float32)),
     )
     if runner.num_devices > 1:
@@ -61,6 +64,17 @@ def batch(number, config):
     def videos():
         return rng.integers(0, VIDEOS, (PAIRS, 2)).astype(np.int32)
 
+    def of_domain():
+        """Draws real videos alone, one generated one beside them, both, or generated ones alone."""
+        real, generated = np.flatnonzero(~SYNTHETIC), np.flatnonzero(SYNTHETIC)
+        pools = (real, real, np.arange(VIDEOS), generated)
+        drawn_Bx2 = rng.choice(pools[number % 4], (PAIRS, 2)).astype(np.int32)
+        if number % 4 == 1:
+            drawn_Bx2[-1, 1] = generated[0]
+        return drawn_Bx2
+
+    if config.batch_norm == "per_domain":
+        return Batch(videos_Bx2=of_domain(), pairs_B=np.arange(PAIRS, dtype=np.int32))
     drawn = Batch(videos_Bx2=videos(), pairs_B=np.arange(PAIRS, dtype=np.int32))
     if config.mixup:
         shares_Bx2 = rng.uniform(0.5, 1, (PAIRS, 2)).astype(np.float32)

@@ -29,7 +29,7 @@ def measure(folder: pathlib.Path, segments: int, pairs: int, repeats: int) -> di
       repeats: number of timings, of which the median counts.
     """
     from gvvad_jax.segments import Segments
-    from gvvad_jax.splits import Standardisation, members_of
+    from gvvad_jax.splits import Standards, members_of
     from gvvad_jax.store.reader import Store
 
     ucf = sparse_store.write(folder / "ucf", sparse_store.UCF_CRIME_VIDEOS)
@@ -38,7 +38,7 @@ def measure(folder: pathlib.Path, segments: int, pairs: int, repeats: int) -> di
     step = JaxStep(Case("lap", segments, pairs))
     step()
     step_seconds = statistics.median(seconds_of(step) for _ in range(repeats))
-    standard = Standardisation()
+    standard = Standards()
     one = [seconds_of(lambda: Segments(members, standard, step.config).rows("visual", [0]))
            for _ in range(repeats)]  # fmt: skip
     return {
@@ -73,9 +73,9 @@ def _mapped(
     """Times batches gathered from files a step ahead: the loop's waiting, the thread's work."""
     from gvvad_jax import batches
     from gvvad_jax.segments import Ahead, Fixed, Segments
-    from gvvad_jax.splits import Standardisation
+    from gvvad_jax.splits import Standards
 
-    segments = Segments(members, Standardisation(), step.config, folder)
+    segments = Segments(members, Standards(), step.config, folder)
     rng = np.random.default_rng(0)
     for (
         kind,

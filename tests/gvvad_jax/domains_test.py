@@ -1,0 +1,176 @@
+"""Real and generated videos normalised apart: neither moves what the other is normalised by."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from gvvad_jax import step
+from gvvad_jax.batches import Batch
+from gvvad_jax.command import UserError
+from gvvad_jax.config import TrainConfig
+from gvvad_jax.detectors import lap, layers
+from tests.support.steps import SMALL, make_data
+
+# LAP has all that RTFM and TEVAD have, and more.
+BOUNDS = {"float32": 1e-6, "float64": 1e-12}
+# Both labels, both sources: videos 2, 3, 6 and 7 are generated.
+BATCH = Batch(
+    videos_Bx2=np.array([[0, 1], [2, 5], [4, 3], [6, 7]], np.int32),
+    pairs_B=np.arange(4, dtype=np.int32),
+)
+REAL = BATCH._replace(videos_Bx2=np.array([[0, 1], [4, 5], [5, 4], [1, 0]], np.int32))
+GENERATED = BATCH._replace(videos_Bx2=np.array([[2, 3], [6, 7], [7, 6], [3, 2]], np.int32))
+
+
+def prepare(precision, data=None, **changes):
+    """Config, state and data of steps without dropout."""
+    config = TrainConfig(**SMALL | {"batch_size": 4, "dropout": 0.0} | changes, precision=precision)
+    data = data or make_data()
+    if precision == "float64":
+        data = step.cast(data, jnp.float64)
+    if not config.uses_text:
+        data = data.replace(text_VxTxE=None, bank_KxE=None)
+    state = step.init_state(config, 12, 8)
+    # As if trained: a scale of 0, as it begins, would hide the non-local block.
+    state = state.replace(params=jax.tree.map(lambda leaf: leaf + 0.01, state.params))
+    return config, state, data
+
+
+def gradients(precision, batch, data=None, **changes):
+    """Returns a batch's gradients, the statistics after it, and its loss."""
+    config, state, data = prepare(precision, data, **changes)
+    make = step.make_gradients(config, None, lambda shard: shard, step.rows_at)
+    noise = layers.Noise(key=jax.random.key(0), videos_V=jnp.arange(8))
+    grads, batch_stats, metrics = jax.jit(make)(state, data, batch, noise)
+    return grads["detector"], batch_stats, metrics["loss"]
+
+
+def take_steps(precision, batches, data=None, **changes):
+    """Takes steps; returns the state and the last metrics."""
+    config, state, data = prepare(precision, data, **changes)
+    one = jax.jit(step.make_train_step(config))
+    for batch in batches:
+        state, metrics = one(state, data, batch)
+    return state, metrics
+
+
+def require_equal(found, expected, bound):
+    for (path, one), other in zip(
+        jax.tree_util.tree_leaves_with_path(found), jax.tree.leaves(expected), strict=True
+    ):
+        scale = max(float(jnp.abs(other).max()), 1.0)
+        assert float(jnp.abs(one - other).max()) <= bound * scale, jax.tree_util.keystr(path)
+
+
+@pytest.fixture(params=BOUNDS)
+def precision(request):
+    with jax.enable_x64(request.param == "float64"):
+        yield request.param
+
+
+def test_on_real_videos_alone_it_is_the_shared_step(precision):
+    shared = gradients(precision, REAL, batch_norm="shared")
+    apart = gradients(precision, REAL, batch_norm="per_domain")
+    require_equal(apart, shared, BOUNDS[precision])
+
+
+def test_at_lambda_0_generated_videos_move_nothing(precision):
+    data = make_data()
+    synthetic_V = np.asarray(data.synthetic_V)
+    rng = np.random.default_rng(1)
+    others = data.replace(
+        visual_VxNxTxD=jnp.where(
+            synthetic_V[:, None, None, None],
+            1e3 * rng.normal(size=data.visual_VxNxTxD.shape),
+            data.visual_VxNxTxD,
+        ).astype(jnp.float32),
+        text_VxTxE=jnp.where(
+            synthetic_V[:, None, None], rng.normal(size=data.text_VxTxE.shape), data.text_VxTxE
+        ).astype(jnp.float32),
+    )
+    changes = {"lambda_value": 0.0}
+
+    def after(data, batch_norm):
+        state, _ = take_steps(precision, [BATCH], data, batch_norm=batch_norm, **changes)
+        grads = gradients(precision, BATCH, data, batch_norm=batch_norm, **changes)
+        return state.params["detector"], state.batch_stats, grads
+
+    require_equal(after(others, "per_domain"), after(data, "per_domain"), BOUNDS[precision])
+    # Which they do by the shared statistics.
+    with pytest.raises(AssertionError):
+        require_equal(after(others, "shared"), after(data, "shared"), 1e-3)
+
+
+def test_without_real_rows_running_statistics_stay_and_all_is_finite():
+    before, _ = take_steps("float32", [REAL], batch_norm="per_domain")
+    after, metrics = take_steps("float32", [REAL, GENERATED], batch_norm="per_domain")
+    require_equal(after.batch_stats, before.batch_stats, 0.0)
+    assert all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves((after, metrics)))
+    assert float(metrics["cost_synthetic"]) > 0.0
+
+
+@pytest.mark.parametrize("generated", [[], [4], [0, 1, 2, 3, 4]])
+def test_each_domain_has_its_own_moments(generated):
+    rng = np.random.default_rng(0)
+    x_MxTxC = rng.normal(3.0, 2.0, (5, 7, 4)).astype(np.float32)
+    domain_M = np.isin(np.arange(5), generated)
+    x_MxTxC[domain_M] *= 10.0
+    bound = layers.DomainBatchNorm(parent=None)
+    variables = bound.init(jax.random.key(0), x_MxTxC, domain_M)
+    y_MxTxC, changed = bound.apply(variables, x_MxTxC, domain_M, mutable=["batch_stats"])
+    for member_M in (domain_M, ~domain_M):
+        if member_M.any():
+            rows = np.asarray(y_MxTxC)[member_M]
+            np.testing.assert_allclose(rows.mean((0, 1)), 0.0, atol=1e-5)
+            np.testing.assert_allclose(rows.std((0, 1)), 1.0, atol=1e-4)
+    mean_C = changed["batch_stats"]["mean"]
+    expected_C = 0.1 * x_MxTxC[~domain_M].mean((0, 1)) if (~domain_M).any() else np.zeros(4)
+    np.testing.assert_allclose(mean_C, expected_C, rtol=1e-5)
+
+
+def test_suspected_snippets_are_chosen_within_a_domain():
+    # The generated video's text is closer to the bank throughout.
+    text_BxTxE = jnp.stack(
+        [
+            jnp.stack([jnp.array([jnp.cos(angle), jnp.sin(angle)]) for angle in angles])
+            for angles in ([1.5, 1.5, 1.5, 1.0], [0.5, 0.5, 0.5, 0.1])
+        ]
+    )
+    bank_KxE = jnp.array([[1.0, 0.0]])
+    together = lap.suspected_snippets(text_BxTxE, bank_KxE)
+    apart = lap.suspected_snippets(text_BxTxE, bank_KxE, jnp.array([False, True]))
+    assert together.tolist() == [[0, 0, 0, 0], [0, 0, 0, 1]]
+    assert apart.tolist() == [[0, 0, 0, 1], [0, 0, 0, 1]]
+
+
+def test_triplets_of_a_domain_weigh_what_its_share_is():
+    """With one pair of each domain: the mean of the means of each pair alone."""
+    rng = np.random.default_rng(0)
+    outputs = layers.Outputs(
+        scores_VxT=jnp.asarray(rng.uniform(size=(4, 3))),
+        features_VxNxTxD=jnp.asarray(rng.normal(size=(4, 2, 3, 5))),
+    )
+    text_VxTxE, bank_KxE = jnp.asarray(rng.normal(size=(4, 3, 6))), jnp.eye(5, 6)
+    config = TrainConfig(detector="lap", batch_norm="per_domain")
+
+    def mean(videos, generated):
+        some = jax.tree.map(lambda leaf: leaf[videos], outputs)
+        some = some.replace(
+            extra={
+                "generated": jnp.array(generated),
+                "selected": jnp.zeros((len(videos), 1), jnp.int32),
+            }
+        )
+        term = lap.loss_terms(some, text_VxTxE[videos], bank_KxE, config)["triplet"]
+        return float(jnp.mean(term.values_M))
+
+    pairs = [np.array([0, 1]), np.array([2, 3])]
+    alone = [mean(pair, [False, False]) for pair in pairs]
+    both = mean(np.arange(4), [False, False, True, True])
+    np.testing.assert_allclose(both, np.mean(alone), rtol=1e-6)
+
+
+def test_the_published_objective_has_shared_statistics():
+    with pytest.raises(UserError, match="--batch_norm: expected shared with --fidelity=reference"):
+        TrainConfig(fidelity="reference", batch_norm="per_domain")
