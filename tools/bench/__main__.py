@@ -5,7 +5,7 @@
 
 Sections: step (each detector compared with plain PyTorch and the machine's matrix products), data
 (opening, gathering), evaluation (a UCF-Crime-sized test set), metrics, startup, memory (how it
-grows with the data, and each detector's with the length of a video), accuracy (what bfloat16 and
+grows with the data, and each detector's and encoder's with the length of a video), accuracy (what bfloat16 and
 float16 cost). The sides of a comparison are timed in turn. A ratio is the median over the rounds;
 it is comparable between runs where times are not. JAX and PyTorch use a GPU if both see one.
 Nothing else should run on the machine.
@@ -72,7 +72,7 @@ def _machine() -> dict[str, Any]:
 
 
 def _measure(section: str, folder: pathlib.Path, device: str) -> dict[str, Any]:
-    from tools.bench import accuracy, data, evaluation, memory, startup
+    from tools.bench import accuracy, data, encoding_memory, evaluation, memory, startup
 
     values = flags.FLAGS
     folder = folder / section
@@ -90,6 +90,7 @@ def _measure(section: str, folder: pathlib.Path, device: str) -> dict[str, Any]:
         measured = startup.measure(folder, values.repeats)
     elif section == "memory":
         measured = data.memory(folder) | {"detectors": memory.detectors(values.detectors)}
+        measured |= {"encoders": encoding_memory.encoders(folder / "encoders")}
     else:
         measured = accuracy.measure(values.store, folder, values.seeds, values.steps)
     print(f"\n{section}")
