@@ -17,7 +17,7 @@ from generation.encode.reporting import report_faults, warn
 from generation.encoders import banks
 from generation.encoders.protocols import Captioner, StandIn
 from gvvad_jax.command import UserError
-from gvvad_jax.store import annotations
+from gvvad_jax.store import annotations, folders, sealing
 from gvvad_jax.store.reader import Store
 from gvvad_jax.store.writer import StoreWriter, clear_leftovers
 
@@ -56,10 +56,11 @@ def encode(
 
     Raises:
       Interrupted: no video could be encoded.
-      UserError: a file is missing, a server could not caption a video, or `out` holds a store with
-        other settings.
+      UserError: a file is missing, a server could not caption a video, another process encodes
+        into `out`, or `out` holds a store with other settings or something else.
     """
     assert isinstance(recipe, EncodeOptions) or not ray_workers, "a Recipe can't go to workers"
+    folders.require_own(out, "store", signs=sealing.SIGNS)
     videos = require_files(annotations.load(videos_path))
     descriptions = provenance.descriptions_by_id(prompts_path)
     digest_by_id = provenance.video_digests(videos, descriptions, recipe.source)
@@ -71,28 +72,36 @@ def encode(
     loaded = _load(recipe, out, ray_workers)
     if loaded.uses_descriptions:
         provenance.require_descriptions(videos.videos, descriptions, prompts_path)
-    writer = _begin(out, loaded, videos, digest_by_id)
-    video_ids = list(videos.videos)
-    own_ids = video_ids if ray_workers else ranks.share(video_ids)
-    if not all(map(writer.has, own_ids)):
-        make_work = functools.partial(
-            _start,
-            recipe if ray_workers else loaded,
-            digest_by_id,
-            *(path and os.path.abspath(path) for path in (videos_path, out, prompts_path)),
-            progress=progress and not ray_workers,
-        )
-        with _usage_reported(None if ray_workers else loaded.captioner, spent):
-            ranks.each(
-                make_work,
-                video_ids,
-                ray_workers=ray_workers,
-                gpus_a_worker=gpus_a_worker,
-                label="encode",
-                unit="video",
-                progress=progress,
+    # Ranks share the folder; each writes the files of its own videos.
+    alone = ranks.rank_and_size()[1] == 1
+    folders.claim(out, "store", signs=sealing.SIGNS)
+    busy = (
+        f"{out}: expected no other process to encode there, found one that does; wait until it has "
+        "ended, or give another --out"
+    )
+    with folders.locked(out, busy) if alone else contextlib.nullcontext():
+        writer = _begin(out, loaded, videos, digest_by_id)
+        video_ids = list(videos.videos)
+        own_ids = video_ids if ray_workers else ranks.share(video_ids)
+        if not all(map(writer.has, own_ids)):
+            make_work = functools.partial(
+                _start,
+                recipe if ray_workers else loaded,
+                digest_by_id,
+                *(path and os.path.abspath(path) for path in (videos_path, out, prompts_path)),
+                progress=progress and not ray_workers,
             )
-    return _finish(writer, own_ids, options)
+            with _usage_reported(None if ray_workers else loaded.captioner, spent):
+                ranks.each(
+                    make_work,
+                    video_ids,
+                    ray_workers=ray_workers,
+                    gpus_a_worker=gpus_a_worker,
+                    label="encode",
+                    unit="video",
+                    progress=progress,
+                )
+        return _finish(writer, own_ids, options)
 
 
 def _load(recipe: Recipe | EncodeOptions, out: str | os.PathLike, ray_workers: int) -> Recipe:

@@ -24,7 +24,7 @@ _NOTHING = (
     "desktop.ini",
     "Thumbs.db",
 )
-_NO_LOCKS = (errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK, errno.ENOSYS)
+_NO_LOCKS = (errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK, errno.ENOSYS, errno.EBADF)
 # Younger files may be of a process that is about to lock them.
 _LITTER_SECONDS = 2.0
 
@@ -115,22 +115,24 @@ def _is_litter(name: str) -> bool:
 
 @contextlib.contextmanager
 def locked(path: str | os.PathLike, busy: str | None) -> Iterator[None]:
-    """Holds a lock on a file, which is created if need be; the lock ends with its process.
+    """Holds a lock; it ends with its process.
 
     Args:
-      path: the lock's file. A link is refused, because opening it would create its target.
+      path: the lock's file, created if need be, or a folder that is there. A link is refused,
+        because opening it would create its target.
       busy: the message if another process holds the lock; None waits for it.
 
     Raises:
       UserError: another process holds the lock, or the path is a link.
     """
     try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+        how = os.O_DIRECTORY if os.path.isdir(path) else os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW
+        descriptor = os.open(path, how | os.O_CLOEXEC, 0o666)
     except OSError as error:
         if error.errno == errno.ELOOP:
             raise UserError(f"{path}: expected a lock, found a link; remove it") from error
         raise
-    with open(descriptor, "rb"):
+    try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | (fcntl.LOCK_NB if busy else 0))
         except BlockingIOError as error:
@@ -140,6 +142,8 @@ def locked(path: str | os.PathLike, busy: str | None) -> Iterator[None]:
             if error.errno not in _NO_LOCKS:
                 raise
         yield
+    finally:
+        os.close(descriptor)
 
 
 def clear_litter(folder: str | os.PathLike, pattern: str = ".*.partial*") -> None:
