@@ -6,9 +6,9 @@
 Sections: step (each detector compared with plain PyTorch and the machine's matrix products), data
 (opening, gathering), evaluation (a UCF-Crime-sized test set), metrics, startup, memory (how it
 grows with the data, and each detector's and encoder's with the length of a video), accuracy (what
-bfloat16 and float16 cost). The sides of a comparison are timed in turn. A ratio is the median over the rounds;
-it is comparable between runs where times are not. JAX and PyTorch use a GPU if both see one.
-Nothing else should run on the machine.
+bfloat16 and float16 cost). The sides of a comparison are timed in turn. A ratio is the median over
+the rounds; it is comparable between runs where times are not. JAX and PyTorch use a GPU if both see
+one. Nothing else should run on the machine.
 """
 
 import json

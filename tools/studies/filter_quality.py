@@ -125,7 +125,7 @@ def _measure(path: pathlib.Path, fps: float | None = None) -> dict[str, float]:
         )
     meter = pixels.Meter(reader.num_frames, reader.fps)
     for _, picture in reader.frames(meter.wanted):
-        meter.add(picture.rgb())
+        meter.add(picture.scaled(picture.width, picture.height, "gray"))
     return meter.statistics(reader.decoded_frames, reader.declared_frames)
 
 

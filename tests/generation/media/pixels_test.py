@@ -42,24 +42,28 @@ def test_wanted_frames_are_at_most_eight_a_second_of_the_middle(num_frames, fps,
     assert len(pixels.wanted_frames(0, fps)) == 0
 
 
+def grey(frame_HxWx3):
+    return cv2.cvtColor(frame_HxWx3, cv2.COLOR_RGB2GRAY)
+
+
 def test_a_meter_gives_the_measures_of_whole_videos():
     frames = street(seconds=15, fps=10.0)
     meter = pixels.Meter(len(frames), 10.0)
     assert len(meter.wanted) == 80 and meter.wanted[0] == 25
     for index in meter.wanted:
-        meter.add(frames[index])
+        meter.add(grey(frames[index]))
     found = meter.statistics(len(frames), 160)
     assert found == pixels.pixel_statistics(frames, 10.0, declared_frames=160)
     assert found["decoded_share"] == round(150 / 160, 4)
     with pytest.raises(ValueError, match="80 frames"):
-        meter.add(frames[0])
+        meter.add(grey(frames[0]))
 
 
 def test_a_meter_keeps_small_pictures_only():
     meter = pixels.Meter(3, FPS)
     large = cv2.resize(place(), (1280, 960))
     for _ in range(3):
-        meter.add(large)
+        meter.add(grey(large))
     assert {image.shape for image in meter._small} == {(120, 160)}
     assert all(image.base is None and not np.shares_memory(image, large) for image in meter._small)
 
@@ -68,7 +72,7 @@ def test_damaged_videos_are_measured_as_far_as_they_decode():
     frames = street(seconds=4)
     meter = pixels.Meter(64, FPS)
     for frame in frames:
-        meter.add(frame)
+        meter.add(grey(frame))
     half = meter.statistics(32, 64)
     assert half["decoded_share"] == 0.5 and half["motion"] > 1
     assert pixels.Meter(64, FPS).statistics(0, 64) == {"decoded_share": 0.0}
