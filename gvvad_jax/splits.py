@@ -342,6 +342,19 @@ class Standardisation:
     mean_D: np.ndarray | None = None
     std_D: np.ndarray | None = None
 
+    @classmethod
+    def from_moments(cls, mean_D: np.ndarray, squares_D: np.ndarray) -> "Standardisation":
+        """Makes statistics of the means of features and of their squares."""
+        std_D = np.sqrt(np.maximum(squares_D - np.square(mean_D), 0.0))
+        # Every threshold is relative, so that features in another unit are standardised to the
+        # same.
+        moving_D = std_D > 1e-6 * np.abs(mean_D)
+        usual = np.median(std_D[moving_D]) if moving_D.any() else 1.0
+        # A feature that is constant in training gets the usual deviation: dividing by its own,
+        # which is nearly 0, would enlarge noise.
+        std_D = np.where(moving_D & (std_D > 1e-6 * usual), std_D, usual)
+        return cls(mean_D.astype(np.float32), std_D.astype(np.float32))
+
     def apply(self, feat_xD: np.ndarray) -> np.ndarray:
         """Returns features [..., D] as float32, standardised where statistics are set."""
         if self.mean_D is None or self.std_D is None:
@@ -380,6 +393,12 @@ class Standards:
         return self.generated.get(member.store.path, self.real)
 
 
+def standardises(training: Sequence[Member], config: TrainConfig) -> bool:
+    """Returns whether a run standardises its visual features."""
+    wanted = training[0].store.manifest.encoder.get("standardise", False)
+    return config.standardise == "yes" or (config.standardise == "auto" and bool(wanted))
+
+
 def standards(training: Sequence[Member], config: TrainConfig) -> Standards:
     """Computes the statistics that standardise a run's visual features.
 
@@ -392,8 +411,7 @@ def standards(training: Sequence[Member], config: TrainConfig) -> Standards:
       training: the training videos.
       config: the run's settings.
     """
-    wanted = training[0].store.manifest.encoder.get("standardise", False)
-    if config.standardise == "no" or (config.standardise == "auto" and not wanted):
+    if not standardises(training, config):
         if config.standardise_by == "domain":
             print(
                 "--standardise_by=domain has no effect, because nothing is standardised: give "
@@ -431,12 +449,4 @@ def _statistics(groups: Sequence[Sequence[Member]]) -> Standardisation:
             count += len(rows_MxD)
             totals_2xD += np.stack([rows_MxD.sum(axis=0), np.square(rows_MxD).sum(axis=0)])
         moments_2xD += totals_2xD / count
-    mean_D, squares_D = moments_2xD / len(groups)
-    std_D = np.sqrt(np.maximum(squares_D - np.square(mean_D), 0.0))
-    # Every threshold is relative, so that features in another unit are standardised to the same.
-    moving_D = std_D > 1e-6 * np.abs(mean_D)
-    usual = np.median(std_D[moving_D]) if moving_D.any() else 1.0
-    # A feature that is constant in training gets the usual deviation: dividing by its own, which is
-    # nearly 0, would enlarge noise.
-    std_D = np.where(moving_D & (std_D > 1e-6 * usual), std_D, usual)
-    return Standardisation(mean_D.astype(np.float32), std_D.astype(np.float32))
+    return Standardisation.from_moments(*moments_2xD / len(groups))
