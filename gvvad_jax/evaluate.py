@@ -1,10 +1,12 @@
-"""Measures a trained detector, or any scores, frame by frame.
+"""Measures a trained detector by frame, by video and by events, or any scores by frame.
 
     python -m gvvad_jax.evaluate --workdir=W --store=STORE [--annotations=videos.json]
+        [--alarms_per_hour=R] [--normal_store=STORE]
     python -m gvvad_jax.evaluate --scores=S.npz --ground_truth=videos.json|G.npz
 
-Prints one JSON object {auc, ap, pr_auc, auc_abnormal, far, per_class, videos, frames}, with
-`missing` where test videos couldn't be encoded.
+Prints one JSON object {auc, ap, pr_auc, auc_abnormal, far, per_class, video_auc, video_ap, ece,
+ece_uncalibrated, threshold, alarms_per_hour, normal_hours, reasons, videos, frames}, with `missing`
+where test videos couldn't be encoded. `reasons` says why a measure is null.
 """
 
 import json
@@ -29,7 +31,10 @@ def main(_: Sequence[str]) -> None:
         refuse_flags("--workdir", ("ground_truth",))
         measures = _measure_run()
     else:
-        refuse_flags("--scores", ("store", "annotations", "split", "checkpoint"))
+        refuse_flags(
+            "--scores",
+            ("store", "annotations", "split", "checkpoint", "alarms_per_hour", "normal_store"),
+        )
         from gvvad_jax.evaluation import measure_files
 
         measures = measure_files(values.scores, values.ground_truth)
@@ -47,7 +52,13 @@ def _measure_run() -> "Measures":
     from gvvad_jax import scoring
 
     model = scoring.load(values.workdir, values.checkpoint)
-    return model.evaluate(store, values.split, values.annotations or None)
+    return model.evaluate(
+        store,
+        values.split,
+        values.annotations or None,
+        alarms_per_hour=values.alarms_per_hour,
+        normal_store=values.normal_store,
+    )
 
 
 def summary(measures: "Measures") -> str:
@@ -82,6 +93,20 @@ if __name__ == "__main__":
         "last",
         ["last", "best_on_validation", "best_on_test"],
         "Checkpoint of the run to measure.",
+    )
+    flags.DEFINE_float(
+        "alarms_per_hour",
+        None,
+        "Alarms an hour of normal footage that the threshold of events is set by (default: the "
+        "run's). The normal validation videos must be in --store, or give --normal_store.",
+        lower_bound=0.001,
+        upper_bound=59.0,
+    )
+    flags.DEFINE_string(
+        "normal_store",
+        "",
+        "Feature store of normal footage, not trained on, to set the threshold on (default: the "
+        "normal validation videos).",
     )
     flags.DEFINE_string("scores", "", "S.npz of frame scores to measure instead of a run.")
     flags.DEFINE_string(

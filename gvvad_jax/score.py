@@ -4,20 +4,23 @@
     python -m gvvad_jax.score --workdir=W --visual=X.npy [--text=Y.npy] --out=S.npz
 
 S.npz holds one array [frames] a video id, its `fps/<id>`, and `snippets/<id>` [T] with
-`times/<id>` [T, 2] in seconds. Prints one JSON object.
+`times/<id>` [T, 2] in seconds. None of them is calibrated; `video/<id>` is: the chance that the
+video is abnormal, if the run had validation videos of both labels. Prints one JSON object
+{out, videos, temperature}, with `reason` where there is no temperature.
 """
 
 import json
 import pathlib
 import tempfile
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from absl import flags
 
+from gvvad_jax import evaluation
 from gvvad_jax.command import UserError, refuse_flags, run_command
-from gvvad_jax.evaluation import SNIPPET_PREFIXES
+from gvvad_jax.evaluation import SNIPPET_PREFIXES, VIDEO_PREFIX
 from gvvad_jax.ground_truth import report_alignment, report_contradictions
 from gvvad_jax.splits import members_of
 from gvvad_jax.store import alignment, folders
@@ -46,8 +49,14 @@ def main(_: Sequence[str]) -> None:
     else:
         arrays = _score_files(model)
     write_arrays(values.out, arrays)
-    ids = [name for name in arrays if not name.startswith(SNIPPET_PREFIXES)]
-    print(json.dumps({"out": values.out, "videos": len(ids)}))
+    videos = sum(name.startswith("snippets/") for name in arrays)
+    answer: dict[str, Any] = {"out": values.out, "videos": videos, "temperature": None}
+    if calibrated := model.calibration:
+        answer["temperature"] = calibrated.temperature
+    if answer["temperature"] is None:
+        reason = calibrated.temperature_reason if calibrated else evaluation.NOT_CALIBRATED
+        answer["reason"] = f"no video/ID: {reason}"
+    print(json.dumps(answer))
 
 
 def _require_writable(out: pathlib.Path) -> None:
@@ -76,14 +85,20 @@ def _score_store(model: "Model", store: Store) -> dict[str, np.ndarray]:
                 f"{' or '.join(SNIPPET_PREFIXES)}, as other arrays of --out do; encode it with "
                 "another"
             )
+        if (taken := VIDEO_PREFIX + video_id) in store.rows:
+            raise UserError(
+                f"{store.path}: video {taken!r}: expected another id, because --out has the video "
+                f"score of {video_id!r} there; encode it with another"
+            )
     arrays: dict[str, np.ndarray] = {}
     members = members_of(store, None)
     report_alignment(members)
     report_contradictions(members)
-    for video_id, scores_T in model.score(store).items():
+    snippets = model.score(store)
+    for video_id, scores_T in snippets.items():
         row = store.rows[video_id]
         arrays |= _arrays(video_id, scores_T, store.times(video_id), row.num_frames, row.fps)
-    return arrays
+    return arrays | _video_arrays(model, snippets)
 
 
 def _score_files(model: "Model") -> dict[str, np.ndarray]:
@@ -105,8 +120,9 @@ def _score_files(model: "Model") -> dict[str, np.ndarray]:
     except UserError as error:
         raise UserError(f"{values.visual}: {error}") from error
     video_id = pathlib.Path(values.visual).stem
-    scores_T = model.score({video_id: (visual_TxNxD, text_SxE)})[video_id]
-    return _arrays(video_id, scores_T, times_Tx2, num_frames, values.fps)
+    snippets = model.score({video_id: (visual_TxNxD, text_SxE)})
+    arrays = _arrays(video_id, snippets[video_id], times_Tx2, num_frames, values.fps)
+    return arrays | _video_arrays(model, snippets)
 
 
 def _arrays(
@@ -119,6 +135,12 @@ def _arrays(
         f"times/{video_id}": times_Tx2,
         f"fps/{video_id}": np.array(fps, np.float64),
     }
+
+
+def _video_arrays(model: "Model", snippets: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The calibrated score of each video; empty where the run has no temperature."""
+    chances = model.calibrated_scores(snippets) or {}
+    return {VIDEO_PREFIX + i: np.array(chance, np.float64) for i, chance in chances.items()}
 
 
 if __name__ == "__main__":

@@ -9,7 +9,8 @@ from typing import Any, cast
 import jax
 import numpy as np
 
-from gvvad_jax import evaluation, step
+from gvvad_jax import calibration, evaluation, metrics, step
+from gvvad_jax.calibration import Calibration
 from gvvad_jax.command import UserError
 from gvvad_jax.config import TrainConfig
 from gvvad_jax.evaluation import Measures
@@ -53,6 +54,8 @@ class Model:
       standard: the standardisation of its visual features.
       variables: its weights and running statistics.
       score_step: its compiled scoring function, of step.make_score_step.
+      calibration: its temperature and its threshold; None where training has set none.
+      normal_videos: the normal videos that the threshold may rest on; see Calibrations.
     """
 
     config: TrainConfig
@@ -60,6 +63,8 @@ class Model:
     standard: Standardisation
     variables: Any
     score_step: Callable[..., jax.Array]
+    calibration: Calibration | None = None
+    normal_videos: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def score(self, features: Mapping[str, VideoFeatures] | Store) -> dict[str, np.ndarray]:
         """Scores each snippet of whole videos; higher is more abnormal.
@@ -94,22 +99,41 @@ class Model:
         store: Store | str | os.PathLike[str],
         split: str = "test",
         annotations: Annotations | str | os.PathLike[str] | None = None,
+        *,
+        alarms_per_hour: float | None = None,
+        normal_store: str = "",
     ) -> Measures:
-        """Measures this detector on a store's videos, frame by frame.
+        """Measures this detector on a store's videos, by frame, by video and by events.
 
         Args:
           store: the store, or its path.
           split: train, validation or test.
           annotations: a videos.json, or its path, that overrides the one in the store.
+          alarms_per_hour: alarms an hour of normal footage that the threshold is set by (default:
+            the run's). Another than the run's needs its normal validation videos in the store.
+          normal_store: a store of normal footage to set the threshold on instead.
 
         Returns:
-          The frame-level measures.
+          The measures. Without frame annotations of every abnormal video, those of frames are None.
 
         Raises:
-          UserError: a store of another encoder, no video of the split, or an abnormal video
-            without frame annotations.
+          UserError: a store of another encoder, or no video of the split.
         """
-        return evaluation.measure_store(self, store, split, annotations)
+        return evaluation.measure_store(
+            self, store, split, annotations, alarms_per_hour, normal_store
+        )
+
+    def video_scores(self, snippets: Mapping[str, np.ndarray]) -> dict[str, float]:
+        """Returns each video's score, the mean of its top-k snippets, not calibrated."""
+        return {i: metrics.video_score(s, self.config.top_k) for i, s in snippets.items()}
+
+    def calibrated_scores(self, snippets: Mapping[str, np.ndarray]) -> dict[str, float] | None:
+        """Returns the chance that each video is abnormal; None where there is no temperature."""
+        if self.calibration is None or self.calibration.temperature is None:
+            return None
+        scores = self.video_scores(snippets)
+        chances_V = calibration.apply(list(scores.values()), self.calibration.temperature)
+        return dict(zip(scores, chances_V.tolist(), strict=True))
 
     def require(self, manifest: Manifest, path: str) -> None:
         """Raises UserError unless a store's features are of the kind this was trained on."""
@@ -405,6 +429,11 @@ def load(workdir: str | os.PathLike[str], checkpoint: str = "last") -> Model:
     )
     run = checkpoints.Checkpoints(workdir)
     state = run.restore(checkpoint, template)
+    known = saved.calibrations
+    calibrated = known.checkpoints.get(checkpoint) if known else None
+    # A run that was prolonged, or is still going on, has another checkpoint than was calibrated.
+    if calibrated and calibrated.step != run.latest(checkpoint):
+        calibrated = None
     run.close()
     return Model(
         config=config,
@@ -412,4 +441,6 @@ def load(workdir: str | os.PathLike[str], checkpoint: str = "last") -> Model:
         standard=Standardisation.from_json(saved.standardisation),
         variables=step.scoring_variables(state),
         score_step=step.make_score_step(config),
+        calibration=calibrated,
+        normal_videos=known.normal_videos if known else {},
     )

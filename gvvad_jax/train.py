@@ -64,7 +64,7 @@ def summary(result: "Result", config: TrainConfig) -> str:
         if measures := getattr(result, name):
             lines.append(f"  {name}, step {measures['step']}: {describe(measures)}")
     if not result.last:
-        lines.append("  No test videos with abnormal_frames, so there are no measures.")
+        lines.append("  No test videos, so there are no measures.")
     store = config.store.split(",")[0]
     return "\n".join(
         [

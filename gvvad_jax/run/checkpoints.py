@@ -16,6 +16,7 @@ import msgspec
 import numpy as np
 import orbax.checkpoint as ocp
 
+from gvvad_jax.calibration import Calibrations
 from gvvad_jax.command import UserError
 from gvvad_jax.config import TrainConfig
 from gvvad_jax.step import TrainState
@@ -219,6 +220,7 @@ def write_model(
     config: TrainConfig,
     manifest: Manifest,
     standardisation: dict[str, Any] | None,
+    calibrations: Calibrations | None = None,
 ) -> None:
     """Writes model.json, which holds all that scoring needs besides the weights."""
     content = {
@@ -226,16 +228,20 @@ def write_model(
         "manifest": manifest.to_json(),
         "standardisation": standardisation,
     }
+    if calibrations:
+        content["calibration"] = msgspec.to_builtins(calibrations)
     path = pathlib.Path(workdir) / "model.json"
     write_json(path, content | {"sha256": digests.of_json(content)})
 
 
 class _Model(msgspec.Struct, forbid_unknown_fields=True):
-    """The types of model.json; version 1 had no digest."""
+    """The types of model.json; version 1 had no digest, and a run that isn't finished is without
+    calibration."""
 
     config: dict[str, Any]
     manifest: dict[str, Any]
     standardisation: dict[str, list[float]] | None
+    calibration: dict[str, Any] | None = None
     sha256: str | None = None
 
 
@@ -247,11 +253,13 @@ class SavedModel:
       config: the settings of the training.
       manifest: what holds for the features that it was trained on.
       standardisation: content for splits.Standardisation.from_json.
+      calibrations: of its checkpoints; None where training has set none.
     """
 
     config: TrainConfig
     manifest: Manifest
     standardisation: Mapping[str, Any] | None
+    calibrations: Calibrations | None = None
 
 
 def read_model(workdir: str | os.PathLike[str]) -> SavedModel:
@@ -265,6 +273,8 @@ def read_model(workdir: str | os.PathLike[str]) -> SavedModel:
     remedy = "train again, or restore the file"
     saved = read_json_as(path, _Model, "the model of a run", remedy)
     content = {name: getattr(saved, name) for name in ("config", "manifest", "standardisation")}
+    if saved.calibration is not None:
+        content["calibration"] = saved.calibration
     if saved.sha256 and saved.sha256 != digests.of_json(content):
         raise UserError(
             f"{path}: expected the values that it was written with, found others; {remedy}"
@@ -279,7 +289,10 @@ def read_model(workdir: str | os.PathLike[str]) -> SavedModel:
         config = dict(saved.config)
         config["head_widths"] = tuple(config["head_widths"])
         return SavedModel(
-            TrainConfig(**config), Manifest.from_json(saved.manifest), saved.standardisation
+            TrainConfig(**config),
+            Manifest.from_json(saved.manifest),
+            saved.standardisation,
+            as_type(Calibrations)(saved.calibration) if saved.calibration is not None else None,
         )
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(

@@ -29,6 +29,8 @@ MAY_CHANGE = (
     "processes",
     "device_gigabytes",
     "verify_rows",
+    "alarms_per_hour",
+    "normal_store",
 )
 
 

@@ -5,11 +5,11 @@ import sys
 
 import numpy as np
 
-from gvvad_jax import evaluation, ground_truth, metrics, parallel, scoring, step
+from gvvad_jax import calibration, evaluation, ground_truth, metrics, parallel, scoring, step
 from gvvad_jax.command import UserError
 from gvvad_jax.config import TrainConfig
 from gvvad_jax.evaluation import Measures
-from gvvad_jax.run.checkpoints import Checkpoints
+from gvvad_jax.run.checkpoints import KINDS, Checkpoints
 from gvvad_jax.splits import Splits, Standardisation
 from gvvad_jax.step import TrainState
 from gvvad_jax.store.format import Manifest
@@ -65,18 +65,23 @@ class Selection:
             variables=None,
             score_step=step.make_score_step(config),
         )
-        has_frames = [
-            m for m in splits.test if m.video.abnormal_frames is not None or not m.video.label
-        ]
-        self._test = splits.test if len(has_frames) == len(splits.test) else []
-        if splits.test and not self._test:
+        self._by_frames = bool(splits.test)
+        if unlabelled := evaluation.without_frames(splits.test):
+            self._by_frames = False
             print(
-                "test videos without abnormal_frames: no frame-level result; add them to "
-                "videos.json for one",
+                f"{unlabelled}: no frame-level result; add them to videos.json for one",
                 file=sys.stderr,
             )
-        # Annotations that don't fit are reported before training rather than after it.
-        ground_truth.frame_truths(self._test, config.annotations)
+        if self._by_frames:
+            # Annotations that don't fit are reported before training rather than after it.
+            ground_truth.frame_truths(splits.test, config.annotations)
+        self._normal = calibration.normal_of(splits.validation)
+        if config.normal_store:
+            trained = [*splits.train, *splits.held_out]
+            self._normal = calibration.open_normal(
+                self._model, config.normal_store, trained, config.verify_rows
+            )
+        self._calibrated: dict[str, calibration.Calibration] = {}
 
     def _model_at(self, state: TrainState) -> scoring.Model:
         return dataclasses.replace(self._model, variables=step.scoring_variables(state))
@@ -100,7 +105,7 @@ class Selection:
             measures |= {"validation_auc": auc, "validation_loss": loss}
             if auc is not None:
                 self._keep("best_on_validation", done, state, [auc, -loss])
-        if self._config.best_on_test and self._test:
+        if self._config.best_on_test and self._by_frames:
             auc = self._measured(model)["auc"]
             measures["test_auc"] = auc
             self._keep("best_on_test", done, state, [auc])
@@ -128,19 +133,49 @@ class Selection:
         """Test measures of the last and the best checkpoints; None where there is none."""
         assert self._saved
         kinds = ["best_on_validation"] + ["best_on_test"] * self._config.best_on_test
-        results = {"last": self._measured(self._model_at(state)) if self._test else None}
+        done = self._saved.latest("last") or 0
+        results = {"last": self._calibrate("last", done, self._model_at(state))}
         for kind in kinds:
             chosen = self._saved.latest(kind)
             results[kind] = None
-            if chosen is not None and self._test:
-                best = self._measured(self._model_at(self._saved.restore(kind, state)))
-                results[kind] = {**best, "step": chosen}
+            if chosen is not None:
+                restored = self._model_at(self._saved.restore(kind, state))
+                best = self._calibrate(kind, chosen, restored)
+                results[kind] = {**best, "step": chosen} if best else None
         return results
+
+    def _calibrate(self, kind: str, done: int, model: scoring.Model) -> Measures | None:
+        """Calibrates a checkpoint; measures it then, where there are test videos."""
+        validation = self._splits.validation
+        calibrated = calibration.calibrate(model, done, validation, self._normal)
+        self._calibrated[kind] = calibrated
+        model = dataclasses.replace(model, calibration=calibrated)
+        return self._measured(model) if self._splits.test else None
+
+    def calibrations(self) -> calibration.Calibrations:
+        """The calibration of the checkpoints that `results` has measured."""
+        footage = calibration.normal_of(self._splits.validation)
+        return calibration.Calibrations(self._calibrated, calibration.digests_of(footage))
+
+    def reasons(self) -> dict[str, str]:
+        """Why a checkpoint isn't measured, by its kind, whether or not another one is."""
+        labels = {member.video.label for member in self._splits.validation}
+        without = {} if self._splits.test else dict.fromkeys(KINDS, "no test video")
+        if len(labels) < 2:
+            without["best_on_validation"] = (
+                f"all validation videos have label {labels.pop()}" if labels else
+                "no validation video: fewer than five training videos of a label, or "
+                "--validation_share=0"
+            )  # fmt: skip
+        if not self._by_frames:
+            unlabelled = evaluation.without_frames(self._splits.test)
+            without["best_on_test"] = unlabelled or "no test video"
+        return without
 
     def _measured(self, model: scoring.Model) -> Measures:
         return evaluation.measure_members(
             model,
-            self._test,
+            self._splits.test,
             missing=len(self._splits.missing),
             path=self._config.annotations,
         )

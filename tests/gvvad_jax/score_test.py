@@ -109,8 +109,10 @@ def test_score_and_evaluate_agree_with_training(run, real_store, tmp_path):
             assert scores[f"times/{video_id}"].shape == (row.num_snippets, 2)
     truth = real_store / "videos.json"
     of_files = evaluation.measure_files(str(out), str(truth))
-    assert of_files.pop("per_class") == pytest.approx(result.last["per_class"])
-    assert of_files == pytest.approx({k: v for k, v in result.last.items() if k != "per_class"})
+    assert of_files["per_class"] == pytest.approx(result.last["per_class"])
+    assert set(of_files) == set(result.last)
+    for name in ("auc", "ap", "pr_auc", "auc_abnormal", "far", "videos", "frames"):
+        assert of_files[name] == pytest.approx(result.last[name]), name
 
 
 def test_one_videos_features_are_scored(run, tmp_path):
@@ -242,8 +244,8 @@ def _members(path, manifest, frames_a_row):
 
 def test_what_cannot_be_measured_is_reported_before_scoring(real_store):
     member = members_of(Store(real_store), None)[3]
-    video = dataclasses.replace(member.video, label=1, abnormal_frames=None)
-    with pytest.raises(UserError, match="g.json: video 'test-1-0': expected abnormal_frames"):
+    video = dataclasses.replace(member.video, num_frames=member.row.num_frames * 2)
+    with pytest.raises(UserError, match="g.json: video 'test-1-0': "):
         evaluation.measure_members(None, [dataclasses.replace(member, video=video)], path="g.json")
 
 
