@@ -319,8 +319,9 @@ class TrainConfig:
     )
     alarms_per_hour: float = CADENCE(
         1.0,
-        "Alarms an hour of normal footage that the threshold of events is set by; it takes 3 / R "
-        "hours of footage, on less the rate that it supports is reported.",
+        "Alarms an hour of normal footage that the threshold of events is set by; less than 3 / R "
+        "hours of footage support more alarms only, which is reported. Evaluation takes the run's "
+        "by default.",
         low=0.001,
         high=59.0,
     )

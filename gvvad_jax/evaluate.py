@@ -97,8 +97,9 @@ if __name__ == "__main__":
     flags.DEFINE_float(
         "alarms_per_hour",
         None,
-        "Alarms an hour of normal footage that the threshold of events is set by (default: the "
-        "run's). The normal validation videos must be in --store, or give --normal_store.",
+        "Alarms an hour of normal footage that the threshold of events is set by; less than 3 / R "
+        "hours of footage support more alarms only, which is reported. Evaluation takes the run's "
+        "by default.",
         lower_bound=0.001,
         upper_bound=59.0,
     )

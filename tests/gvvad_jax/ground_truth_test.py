@@ -9,7 +9,7 @@ import types
 import numpy as np
 import pytest
 
-from gvvad_jax import evaluation
+from gvvad_jax import evaluation, scoring
 from gvvad_jax.command import UserError
 from gvvad_jax.splits import members_of
 from gvvad_jax.store import annotations
@@ -23,9 +23,10 @@ def _detector(fidelity="paper"):
     def score_members(members):
         return {m.video.id: np.array(m.store.visual(m.video.id)[:, 0, 0]) for m in members}
 
-    return types.SimpleNamespace(
-        config=types.SimpleNamespace(fidelity=fidelity), score_members=score_members
-    )
+    config = types.SimpleNamespace(fidelity=fidelity, top_k=3)
+    model = scoring.Model(config, None, None, None, None)
+    object.__setattr__(model, "score_members", score_members)
+    return model
 
 
 def _write(path, videos, snippet, fps_policy="native", fps=10.0):
@@ -206,8 +207,11 @@ def test_a_damaged_file_is_measured_as_far_as_it_goes(tmp_path, capsys):
 def test_an_abnormal_video_without_an_event_is_not_a_normal_one(tmp_path):
     """Neither with an empty list of events nor where the only event is past the scored frames."""
     store = _late(tmp_path / "s")
-    with pytest.raises(UserError, match="'a': expected abnormal_frames .*, found none"):
-        _measure(store, _listed(tmp_path, abnormal_frames=[]))
+    measures = _measure(store, _listed(tmp_path, abnormal_frames=[]))
+    assert measures["auc"] is None and measures["frames"] == 0
+    assert measures["reasons"]["auc"] == (
+        "1 abnormal videos without abnormal_frames in videos.json, 'a' first"
+    )
     scores_T = np.linspace(0, 1, 9, dtype=np.float32)[:, None]
     with StoreWriter.for_features(tmp_path / "f", dim=1) as writer:
         for video_id, label, events in (("a", 1, [[144, 160]]), ("c", 1, [[0, 16]]), ("n", 0, [])):
