@@ -32,6 +32,7 @@ STAGES = {
         "generation-budget": ("tools.generation_budget", "Estimate a generated store's cost."),
     },
     "Detector": {
+        "probe": ("tools.probe", "Find out before training which generated videos help."),
         "train": ("gvvad_jax.train", "Train a detector on real and generated videos."),
         "evaluate": ("gvvad_jax.evaluate", "Measure a detector, or any scores, frame by frame."),
         "score": ("gvvad_jax.score", "Score videos with a trained detector."),

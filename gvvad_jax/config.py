@@ -87,7 +87,9 @@ class TrainConfig:
 
     store: str = DATA("", "Feature store of the real videos; separate several with commas.")
     synthetic_store: str = DATA(
-        "", "Feature store of the generated videos (default: train on real videos only)."
+        "",
+        "Feature store of the generated videos; separate several with commas (default: train on "
+        "real videos only).",
     )
     synthetic_keep: str = DATA(
         "", "Decisions of the filter, a decisions.jsonl (default: keep every generated video)."

@@ -1,5 +1,6 @@
 """Splits a run's videos into training, validation and test, and standardises their features."""
 
+import collections
 import dataclasses
 import pathlib
 import sys
@@ -108,7 +109,12 @@ def open_splits(config: TrainConfig) -> tuple[Splits, list[Store]]:
             "--synthetic_keep: expected --synthetic_store with it, found none; name the store that "
             "the decisions are about, or leave --synthetic_keep out"
         )
-    generated = [config.synthetic_store] if config.synthetic_store else []
+    generated = config.synthetic_store.split(",") if config.synthetic_store else []
+    if not all(generated):
+        raise UserError(
+            "--synthetic_store: expected feature stores separated by commas, found "
+            f"{config.synthetic_store!r}; name each"
+        )
     real, synthetic = (
         [Store(path, verify_rows=config.verify_rows) for path in each]
         for each in (paths, generated)
@@ -129,7 +135,7 @@ def open_splits(config: TrainConfig) -> tuple[Splits, list[Store]]:
     by_split = {s: [m for m in every if m.video.split == s] for s in annotations.SPLITS}
     train, validation = by_split["train"], by_split["validation"]
     if not validation and config.validation_share and _fewest(train) >= MIN_FOR_VALIDATION:
-        train, validation = _split_off(train, config.validation_share, (config.seed, 2))
+        train, validation = _split_off_groups(train, config.validation_share, (config.seed, 2))
     held_out: list[Member] = []
     if config.lambda_mode == "meta":
         if _fewest(train) < 2:
@@ -137,10 +143,17 @@ def open_splits(config: TrainConfig) -> tuple[Splits, list[Store]]:
                 f"{config.store}: expected at least two real training videos of each label for "
                 "--lambda_mode=meta, found fewer; use another mode"
             )
-        train, held_out = _split_off(train, config.meta_share, (config.seed, 3))
+        train, held_out = _split_off_groups(train, config.meta_share, (config.seed, 3))
+        if {m.video.label for m in held_out} != {0, 1}:
+            raise UserError(
+                f"{config.store}: expected groups that can be held out for --lambda_mode=meta "
+                "without leaving a label out of training, found too few; use another mode"
+            )
     if config.real_share < 1.0:
         _, train = _split_off(train, config.real_share, (config.seed, 4))
-    train = train + _kept_synthetic(synthetic, config)
+    kept_out = [*held_out, *validation, *by_split["test"]]
+    train = train + _of_other_groups(_kept_synthetic(synthetic, config), kept_out)
+    _report_divided_groups(train, kept_out)
     splits = Splits(train, held_out, validation, by_split["test"], missing["test"])
     for label, name in enumerate(("normal", "abnormal")):
         if not any(m.video.label == label for m in splits.train):
@@ -300,6 +313,30 @@ def _kept_synthetic(synthetic: Sequence[Store], config: TrainConfig) -> list[Mem
     return [m for m in every if decisions[m.video.id]]
 
 
+def _of_other_groups(generated: Sequence[Member], kept_out: Sequence[Member]) -> list[Member]:
+    """Lists the generated videos of no group that is kept out of training, as by first frames."""
+    groups = {member.video.kin for member in kept_out}
+    rest = [member for member in generated if member.video.kin not in groups]
+    if len(rest) < len(generated):
+        print(
+            f"{len(generated) - len(rest)} generated videos are left out: they are of a group of "
+            "validation, held-out or test videos, such as by their first frame",
+            file=sys.stderr,
+        )
+    return rest
+
+
+def _report_divided_groups(train: Sequence[Member], kept_out: Sequence[Member]) -> None:
+    """Reports groups that videos.json itself divides between training and other uses."""
+    divided = {m.video.group for m in train} & {m.video.group for m in kept_out} - {None}
+    if divided:
+        print(
+            f"videos.json divides {len(divided)} groups between training and other splits, first "
+            f"{min(map(str, divided))!r}: results on them promise too much for other groups",
+            file=sys.stderr,
+        )
+
+
 def _fewest(videos: Sequence[Member]) -> int:
     """Counts the videos of the rarer label."""
     return min(sum(m.video.label == label for m in videos) for label in (0, 1))
@@ -327,6 +364,40 @@ def _split_off(
     return (
         [m for m in videos if m.video.id not in drawn],
         [m for m in videos if m.video.id in drawn],
+    )
+
+
+def _split_off_groups(
+    videos: Sequence[Member], share: float, key: tuple[int, int]
+) -> tuple[list[Member], list[Member]]:
+    """Splits off videos as `_split_off` does, but whole groups where there are any.
+
+    Groups are drawn while they fit into the share of a label's videos, else the smallest one. Each
+    label keeps at least one video; a share may lack a label whose videos are one group.
+    """
+    if all(member.video.group is None for member in videos):
+        return _split_off(videos, share, key)
+    drawn: set[str] = set()
+    labels = {member.video.label for member in videos}
+
+    def leaves_all(name: str) -> bool:
+        """Returns whether every label still trains once this group is drawn too."""
+        return {m.video.label for m in videos if m.video.kin not in drawn | {name}} == labels
+
+    for label in sorted(labels):
+        sizes = collections.Counter(m.video.kin for m in videos if m.video.label == label)
+        wanted, count = max(1, round(share * sizes.total())), sum(sizes[name] for name in drawn)
+        rng = np.random.default_rng([key[0], label, *key[1:]])
+        shuffled = rng.permutation(sorted(sizes.keys() - drawn)).tolist()
+        smallest = sorted(shuffled, key=lambda name: sizes[name])
+        for name in shuffled:
+            if count + sizes[name] <= wanted and leaves_all(name):
+                drawn.add(name)
+                count += sizes[name]
+        drawn.update([] if count else [name for name in smallest if leaves_all(name)][:1])
+    return (
+        [m for m in videos if m.video.kin not in drawn],
+        [m for m in videos if m.video.kin in drawn],
     )
 
 

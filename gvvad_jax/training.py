@@ -334,7 +334,8 @@ def _made_of(
     of_stores = [store.digest() for store in stores]
     return {
         "stores": of_stores[: len(config.store.split(","))],
-        "synthetic_store": of_stores[-1] if config.synthetic_store else None,
+        # Several stores' digests are one, in their order.
+        "synthetic_store": ",".join(of_stores[len(config.store.split(",")) :]) or None,
         "splits": digests.of_json(splits.to_json()),
         "labels": digests.of_json(labels),
         "decisions": digests.of_json(read_decisions(keep)) if keep else None,
