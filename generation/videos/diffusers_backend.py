@@ -328,5 +328,6 @@ class DiffusersBackend:
         facts = dict(self._loaded_weights, noise_seed=self._noise_seed(description))
         if self._first_frames:
             video_id, place = self._first_frames.draw(description)
-            facts["first_frame"] = {"video": video_id, "place": place}
+            group = self._first_frames.group(video_id)
+            facts["first_frame"] = {"video": video_id, "place": place, "group": group}
         return GeneratedVideo(frames_TxHxWx3, self._fps, facts=facts)

@@ -2,7 +2,9 @@
 
 A video that starts from a real camera's picture shows that camera's place, light and noise, which
 narrows the gap between generated and real videos. Only normal training videos are used, so that
-nothing of the test set enters a generated video and no event has already begun.
+nothing of the test set enters a generated video and no event has already begun. Videos that
+videos.json names for validation give none. Where training itself draws the validation videos, it
+leaves out the generated videos of their groups: a generated video is of its first frame's group.
 """
 
 import os
@@ -53,6 +55,10 @@ class FirstFrames:
         rng = stream(self._seed, "first frame", description.seed)
         video = self._videos[int(rng.integers(len(self._videos)))]
         return video.id, round(float(rng.random()), 6)
+
+    def group(self, video_id: str) -> str:
+        """Returns the group of a video, which is its own id where it has none."""
+        return self._annotated.videos[video_id].kin
 
     def read(self, description: Description, height: int, width: int) -> "PIL.Image.Image":
         """Reads the description's frame, scaled and cropped to [height, width] about its centre.

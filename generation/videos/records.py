@@ -266,6 +266,9 @@ def finish(
             "fps": record.fps,
             "num_frames": record.num_frames,
         }
+        if first := record.made.get("first_frame"):
+            # Older records don't name the group.
+            videos[name]["group"] = first.get("group", first["video"])
         if record.abnormal_frames is not None:
             videos[name]["abnormal_frames"] = record.abnormal_frames
         if record.truth:
