@@ -32,15 +32,13 @@ def video_digests(
     """Returns a digest by video id; a video whose digest changes is encoded again.
 
     The digest depends on the whole content of the file or of each frame of a folder, on the frame
-    rate that the list gives, on the description and on the source, but not on paths and dates.
+    rate that the list gives, on the description and on the source, but not on paths and dates. A
+    file that can't be read has one too, and is quarantined when it is encoded.
 
     Args:
       videos: the videos.
       descriptions: descriptions of generated videos by video id.
       source: "real" or "synthetic".
-
-    Raises:
-      UserError: a file cannot be read, or is no file or folder.
     """
     ids = list(videos.videos)
     # Each rank begins elsewhere, so that it finds what the others have read in the cache.
@@ -163,21 +161,6 @@ def _digest(
     description: "Description | None",
     source: str,
 ) -> str:
-    try:
-        return _read_digest(path, video, description, source)
-    except OSError as error:
-        raise UserError(
-            f"{error.filename or path}: expected the file of video {video.id!r}, found one that "
-            f"can't be read ({error.strerror}); make it readable or remove the video's entry"
-        ) from error
-
-
-def _read_digest(
-    path: pathlib.Path,
-    video: annotations.VideoAnnotation,
-    description: "Description | None",
-    source: str,
-) -> str:
     if path.is_dir():
         from generation.media import containers, image_folders
 
@@ -187,17 +170,21 @@ def _read_digest(
             frames = []
     else:
         frames = [path]
-    for frame in frames:
-        if frame.exists() and not frame.is_file():
-            # A pipe would be waited for, and a device read without end.
-            raise UserError(
-                f"{frame}: expected the file of video {video.id!r}, found no regular file; remove "
-                "it, or the video's entry"
-            )
     facts = {
         "source": source,
         "description": description and [getattr(description, n) for n in _DESCRIPTION_FIELDS],
         "fps": video.fps,
-        "content": [digests.of_file(frame) for frame in frames],
+        "content": [_content(frame) for frame in frames],
     }
     return digests.of_json(facts)
+
+
+def _content(path: pathlib.Path) -> str:
+    """Returns a file's digest, or why it has none: once it can be read, it counts as changed."""
+    # A pipe would be waited for, and a device read without end.
+    if path.exists() and not path.is_file():
+        return "no regular file"
+    try:
+        return digests.of_file(path)
+    except OSError as error:
+        return f"unreadable: {error.errno}"

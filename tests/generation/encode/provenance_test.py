@@ -6,9 +6,11 @@ import shutil
 
 import pytest
 
-from generation.encode import provenance
-from gvvad_jax.command import UserError
+from generation.encode import encoding, provenance
+from generation.encode.recipe import EncodeOptions
 from gvvad_jax.store import annotations, digests
+from gvvad_jax.store.reader import Store
+from tests.support.tiny_videos import write_videos
 
 
 def _digest(folder, file):
@@ -24,26 +26,27 @@ def _frames(folder, names):
 
 
 @pytest.mark.parametrize("file", ["a.mp4", "frames"])
-def test_a_video_that_cannot_be_read_is_named(tmp_path, monkeypatch, file):
+def test_a_video_that_cannot_be_read_counts_as_changed_once_it_can(tmp_path, monkeypatch, file):
     (tmp_path / "a.mp4").write_bytes(b"a")
     _frames(tmp_path / "frames", ["0.png"])
 
     def refused(path):
         raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr(digests, "of_file", refused)
-    with pytest.raises(UserError, match=f"{file}.* video 'a', .*Permission denied.*readable"):
-        _digest(tmp_path, file)
+    with monkeypatch.context() as patch:
+        patch.setattr(digests, "of_file", refused)
+        unreadable = _digest(tmp_path, file)
+    assert _digest(tmp_path, file) != unreadable
 
 
-def test_pipes_are_refused_rather_than_waited_for(tmp_path):
-    os.mkfifo(tmp_path / "a.mp4")
-    with pytest.raises(UserError, match="a.mp4: .* of video 'a', found no regular file"):
-        _digest(tmp_path, "a.mp4")
-    (tmp_path / "frames").mkdir()
-    os.mkfifo(tmp_path / "frames" / "0.png")
-    with pytest.raises(UserError, match="0.png: .* of video 'a', found no regular file"):
-        _digest(tmp_path, "frames")
+def test_a_pipe_is_quarantined_rather_than_waited_for(tmp_path):
+    write_videos(tmp_path)
+    (tmp_path / "b.mp4").unlink()
+    os.mkfifo(tmp_path / "b.mp4")
+    store = tmp_path / "store"
+    assert encoding.encode(tmp_path / "videos.json", store, EncodeOptions(encoder="motion"))
+    assert set(Store(store).rows) == {"a", "c", "d"}
+    assert "b" in Store(store).quarantined
 
 
 def test_a_change_in_the_middle_of_a_large_file_is_noticed(tmp_path):
