@@ -261,8 +261,8 @@ def _held_out_folds(
     reason = None
     if fewest < MIN_GROUPS:
         reason = (
-            f"{fewest} groups of {label} real training videos; a verdict needs {MIN_GROUPS} of "
-            "each label"
+            f"the {label} real training videos form {fewest} groups, and a verdict needs "
+            f"{MIN_GROUPS} of each label"
         )
     folds = min(folds, fewest)
     if folds < 2:

@@ -152,7 +152,7 @@ def open_splits(config: TrainConfig) -> tuple[Splits, list[Store]]:
     if config.real_share < 1.0:
         _, train = _split_off(train, config.real_share, (config.seed, 4))
     kept_out = [*held_out, *validation, *by_split["test"]]
-    train = train + _of_other_groups(_kept_synthetic(synthetic, config), kept_out)
+    train = train + _of_other_groups(_kept_synthetic(synthetic, config), kept_out, train)
     _report_divided_groups(train, kept_out)
     splits = Splits(train, held_out, validation, by_split["test"], missing["test"])
     for label, name in enumerate(("normal", "abnormal")):
@@ -313,9 +313,14 @@ def _kept_synthetic(synthetic: Sequence[Store], config: TrainConfig) -> list[Mem
     return [m for m in every if decisions[m.video.id]]
 
 
-def _of_other_groups(generated: Sequence[Member], kept_out: Sequence[Member]) -> list[Member]:
-    """Lists the generated videos of no group that is kept out of training, as by first frames."""
-    groups = {member.video.kin for member in kept_out}
+def _of_other_groups(
+    generated: Sequence[Member], kept_out: Sequence[Member], train: Sequence[Member]
+) -> list[Member]:
+    """Lists the generated videos of no group that is kept out of training, as by first frames.
+
+    A group that videos.json itself divides isn't kept out.
+    """
+    groups = {m.video.kin for m in kept_out} - {m.video.kin for m in train}
     rest = [member for member in generated if member.video.kin not in groups]
     if len(rest) < len(generated):
         print(

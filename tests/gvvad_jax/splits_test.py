@@ -346,3 +346,90 @@ def test_annotations_may_list_more_than_what_trains(tmp_path, capsys):
     override.write_text(json.dumps(content))
     with pytest.raises(UserError, match="videos.json: expected every test video .* 'more'"):
         _open(path, annotations=str(override))
+
+
+def _with_groups(store, group_of):
+    """Gives a store's videos the groups that `group_of` names by id; None for none."""
+    content = json.loads((store / "videos.json").read_text())
+    for video_id, entry in content["videos"].items():
+        if group := group_of(video_id):
+            entry["group"] = group
+    (store / "videos.json").write_text(json.dumps(content))
+    return reseal(store)
+
+
+def test_groups_are_never_divided_between_training_and_validation(tmp_path):
+    # Cameras of 3 videos of a label each, the numbers 0 to 2, 3 to 5, ...
+    store = write_store(tmp_path / "s", {"train": (30, 30)})
+    _with_groups(store, lambda i: f"{i.split('-')[1]} {int(i.split('-')[2]) // 3}")
+    seen = set()
+    for seed in range(5):
+        splits, _ = open_splits(TrainConfig(store=str(store), validation_share=0.2, seed=seed))
+        assert collections.Counter(m.video.label for m in splits.validation) == {0: 6, 1: 6}
+        assert len(splits.train) == 48
+        groups = {m.video.group for m in splits.validation}
+        assert len(groups) == 4 and not groups & {m.video.group for m in splits.train}
+        seen.add(tuple(sorted(groups)))
+    assert len(seen) > 1
+
+
+def test_a_group_of_both_labels_counts_for_both_and_no_label_loses_its_last_group(tmp_path):
+    store = write_store(tmp_path / "s", {"train": (10, 10)})
+    _with_groups(store, lambda i: f"pair {i.split('-')[2]}")
+    splits, _ = open_splits(TrainConfig(store=str(store), validation_share=0.2))
+    assert collections.Counter(m.video.label for m in splits.validation) == {0: 2, 1: 2}
+    # All abnormal videos are of one place: they train.
+    other = write_store(tmp_path / "t", {"train": (10, 10)})
+    _with_groups(other, lambda i: "one place" if i.split("-")[1] == "1" else None)
+    splits, _ = open_splits(TrainConfig(store=str(other), validation_share=0.2))
+    assert {m.video.label for m in splits.validation} == {0} and len(splits.train) == 18
+    with pytest.raises(UserError, match="expected groups that can be held out"):
+        open_splits(TrainConfig(store=str(other), lambda_mode="meta", validation_share=0.0))
+
+
+def test_without_groups_the_split_is_the_one_that_was_always_drawn(real_store):
+    splits, _ = open_splits(TrainConfig(store=str(real_store), validation_share=0.2))
+    drawn = set()
+    for label, count in ((0, 2), (1, 1)):
+        ids = [f"train-{label}-{i}" for i in range(8 - label)]
+        rng = np.random.default_rng([0, label, 2])
+        drawn |= set(rng.choice(ids, count, replace=False).tolist())
+    assert {m.video.id for m in splits.validation} == drawn
+
+
+def test_generated_videos_of_a_validation_videos_group_dont_train(tmp_path, capsys):
+    store = write_store(tmp_path / "s", {"train": (10, 10)})
+    generated = write_store(tmp_path / "g", {"train": (10, 10)}, source="synthetic", prefix="g-")
+    # Each starts from a real normal video, which has no group of its own.
+    _with_groups(generated, lambda i: f"train-0-{i.split('-')[3]}")
+    config = TrainConfig(
+        store=str(store), synthetic_store=str(generated), validation_share=0.2,
+        allow_shared_rows=True,
+    )  # fmt: skip
+    splits, _ = open_splits(config)
+    normal = {m.video.id for m in splits.validation if not m.video.label}
+    kept = [m.video.group for m in splits.train if m.row.source == "synthetic"]
+    assert len(normal) == 2 and len(kept) == 16 and not normal & set(kept)
+    assert "4 generated videos are left out" in capsys.readouterr().err
+
+
+def test_a_group_that_the_list_divides_is_reported(tmp_path, capsys):
+    store = write_store(tmp_path / "s", {"train": (3, 3), "test": (1, 1)})
+    _with_groups(store, lambda i: "gate" if i in ("train-0-0", "test-0-0") else None)
+    open_splits(TrainConfig(store=str(store)))
+    assert "divides 1 groups between training and other splits, first 'gate'" in (
+        capsys.readouterr().err
+    )
+
+
+def test_several_synthetic_stores_train_together(real_store, synthetic_store, tmp_path):
+    other = write_store(
+        tmp_path / "o", {"train": (2, 2)}, source="synthetic", seed=5, prefix="other-"
+    )
+    paths = f"{synthetic_store},{other}"
+    splits, stores = open_splits(TrainConfig(store=str(real_store), synthetic_store=paths))
+    by_store = collections.Counter(str(m.store.path) for m in splits.train)
+    assert (by_store[str(synthetic_store)], by_store[str(other)]) == (9, 4)
+    assert [str(opened.path) for opened in stores] == [str(real_store), *paths.split(",")]
+    with pytest.raises(UserError, match="--synthetic_store: expected feature stores"):
+        open_splits(TrainConfig(store=str(real_store), synthetic_store=f"{other},"))
