@@ -75,7 +75,9 @@ def test_a_killed_process_ends_the_others_and_any_devices_go_on(killed, mode, re
     else:
         result = finish(start(real_store, broken, "--parallel=mesh", devices=4))
     for name, value in expected["last"].items():
-        assert result["last"][name] == pytest.approx(value, rel=1e-6), name
+        if isinstance(value, float):
+            value = pytest.approx(value, rel=1e-6)
+        assert result["last"][name] == value, name
     assert logged(broken).keys() == logged(whole).keys() == set(range(1, STEPS + 1))
     for step, entry in logged(whole).items():
         for name, value in entry.items():

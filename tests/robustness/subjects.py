@@ -33,6 +33,7 @@ class Subject:
 
 def _make_store(folder):
     stores.write_store(folder / "store", {"train": (2, 2), "test": (1, 1)}, lengths=(2, 4))
+    stores.reseal(folder / "store")  # With the bank that was added to it.
 
 
 def _read_store(folder):
