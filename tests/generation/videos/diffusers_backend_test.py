@@ -218,6 +218,8 @@ def test_videos_start_from_normal_training_frames(models, descriptions, real_vid
     videos = backend(descriptions[:3])
     frames = [video.facts["first_frame"] for video in videos]
     assert frames[0] == frames[1] != frames[2]
+    # Without a group of its own, a real video is one.
+    assert all(frame["group"] == frame["video"] for frame in frames)
     # Copies of the files give the same settings; other pictures under the same name do not.
     elsewhere = shutil.copytree(real_videos.parent, tmp_path / "elsewhere")
     other = make(

@@ -24,7 +24,7 @@ def folder(tmp_path):
     """A normal training video, and entries of missing ones, which must not be opened."""
     write_with_keyframes(tmp_path / "a.mp4", [grey(v) for v in LEVELS], 8)
     entries = {
-        "a": {"file": "a.mp4", "label": 0, "split": "train"},
+        "a": {"file": "a.mp4", "label": 0, "split": "train", "group": "gate"},
         "b": {"file": "b.mp4", "label": 1, "split": "train"},
         "c": {"file": "c.mp4", "label": 0, "split": "test"},
         "d": {"file": "d.mp4", "label": 0, "split": "validation"},
@@ -44,6 +44,7 @@ def test_the_frame_is_at_the_drawn_position(folder):
     for abnormal, normal in zip(descriptions[::2], descriptions[1::2], strict=True):
         assert frames.draw(abnormal) == frames.draw(normal)
         video_id, place = frames.draw(abnormal)
+        assert frames.group(video_id) == "gate"
         image = frames.read(abnormal, 32, 64)
         # It is the first frame at or after the drawn time, whatever the key frames.
         assert video_id == "a"

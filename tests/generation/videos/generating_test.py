@@ -51,6 +51,22 @@ def test_generated_videos_and_their_list(tmp_path):
     assert any(entry["defect"] for entry in truth.values())
 
 
+@pytest.mark.parametrize("named", [True, False])
+def test_a_video_is_of_its_first_frames_group(tmp_path, monkeypatch, named):
+    frame = {"video": "gate-1", "place": 0.5} | ({"group": "gate"} if named else {})
+    render_one = WorldBackend.__call__
+
+    def with_first_frame(backend, batch):
+        return [dataclasses.replace(one, facts={"first_frame": frame})
+                for one in render_one(backend, batch)]  # fmt: skip
+
+    monkeypatch.setattr(WorldBackend, "__call__", with_first_frame)
+    path = generating.generate(write_grammar(1, seed=0), WorldBackend(SMALL), tmp_path)
+    groups = {video.group for video in annotations.load(path).videos.values()}
+    # Records of 0.2.0 don't name the group.
+    assert groups == {"gate" if named else "gate-1"}
+
+
 def test_footage_has_splits_and_exact_intervals(tmp_path):
     path = render_footage(tmp_path, 2, 1, seed=5, progress=False)
     videos = annotations.load(path).videos
