@@ -157,23 +157,10 @@ def probe(
     if not held_out:
         reason = reason or "no fold and its training videos hold both labels"
     ratio = float(np.mean([held_V.sum() / (~held_V).sum() for held_V in held_out] or [0.0]))
-    results = []
-    for i, path in enumerate(by_store):
-        differences_J = aucs_AxJ[i + 1] - aucs_AxJ[0]
-        interval = corrected_interval(differences_J, ratio)
-        normal, abnormal = sets[i].counts()
-        results.append(
-            SetProbe(
-                store=str(path),
-                normal=normal,
-                abnormal=abnormal,
-                auc=_mean(aucs_AxJ[i + 1]),
-                difference=_mean(differences_J),
-                interval=interval,
-                verdict=UNKNOWN if reason else _verdict(interval),
-                test_auc=test_aucs_A[i + 1],
-            )
-        )
+    results = [
+        _set_probe(str(path), each, reason, aucs_AxJ[[0, arm]], ratio, test_aucs_A[arm])
+        for arm, (path, each) in enumerate(zip(by_store, sets, strict=True), start=1)
+    ]
     normal, abnormal = videos.counts()
     return Probe(
         normal=normal,
@@ -184,6 +171,30 @@ def probe(
         test_auc=test_aucs_A[0],
         reason=reason,
         sets=tuple(results),
+    )
+
+
+def _set_probe(
+    store: str,
+    videos: _Videos,
+    reason: str | None,
+    aucs_2xJ: np.ndarray,
+    ratio: float,
+    test_auc: float | None,
+) -> SetProbe:
+    """Compares the folds' AUCs without and with a set; no verdict where there is a reason."""
+    differences_J = aucs_2xJ[1] - aucs_2xJ[0]
+    interval = corrected_interval(differences_J, ratio)
+    normal, abnormal = videos.counts()
+    return SetProbe(
+        store=store,
+        normal=normal,
+        abnormal=abnormal,
+        auc=_mean(aucs_2xJ[1]),
+        difference=_mean(differences_J),
+        interval=interval,
+        verdict=UNKNOWN if reason else _verdict(interval),
+        test_auc=test_auc,
     )
 
 
