@@ -15,7 +15,7 @@ from tests.robustness.mutations import damaged
 from tests.robustness.subjects import SUBJECTS
 
 pytestmark = pytest.mark.robustness
-EXAMPLES = 600 if WHOLE else 25
+EXAMPLES = 600 if WHOLE else 12
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from tests.robustness import WHOLE
 from tests.robustness.stages import STAGES, make_inputs, run, start
 
 pytestmark = [pytest.mark.robustness, pytest.mark.slow]
-KILLS = 40 if WHOLE else 2
+KILLS = 40 if WHOLE else 1
 
 
 @pytest.fixture(scope="module")

@@ -22,12 +22,13 @@ def moving(step=2, frames=9, shape=(96, 144)):
     return np.repeat(np.uint8(video)[..., None], 3, axis=-1)
 
 
-def write_videos(folder: pathlib.Path, counts=(3, 3)) -> pathlib.Path:
+def write_videos(folder: pathlib.Path, counts=(3, 3), prefix="") -> pathlib.Path:
     """Writes normal videos of slow textures and abnormal ones with a fast second half.
 
     Args:
       folder: the folder of the videos.
       counts: number of normal and of abnormal videos.
+      prefix: of the videos' ids.
 
     Returns:
       The path of their videos.json.
@@ -38,7 +39,7 @@ def write_videos(folder: pathlib.Path, counts=(3, 3)) -> pathlib.Path:
             frames = moving(step=1 + i % 2, frames=12, shape=(48, 72))
             if label:
                 frames[6:] = moving(step=6, frames=6, shape=(48, 72))
-            name = f"{'ab'[label]}{i}"
+            name = f"{prefix}{'ab'[label]}{i}"
             write_video(folder / f"{name}.mp4", frames, fps=10)
             videos[name] = {
                 "file": f"{name}.mp4",

@@ -24,7 +24,7 @@ def _data(folder):
     videos = {}
     for kind in ("real", "synthetic"):
         (folder / kind).mkdir()
-        videos[kind] = str(write_videos(folder / kind))
+        videos[kind] = str(write_videos(folder / kind, prefix=f"{kind}-"))
         sourced = dataclasses.replace(recipe, source=kind)
         encoding.encode(videos[kind], folder / f"{kind}_store", sourced)
     ids = sorted(Store(folder / "synthetic_store").rows)
@@ -45,7 +45,7 @@ def test_runs_on_both_footages_and_resumes(tmp_path, monkeypatch):
     monkeypatch.setattr(config, "DETECTORS", {"mil_rank": ("visual",)})
     train = config.TrainConfig(
         detector="mil_rank", steps=2, segments=4, batch_size=2, validation_share=0.0,
-        validate_every=2, checkpoint_every=2,
+        validate_every=2, checkpoint_every=2, allow_shared_rows=True,
     )  # fmt: skip
     (tmp_path / "out").mkdir()
     study = DetectorStudy(out=str(tmp_path / "out"), videos=data["real_videos"], seeds=2)
@@ -54,7 +54,8 @@ def test_runs_on_both_footages_and_resumes(tmp_path, monkeypatch):
     entry = result["footage"]["real"]["detectors"]["mil_rank"]
     assert set(entry) == {"real only", "+ generated", "difference"}
     assert "oracle" in result["footage"]["world"]["rules"]
-    names = sorted(path.name for path in (tmp_path / "out" / "runs").iterdir())
+    runs = tmp_path / "out" / "runs"
+    names = sorted(path.name for path in runs.iterdir() if path.is_dir())
     assert len(names) == 8 and "real-mil_rank-generated-01" in names
 
     from gvvad_jax import training
