@@ -162,7 +162,8 @@ class MotionEncoder:
         means_IxJxV = cv2.resize(
             cv2.merge(images_HxW), (columns, rows), interpolation=cv2.INTER_AREA
         )
-        return means_IxJxV.reshape(rows * columns, -1).T
+        # In float64, whose last bits, which depend on where arrays lie in memory, no row shows.
+        return means_IxJxV.reshape(rows * columns, -1).T.astype(np.float64)
 
     def _cell_percentile(self, image_HxW: np.ndarray) -> np.ndarray:
         """Computes the 99th percentile in each cell [C], without incomplete rows and columns."""
@@ -171,7 +172,7 @@ class MotionEncoder:
         cells = image_HxW[: rows * height, : columns * width].reshape(rows, height, columns, width)
         cells = cells.swapaxes(1, 2).reshape(rows * columns, -1)
         place = int(0.99 * (cells.shape[1] - 1))
-        return np.partition(cells, place, axis=1)[:, place]
+        return np.partition(cells, place, axis=1)[:, place].astype(np.float64)
 
     def _histogram(self, angle_HxW: np.ndarray, weight_HxW: np.ndarray, bins: int) -> np.ndarray:
         """Computes weighted histograms of angles [C, bins], as means over the cell's pixels."""
