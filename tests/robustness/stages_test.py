@@ -91,7 +91,7 @@ def test_two_at_once_lose_nothing(stage, inputs, tmp_path):
         _, errors = process.communicate(timeout=280)
         assert "Traceback" not in errors, errors
         assert process.returncode in (0, 2), errors
-        # The second is told so, or both make the same files.
+        # The second one stops and says why, or both write the same files.
         assert process.returncode == 0 or re.search("no other .*, found one", errors), errors
     assert any(process.returncode == 0 for process in both)
     run(stage.command(inputs, tmp_path))
