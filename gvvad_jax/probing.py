@@ -16,7 +16,8 @@ from scipy import optimize, special, stats
 
 from gvvad_jax import metrics
 from gvvad_jax.config import TrainConfig
-from gvvad_jax.splits import Member, Splits, Standardisation, standardises
+from gvvad_jax.splits import Member, Splits
+from gvvad_jax.standardisation import Standardisation, standardises
 
 FOLDS, REPEATS = 5, 10
 CONFIDENCE = 0.95

@@ -15,7 +15,8 @@ from gvvad_jax.command import UserError
 from gvvad_jax.config import TrainConfig
 from gvvad_jax.evaluation import Measures
 from gvvad_jax.run import checkpoints
-from gvvad_jax.splits import Member, Standardisation
+from gvvad_jax.splits import Member
+from gvvad_jax.standardisation import Standardisation
 from gvvad_jax.store.annotations import Annotations
 from gvvad_jax.store.format import Manifest
 from gvvad_jax.store.reader import Store

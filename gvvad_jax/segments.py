@@ -25,7 +25,8 @@ from gvvad_jax.batches import Batch, Batches
 from gvvad_jax.command import UserError
 from gvvad_jax.config import TrainConfig
 from gvvad_jax.parallel import Runner
-from gvvad_jax.splits import Member, Standards
+from gvvad_jax.splits import Member
+from gvvad_jax.standardisation import Standards
 from gvvad_jax.step import TrainingData
 from gvvad_jax.store import digests
 from gvvad_jax.store.files import write_atomically

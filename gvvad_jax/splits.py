@@ -1,10 +1,9 @@
-"""Splits a run's videos into training, validation and test, and standardises their features."""
+"""Splits a run's videos into training, validation and test."""
 
 import collections
 import dataclasses
-import pathlib
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -99,33 +98,7 @@ def open_splits(config: TrainConfig) -> tuple[Splits, list[Store]]:
         no training video; the detector needs text and the store has none; too few videos are left
         to hold any out for lambda.
     """
-    if not all(paths := config.store.split(",")):
-        raise UserError(
-            "--store: expected one or more feature stores of real videos, separated by commas, "
-            f"found {config.store or 'none'}; name each"
-        )
-    if config.synthetic_keep and not config.synthetic_store:
-        raise UserError(
-            "--synthetic_keep: expected --synthetic_store with it, found none; name the store that "
-            "the decisions are about, or leave --synthetic_keep out"
-        )
-    generated = config.synthetic_store.split(",") if config.synthetic_store else []
-    if not all(generated):
-        raise UserError(
-            "--synthetic_store: expected feature stores separated by commas, found "
-            f"{config.synthetic_store!r}; name each"
-        )
-    real, synthetic = (
-        [Store(path, verify_rows=config.verify_rows) for path in each]
-        for each in (paths, generated)
-    )
-    require_agreement(real + synthetic)
-    if config.uses_text and real[0].manifest.text is None:
-        raise UserError(
-            f"{real[0].path}: expected text rows for --feature_group={config.feature_group}, found "
-            "none; encode with a captioner or use --feature_group=visual"
-        )
-    override = annotations.load(config.annotations) if config.annotations else None
+    real, synthetic, override = _open(config)
     every = [m for opened in real for m in members_of(opened, override)]
     _require_source(real, "real")
     _require_source(synthetic, "synthetic")
@@ -163,6 +136,40 @@ def open_splits(config: TrainConfig) -> tuple[Splits, list[Store]]:
             )
     _check_shared_rows(splits, config)
     return splits, real + synthetic
+
+
+def _open(
+    config: TrainConfig,
+) -> tuple[list[Store], list[Store], annotations.Annotations | None]:
+    """Opens a run's real and synthetic stores, which agree, and the annotations that override."""
+    if not all(paths := config.store.split(",")):
+        raise UserError(
+            "--store: expected one or more feature stores of real videos, separated by commas, "
+            f"found {config.store or 'none'}; name each"
+        )
+    if config.synthetic_keep and not config.synthetic_store:
+        raise UserError(
+            "--synthetic_keep: expected --synthetic_store with it, found none; name the store that "
+            "the decisions are about, or leave --synthetic_keep out"
+        )
+    generated = config.synthetic_store.split(",") if config.synthetic_store else []
+    if not all(generated):
+        raise UserError(
+            "--synthetic_store: expected feature stores separated by commas, found "
+            f"{config.synthetic_store!r}; name each"
+        )
+    real, synthetic = (
+        [Store(path, verify_rows=config.verify_rows) for path in each]
+        for each in (paths, generated)
+    )
+    require_agreement(real + synthetic)
+    if config.uses_text and real[0].manifest.text is None:
+        raise UserError(
+            f"{real[0].path}: expected text rows for --feature_group={config.feature_group}, found "
+            "none; encode with a captioner or use --feature_group=visual"
+        )
+    override = annotations.load(config.annotations) if config.annotations else None
+    return real, synthetic, override
 
 
 def members_of(opened: Store, override: annotations.Annotations | None) -> list[Member]:
@@ -404,125 +411,3 @@ def _split_off_groups(
         [m for m in videos if m.video.kin not in drawn],
         [m for m in videos if m.video.kin in drawn],
     )
-
-
-@dataclasses.dataclass(frozen=True)
-class Standardisation:
-    """Mean and standard deviation of visual features over the real training videos.
-
-    Attributes:
-      mean_D: float32 means; None leaves features as they are.
-      std_D: float32 standard deviations, none of them 0; None where mean_D is None.
-    """
-
-    mean_D: np.ndarray | None = None
-    std_D: np.ndarray | None = None
-
-    @classmethod
-    def from_moments(cls, mean_D: np.ndarray, squares_D: np.ndarray) -> "Standardisation":
-        """Makes statistics of the means of features and of their squares."""
-        std_D = np.sqrt(np.maximum(squares_D - np.square(mean_D), 0.0))
-        # Every threshold is relative, so that features in another unit are standardised to the
-        # same.
-        moving_D = std_D > 1e-6 * np.abs(mean_D)
-        usual = np.median(std_D[moving_D]) if moving_D.any() else 1.0
-        # A feature that is constant in training gets the usual deviation: dividing by its own,
-        # which is nearly 0, would enlarge noise.
-        std_D = np.where(moving_D & (std_D > 1e-6 * usual), std_D, usual)
-        return cls(mean_D.astype(np.float32), std_D.astype(np.float32))
-
-    def apply(self, feat_xD: np.ndarray) -> np.ndarray:
-        """Returns features [..., D] as float32, standardised where statistics are set."""
-        if self.mean_D is None or self.std_D is None:
-            return np.asarray(feat_xD, np.float32)
-        return (np.asarray(feat_xD, np.float32) - self.mean_D) / self.std_D
-
-    def to_json(self) -> dict[str, list[float]] | None:
-        """Returns {"mean", "std"}, or None where no statistics are set."""
-        if self.mean_D is None or self.std_D is None:
-            return None
-        return {"mean": self.mean_D.tolist(), "std": self.std_D.tolist()}
-
-    @classmethod
-    def from_json(cls, content: Mapping[str, Json] | None) -> "Standardisation":
-        """Reads back what `to_json` returned."""
-        if content is None:
-            return cls()
-        return cls(np.asarray(content["mean"], np.float32), np.asarray(content["std"], np.float32))
-
-
-@dataclasses.dataclass(frozen=True)
-class Standards:
-    """Which statistics standardise which training videos.
-
-    Attributes:
-      real: of real videos, and of all where generated ones have none of their own; scoring takes
-        these.
-      generated: of the generated videos of a store, by the store's path.
-    """
-
-    real: Standardisation = dataclasses.field(default_factory=Standardisation)
-    generated: Mapping[pathlib.Path, Standardisation] = dataclasses.field(default_factory=dict)
-
-    def of(self, member: Member) -> Standardisation:
-        """Returns the statistics that standardise a video."""
-        return self.generated.get(member.store.path, self.real)
-
-
-def standardises(training: Sequence[Member], config: TrainConfig) -> bool:
-    """Returns whether a run standardises its visual features."""
-    wanted = training[0].store.manifest.encoder.get("standardise", False)
-    return config.standardise == "yes" or (config.standardise == "auto" and bool(wanted))
-
-
-def standards(training: Sequence[Member], config: TrainConfig) -> Standards:
-    """Computes the statistics that standardise a run's visual features.
-
-    They come from the real training videos, so that runs with and without generated videos share
-    them; without a real one, they come from all. `auto` standardises where the encoder says that
-    its features need it. By domain, each label counts half wherever a domain has both, because
-    domains differ in how many of their videos are abnormal.
-
-    Args:
-      training: the training videos.
-      config: the run's settings.
-    """
-    if not standardises(training, config):
-        if config.standardise_by == "domain":
-            print(
-                "--standardise_by=domain has no effect, because nothing is standardised: give "
-                "--standardise=yes",
-                file=sys.stderr,
-            )
-        return Standards()
-    real = [m for m in training if m.row.source == "real"]
-    if config.standardise_by == "real" or not real:
-        return Standards(_statistics([real or training]))
-    generated: dict[pathlib.Path, list[Member]] = {}
-    for member in training:
-        if member.row.source != "real":
-            generated.setdefault(member.store.path, []).append(member)
-    return Standards(
-        _statistics(_by_label(real)),
-        {path: _statistics(_by_label(members)) for path, members in generated.items()},
-    )
-
-
-def _by_label(members: Sequence[Member]) -> list[list[Member]]:
-    labels = sorted({member.video.label for member in members})
-    return [[m for m in members if m.video.label == label] for label in labels]
-
-
-def _statistics(groups: Sequence[Sequence[Member]]) -> Standardisation:
-    """Computes mean and deviation of videos' features; every group of videos counts the same."""
-    dim = groups[0][0].store.manifest.dim
-    moments_2xD = np.zeros((2, dim))
-    for members in groups:
-        count, totals_2xD = 0, np.zeros((2, dim))
-        for member in members:
-            rows_MxD = np.asarray(member.store.visual(member.video.id), np.float64)
-            rows_MxD = rows_MxD.reshape(-1, rows_MxD.shape[-1])
-            count += len(rows_MxD)
-            totals_2xD += np.stack([rows_MxD.sum(axis=0), np.square(rows_MxD).sum(axis=0)])
-        moments_2xD += totals_2xD / count
-    return Standardisation.from_moments(*moments_2xD / len(groups))

@@ -22,14 +22,8 @@ from gvvad_jax.run import checkpoints
 from gvvad_jax.run import folder as run_folder
 from gvvad_jax.run.log import RunLog
 from gvvad_jax.run.selection import Selection
-from gvvad_jax.splits import (
-    Member,
-    Splits,
-    Standards,
-    open_splits,
-    read_decisions,
-    standards,
-)
+from gvvad_jax.splits import Member, Splits, open_splits, read_decisions
+from gvvad_jax.standardisation import Standards, standards
 from gvvad_jax.step import init_state
 from gvvad_jax.store import annotations, digests, folders
 from gvvad_jax.store.files import load_array, read_json, write_json

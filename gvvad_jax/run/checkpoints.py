@@ -252,7 +252,7 @@ class SavedModel:
     Attributes:
       config: the settings of the training.
       manifest: what holds for the features that it was trained on.
-      standardisation: content for splits.Standardisation.from_json.
+      standardisation: content for Standardisation.from_json.
       calibrations: of its checkpoints; None where training has set none.
     """
 

@@ -10,7 +10,8 @@ from gvvad_jax.command import UserError
 from gvvad_jax.config import TrainConfig
 from gvvad_jax.evaluation import Measures
 from gvvad_jax.run.checkpoints import KINDS, Checkpoints
-from gvvad_jax.splits import Splits, Standardisation
+from gvvad_jax.splits import Splits
+from gvvad_jax.standardisation import Standardisation
 from gvvad_jax.step import TrainState
 from gvvad_jax.store.format import Manifest
 

@@ -7,7 +7,8 @@ from sklearn.metrics import roc_auc_score
 
 from gvvad_jax import probing
 from gvvad_jax.config import TrainConfig
-from gvvad_jax.splits import Splits, members_of, open_splits, standards
+from gvvad_jax.splits import Splits, members_of, open_splits
+from gvvad_jax.standardisation import standards
 from gvvad_jax.store.reader import Store
 from gvvad_jax.store.writer import StoreWriter
 

@@ -9,7 +9,8 @@ import pytest
 from gvvad_jax import batches, parallel, segments, step
 from gvvad_jax.command import UserError
 from gvvad_jax.config import TrainConfig
-from gvvad_jax.splits import Standardisation, Standards, open_splits
+from gvvad_jax.splits import open_splits
+from gvvad_jax.standardisation import Standardisation, Standards
 from tests.support.steps import SMALL
 from tests.support.stores import DIM, TEXT_DIM
 from tools.bench import sparse_store

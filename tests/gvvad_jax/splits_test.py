@@ -9,13 +9,8 @@ import pytest
 
 from gvvad_jax.command import UserError
 from gvvad_jax.config import TrainConfig
-from gvvad_jax.splits import (
-    Standardisation,
-    members_of,
-    open_splits,
-    read_decisions,
-    standards,
-)
+from gvvad_jax.splits import members_of, open_splits, read_decisions
+from gvvad_jax.standardisation import Standardisation, standards
 from gvvad_jax.store.format import rows_hash
 from gvvad_jax.store.reader import Store
 from tests.support.stores import DIM, make_manifest, reseal, write_store

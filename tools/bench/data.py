@@ -29,7 +29,8 @@ def measure(folder: pathlib.Path, segments: int, pairs: int, repeats: int) -> di
       repeats: number of timings, of which the median counts.
     """
     from gvvad_jax.segments import Segments
-    from gvvad_jax.splits import Standards, members_of
+    from gvvad_jax.splits import members_of
+    from gvvad_jax.standardisation import Standards
     from gvvad_jax.store.reader import Store
 
     ucf = sparse_store.write(folder / "ucf", sparse_store.UCF_CRIME_VIDEOS)
@@ -73,7 +74,7 @@ def _mapped(
     """Times batches gathered from files a step ahead: the loop's waiting, the thread's work."""
     from gvvad_jax import batches
     from gvvad_jax.segments import Ahead, Fixed, Segments
-    from gvvad_jax.splits import Standards
+    from gvvad_jax.standardisation import Standards
 
     segments = Segments(members, Standards(), step.config, folder)
     rng = np.random.default_rng(0)

@@ -161,7 +161,7 @@ class _Twin:
 
         from gvvad_jax import step
         from gvvad_jax.config import TrainConfig
-        from gvvad_jax.splits import Standardisation
+        from gvvad_jax.standardisation import Standardisation
         from gvvad_jax.store.format import Manifest
         from tools.published import names
 
