@@ -1,7 +1,6 @@
 """Descriptions of videos to generate, and their file, prompts.jsonl."""
 
 import collections
-import dataclasses
 import json
 import os
 import pathlib
@@ -22,8 +21,13 @@ TEMPLATE_VERSION = 2
 _ID_BYTES = 230
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Description:
+class Description(
+    msgspec.Struct,
+    frozen=True,
+    kw_only=True,
+    forbid_unknown_fields=True,
+    rename={"cls": "class"},
+):
     """One line of a prompts.jsonl: what one generated video shows.
 
     Attributes:
@@ -42,8 +46,8 @@ class Description:
     id: str
     twin: str
     cls: str
-    label: int
-    seed: int
+    label: Literal[0, 1]
+    seed: Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
     viewpoint: str
     location: str
     subject: str
@@ -55,38 +59,18 @@ class Description:
 
     def to_json(self) -> dict[str, Any]:
         """Returns the line's content; `from_json` reads it back equal."""
-        entry = dataclasses.asdict(self)
-        return {("class" if key == "cls" else key): value for key, value in entry.items()}
+        return msgspec.to_builtins(self)
 
     @classmethod
     def from_json(cls, entry: Any) -> "Description":
         """Reads a line's content; raises ValueError if a field is missing, unknown or wrong."""
-        line = msgspec.convert(entry, _Line)
-        values = msgspec.structs.asdict(line)
-        for name, value in values.items():
+        line = msgspec.convert(entry, cls)
+        for name, value in entry.items():
             if isinstance(value, str) and not _is_text(value):
                 raise ValueError(f"{name}: half of a surrogate pair, which no text has")
         if not _names_a_file(line.id):
             raise ValueError(f"id: can't name a file of at most {_ID_BYTES} bytes; give another")
-        return cls(**values)
-
-
-class _Line(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The fields of a `Description` in JSON."""
-
-    id: str
-    twin: str
-    cls: str = msgspec.field(name="class")
-    label: Literal[0, 1]
-    seed: Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
-    viewpoint: str
-    location: str
-    subject: str
-    event: str
-    description: str
-    phrase: str
-    model: str = "grammar"
-    template_version: int = TEMPLATE_VERSION
+        return line
 
 
 def _is_text(value: str) -> bool:

@@ -6,6 +6,8 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import msgspec
+
 from generation.prompts.descriptions import Description
 from generation.prompts.grammar import write_grammar
 from generation.videos.backends import GeneratedVideo
@@ -96,7 +98,7 @@ def render_footage(
     """
     twins = write_grammar(num_train_pairs + num_test_pairs, seed)
     descriptions = [
-        dataclasses.replace(twin, id=f"footage-{twin.id}", twin=f"footage-{twin.twin}")
+        msgspec.structs.replace(twin, id=f"footage-{twin.id}", twin=f"footage-{twin.twin}")
         for twin in twins
     ]
     split = {

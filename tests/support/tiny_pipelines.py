@@ -4,9 +4,10 @@ They are saved with save_pretrained, so that they load as published ones do. A v
 squared pixels and takes a fraction of a second.
 """
 
-import dataclasses
 import functools
 import pathlib
+
+import msgspec
 
 from generation.prompts.descriptions import Description
 from generation.prompts.grammar import write_grammar
@@ -19,7 +20,7 @@ SIZES = {"cogvideox": 16, "wan": 32, "ltx": 32}
 def short_descriptions(num_pairs: int) -> list[Description]:
     """Twins in few words, because the tokenizers here have one token per letter."""
     return [
-        dataclasses.replace(d, description=f"{d.event} in {d.location}"[:60])
+        msgspec.structs.replace(d, description=f"{d.event} in {d.location}"[:60])
         for d in write_grammar(num_pairs, seed=0)
     ]
 

@@ -1,12 +1,12 @@
 """Real pipelines of diffusers with tiny random weights, on the CPU."""
 
-import dataclasses
 import json
 import os
 import pathlib
 import shutil
 import sys
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -126,7 +126,7 @@ def test_a_resumed_run_needs_no_text_encoder(models, descriptions, tmp_path, mon
     # Another text has no embedding yet.
     with pytest.raises(UserError, match="expected a diffusers pipeline"):
         make(models["ltx"], 32).prepare(
-            [dataclasses.replace(descriptions[0], description="rain")], tmp_path / "prepared"
+            [msgspec.structs.replace(descriptions[0], description="rain")], tmp_path / "prepared"
         )
 
 

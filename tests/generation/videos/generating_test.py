@@ -7,6 +7,7 @@ import sys
 import time
 from concurrent import futures
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -74,7 +75,7 @@ def test_footage_has_splits_and_exact_intervals(tmp_path):
     assert splits.count("train") == 4 and splits.count("test") == 2
     for description in write_grammar(3, seed=5):
         video = videos[f"footage-{description.id}"]
-        described = dataclasses.replace(description, id=video.id)
+        described = msgspec.structs.replace(description, id=video.id)
         rendering = render.render(described, WorldOptions(domain="footage", seed=5))
         assert [list(pair) for pair in video.abnormal_frames] == [
             list(pair) for pair in rendering.abnormal_frames

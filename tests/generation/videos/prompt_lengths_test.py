@@ -1,7 +1,6 @@
 """Prompts that are longer than a model reads, with real tokenizers of one token per letter."""
 
-import dataclasses
-
+import msgspec
 import pytest
 
 pytest.importorskip("torch")
@@ -17,7 +16,7 @@ LIMITS = {"cogvideox": 226, "wan": 512, "ltx": 128}
 
 def twins(*texts):
     return [
-        dataclasses.replace(twin, description=text)
+        msgspec.structs.replace(twin, description=text)
         for twin, text in zip(write_grammar(1, seed=0), texts, strict=True)
     ]
 
@@ -55,7 +54,7 @@ def test_twins_that_would_be_equal_are_refused_before_any_video(models, tmp_path
 def test_a_cut_is_said_before_the_first_video(models, tmp_path, capsys):
     descriptions = twins(*("fighting ", "talking "))
     descriptions = [
-        dataclasses.replace(one, description=one.description + "in a long street " * 10)
+        msgspec.structs.replace(one, description=one.description + "in a long street " * 10)
         for one in descriptions
     ]
     backend = make_backend(models["ltx"], 32, denoising_steps=1)

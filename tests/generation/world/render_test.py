@@ -1,5 +1,4 @@
-import dataclasses
-
+import msgspec
 import numpy as np
 import pytest
 
@@ -147,7 +146,7 @@ def test_defects_are_what_they_say():
 
 
 def test_defects_are_drawn_at_their_share():
-    descriptions = [dataclasses.replace(FIGHT, id=str(index)) for index in range(2000)]
+    descriptions = [msgspec.structs.replace(FIGHT, id=str(index)) for index in range(2000)]
     drawn = [render.draw_defect(d, seed=0, share=0.25) for d in descriptions]
     # Binomial: 500 of 2000 +- 19; each of five kinds 100 +- 10.
     assert 420 < sum(defect is not None for defect in drawn) < 580
