@@ -149,8 +149,8 @@ class Source:
     ) -> Iterator[Chunk | Ending]:
         reader = reading.Reader(path, fps=self._recipe.video_fps or video.fps)
         count = reader.num_frames
-        # The first pass suffices if it decodes as many frames as the packets promise; the second
-        # pass counts the frames for the third.
+        # The first pass suffices if it decodes all frames; the second counts them for the third.
+        # With several threads, a decoder doesn't always tell of damage.
         for threads in (True, False, False):
             if not count:
                 break
@@ -160,7 +160,8 @@ class Source:
             for index, picture in reader.frames(frames.wanted, threads=threads):
                 self._bar.update(index + 1, count)
                 yield from frames.take(index, picture)
-            if reader.decoded_frames == count and not (threads and reader.damaged):
+            is_damaged = reader.damaged or reader.decoded_frames < reader.declared_frames
+            if reader.decoded_frames == count and not (threads and is_damaged):
                 yield from frames.rest()
                 yield self._ending(plan, meter, frames.probes, reader)
                 return

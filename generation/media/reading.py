@@ -277,7 +277,8 @@ def read(path: str | os.PathLike) -> Video:
         frames = [picture.rgb() for _, picture in pictures]
         damaged = reader.damaged
         # A folder's damaged images are no longer counted in a second pass.
-        if os.path.isdir(path) or (not damaged and len(frames) == reader.num_frames):
+        is_whole = not damaged and len(frames) == reader.num_frames == reader.declared_frames
+        if os.path.isdir(path) or is_whole:
             break
     if not frames:
         raise nothing_decoded(path, reader.declared_frames)

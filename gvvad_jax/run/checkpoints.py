@@ -53,6 +53,8 @@ class Checkpoints:
     def __init__(self, workdir: str | os.PathLike[str]):
         self._root = pathlib.Path(workdir).resolve() / "checkpoints"
         logging.getLogger("absl").addFilter(_is_not_of_orbax_threads)
+        if sys.unraisablehook is sys.__unraisablehook__:
+            sys.unraisablehook = _report_all_but_closed_loops
         self._managers: dict[str, ocp.CheckpointManager] = {}
 
     def _manager(self, kind: str) -> ocp.CheckpointManager:
@@ -192,6 +194,13 @@ def _digest(state: TrainState) -> str:
 def _is_not_of_orbax_threads(record: logging.LogRecord) -> bool:
     """Drops the tracebacks that orbax logs of errors in its threads: it raises them as well."""
     return not (record.exc_info and "orbax" in record.pathname)
+
+
+def _report_all_but_closed_loops(unraisable: "sys.UnraisableHookArgs") -> None:
+    """Drops what tensorstore's threads print of a failed write: its error is raised as well."""
+    error = unraisable.exc_value
+    if not (isinstance(error, RuntimeError) and str(error) == "Event loop is closed"):
+        sys.__unraisablehook__(unraisable)
 
 
 @contextlib.contextmanager

@@ -9,6 +9,7 @@ import subprocess
 import sys
 
 import cv2
+import msgspec
 import numpy as np
 import pytest
 
@@ -323,7 +324,7 @@ def test_rows_of_another_description_source_or_bank_are_not_kept(generated, tmp_
     assert _files(tmp_path / "s") == _files(tmp_path / "whole")
     described = dataclasses.replace(made, captioner="description")
     before = _encode(folder, tmp_path / "t", described, **given)
-    changed = dataclasses.replace(records[0], phrase="a man climbs a fence")
+    changed = msgspec.structs.replace(records[0], phrase="a man climbs a fence")
     save_descriptions(folder / "prompts.jsonl", [changed, records[1]])
     capsys.readouterr()
     after = _encode(folder, tmp_path / "t", described, **given)
