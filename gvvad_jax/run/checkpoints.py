@@ -52,7 +52,8 @@ class Checkpoints:
 
     def __init__(self, workdir: str | os.PathLike[str]):
         self._root = pathlib.Path(workdir).resolve() / "checkpoints"
-        logging.getLogger("absl").addFilter(_is_not_of_orbax_threads)
+        for name in ("absl", "asyncio"):
+            logging.getLogger(name).addFilter(_is_not_of_orbax_threads)
         if sys.unraisablehook is sys.__unraisablehook__:
             sys.unraisablehook = _report_all_but_closed_loops
         self._managers: dict[str, ocp.CheckpointManager] = {}
@@ -61,15 +62,18 @@ class Checkpoints:
         if kind not in self._managers:
             alone = _this_process_alone()
             (self._root / kind).mkdir(parents=True, exist_ok=True)
-            self._managers[kind] = ocp.CheckpointManager(
-                self._root / kind,
-                # By default orbax waits for all processes, and creates folders with all of them.
-                options=ocp.CheckpointManagerOptions(
-                    max_to_keep=1,
-                    create=alone is None,
-                    multiprocessing_options=alone or ocp.options.MultiprocessingOptions(),
-                ),
+            # By default orbax waits for all processes, and creates folders with all of them.
+            options = ocp.CheckpointManagerOptions(
+                max_to_keep=1,
+                create=alone is None,
+                multiprocessing_options=alone or ocp.options.MultiprocessingOptions(),
             )
+            try:
+                self._managers[kind] = ocp.CheckpointManager(self._root / kind, options=options)
+            except OSError:
+                raise  # A fault of the disk.
+            except Exception as error:  # Damaged files raise many kinds.
+                raise self._damaged(kind, None, str(error)[:160]) from error
         return self._managers[kind]
 
     def latest(self, kind: str) -> int | None:
@@ -153,8 +157,8 @@ class Checkpoints:
         except Exception as error:  # Damaged files raise many kinds in orbax and tensorstore.
             raise self._damaged(kind, step, str(error)[:160]) from error
 
-    def _damaged(self, kind: str, step: int, found: str) -> UserError:
-        folder = self._root / kind / str(step)
+    def _damaged(self, kind: str, step: int | None, found: str) -> UserError:
+        folder = self._root / kind / ("" if step is None else str(step))
         # Only a run from the start selects a best one again.
         remove = folder if kind == "last" else self._root
         return UserError(
@@ -192,8 +196,9 @@ def _digest(state: TrainState) -> str:
 
 
 def _is_not_of_orbax_threads(record: logging.LogRecord) -> bool:
-    """Drops the tracebacks that orbax logs of errors in its threads: it raises them as well."""
-    return not (record.exc_info and "orbax" in record.pathname)
+    """Drops the tracebacks that are logged of errors in orbax' threads: it raises them as well."""
+    is_repeated = "orbax" in record.pathname or "never retrieved" in record.getMessage()
+    return not (record.exc_info and is_repeated)
 
 
 def _report_all_but_closed_loops(unraisable: "sys.UnraisableHookArgs") -> None:

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import pathlib
+import re
 import shutil
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal
@@ -12,7 +13,7 @@ import msgspec
 from gvvad_jax.command import UserError, to_flagfile
 from gvvad_jax.config import TrainConfig
 from gvvad_jax.store import folders
-from gvvad_jax.store.files import read_json, read_json_as, read_text, write_atomically
+from gvvad_jax.store.files import read_json, read_json_as, read_text, shorten, write_atomically
 
 # Version 1 named data by its paths, and knew videos and weights by size and ends.
 FORMAT_VERSION = 2
@@ -71,15 +72,22 @@ def require_flags(config: TrainConfig) -> pathlib.Path:
     if path.exists():
         read_begun(workdir)
         existing = _flags(read_text(path, "the flags of a run"))
+        strange = [key for key in existing if not re.fullmatch("--[a-z0-9_]{1,60}", key)]
+        if strange:
+            raise UserError(
+                f"{path}: expected the flags of a run, found {shorten(strange[0])}; the file is "
+                "damaged: give another --workdir, or remove the folder"
+            )
         changed = [
-            f"{key}={existing.get(key)} there, {flags.get(key)} now"
+            f"{key}={str(existing.get(key))[:200]} there, {flags.get(key)} now"
             for key in sorted(flags.keys() | existing.keys())
             if flags.get(key) != existing.get(key) and key.lstrip("-") not in may_change
         ]
         if changed:
             raise UserError(
                 f"{workdir}: expected the same flags as the run begun here, found "
-                f"{'; '.join(changed)}; give another --workdir or remove it"
+                f"{'; '.join(changed[:5])}{f' and {len(changed) - 5} more' * (len(changed) > 5)}; "
+                "give another --workdir or remove it"
             )
     elif (workdir / "model.json").exists():
         raise UserError(

@@ -57,6 +57,14 @@ def test_a_damaged_note_of_a_checkpoint_is_one_line(tmp_path, content):
         checkpoints.Checkpoints(tmp_path).measure("last")
 
 
+@pytest.mark.parametrize("content", ["true", "[" * 100_000])
+def test_damaged_notes_of_orbax_are_one_line(tmp_path, content):
+    _save(tmp_path, 1.0)
+    (tmp_path / "checkpoints" / "last" / "1" / "_CHECKPOINT_METADATA").write_text(content)
+    with pytest.raises(UserError, match="last: expected a whole checkpoint, found it damaged"):
+        checkpoints.Checkpoints(tmp_path).restore("last", TEMPLATE)
+
+
 def test_a_full_disk_is_one_line(tmp_path):
     code = (
         "import sys, jax.numpy as jnp, numpy as np\n"

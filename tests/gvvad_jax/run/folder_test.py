@@ -87,6 +87,10 @@ def test_flags_that_are_no_text_are_one_line(tmp_path):
     (tmp_path / "config.flags").write_bytes(b"\xff")
     with pytest.raises(UserError, match="config.flags: expected the flags of a run, found no UTF"):
         folder.require_flags(config)
+    (tmp_path / "config.flags").write_bytes(bytes(3000))
+    with pytest.raises(UserError, match="config.flags: expected the flags of a run") as caught:
+        folder.require_flags(TrainConfig(store="s", workdir=str(tmp_path)))
+    assert len(str(caught.value)) < 800
 
 
 def test_what_a_killed_run_left_is_cleared(tmp_path):
