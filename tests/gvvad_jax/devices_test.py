@@ -15,22 +15,26 @@ from tests.support.ports import free_port
 # Largest error relative to the largest value of an array. Float32 sums in another order differ in
 # the last bits, which Adam's first steps enlarge where a gradient is small.
 BOUNDS = {"float64": 1e-5, "float32": 1e-3}
+# Compiling is most of the time, so the suite runs some detectors and `make devices` all of them:
+# LAP by domain, which has everything; MIL-Rank, with next to nothing; and RTFM for its BatchNorm.
 QUICK = (
     *(("float64", "mil_rank"), ("float64", "options"), ("float64", "domains")),
-    *(("float64", "lap"), ("float32", "lap")),
+    ("float32", "lap"),
 )
-# Compiling is most of the time: the suite runs a detector with everything and one with next to
-# nothing; `make devices` all of them.
-CASES = [
-    pytest.param(
-        precision,
-        config,
-        marks=() if (precision, config) in QUICK else pytest.mark.matrix,
-        id=f"{precision}-{config}",
-    )
-    for precision in BOUNDS
-    for config in (*DETECTORS, "options", "domains")
-]
+QUICK_PROCESSES = (("float64", "mil_rank"), ("float64", "options"), ("float64", "rtfm"))
+
+
+def cases(quick):
+    return [
+        pytest.param(
+            precision,
+            config,
+            marks=() if (precision, config) in quick else pytest.mark.matrix,
+            id=f"{precision}-{config}",
+        )
+        for precision in BOUNDS
+        for config in (*DETECTORS, "options", "domains")
+    ]
 
 
 def start(precision, config, out, *, devices, **environment):
@@ -86,18 +90,14 @@ def check(path, precision, config):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("precision", "config"), CASES)
+@pytest.mark.parametrize(("precision", "config"), cases(QUICK))
 def test_eight_devices_take_the_same_steps_with_dropout_on(precision, config, tmp_path):
     finish([start(precision, config, tmp_path / "found.npz", devices=8)])
     check(tmp_path / "found.npz", precision, config)
 
 
-# Sums over the processes' devices are those over one process's, of which the test above takes more.
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("precision", "config"),
-    [c for c in CASES if c.marks or c.values not in (("float64", "domains"), ("float32", "lap"))],
-)
+@pytest.mark.parametrize(("precision", "config"), cases(QUICK_PROCESSES))
 def test_two_processes_take_the_same_steps_with_dropout_on(precision, config, tmp_path):
     ranks = {"WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": free_port()}
     paths = [tmp_path / f"found{rank}.npz" for rank in range(2)]
