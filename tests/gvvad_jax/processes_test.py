@@ -53,7 +53,9 @@ def logged(workdir):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("killed", "mode"), [(1, "mesh"), (0, "pmap")])
+@pytest.mark.parametrize(
+    ("killed", "mode"), [(1, "mesh"), pytest.param(0, "pmap", marks=pytest.mark.matrix)]
+)
 def test_a_killed_process_ends_the_others_and_any_devices_go_on(killed, mode, real_store, tmp_path):
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     expected = finish(start(real_store, whole, devices=1))
