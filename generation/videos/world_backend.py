@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
+import numpy as np
 
 from generation.prompts.descriptions import Description
 from generation.prompts.grammar import write_grammar
@@ -81,6 +82,7 @@ def render_footage(
     num_test_pairs: int,
     seed: int,
     *,
+    train_abnormal: int | None = None,
     progress: bool = True,
 ) -> pathlib.Path:
     """Renders a stand-in for real data: twins of footage with splits and exact intervals.
@@ -91,6 +93,8 @@ def render_footage(
       out: the folder; see `generate`.
       num_train_pairs, num_test_pairs: number of pairs of a normal and an abnormal video.
       seed: random seed.
+      train_abnormal: render only so many of the training pairs' abnormal videos, drawn at random
+        (default: all).
       progress: whether to show a progress bar on standard error.
 
     Returns:
@@ -105,6 +109,11 @@ def render_footage(
         description.id: "train" if index < 2 * num_train_pairs else "test"
         for index, description in enumerate(descriptions)
     }
+    if train_abnormal is not None:
+        abnormal = [d.id for d in descriptions if d.label and split[d.id] == "train"]
+        drawn = np.random.default_rng([seed, 5]).permutation(abnormal)[:train_abnormal]
+        left_out = set(abnormal) - set(drawn.tolist())
+        descriptions = [d for d in descriptions if d.id not in left_out]
     backend = WorldBackend(render.WorldOptions(domain="footage", seed=seed))
     return generate(descriptions, backend, out, split=split, progress=progress)
 

@@ -83,6 +83,18 @@ def test_footage_has_splits_and_exact_intervals(tmp_path):
         assert video.num_frames == len(rendering.frames_TxHxWx3)
 
 
+def test_footage_with_few_abnormal_training_videos_keeps_all_others(tmp_path):
+    def listed(**few):
+        path = render_footage(tmp_path, 3, 1, seed=5, progress=False, **few)
+        videos = annotations.load(path).videos.values()
+        return {(video.id, video.label, video.split) for video in videos}
+
+    one, two, every = listed(train_abnormal=1), listed(train_abnormal=2), listed()
+    assert [(label, split) for _, label, split in sorted(every - one)] == [(1, "train")] * 2
+    assert [(label, split) for _, label, split in sorted(every - two)] == [(1, "train")]
+    assert one < two < every and len(every) == 8
+
+
 class Flaky(WorldBackend):
     """The world, some of whose videos fail."""
 
