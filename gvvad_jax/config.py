@@ -3,9 +3,12 @@
 Commands alone define and read flags; everything else gets a `TrainConfig`.
 """
 
+import copy
 import dataclasses
 import math
 import os
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from gvvad_jax.command import UserError, check, group
 
@@ -51,7 +54,7 @@ READ_IN = {
 }
 _OF_GENERATED = (
     *("lambda_mode", "lambda_value", "mixup", "synthetic_share", *READ_IN),
-    *("batch_norm", "standardise_by"),
+    *("batch_norm", "standardise_by", "pair_twins"),
 )
 # Functions of ssls.py.
 LAMBDA_MODES = (
@@ -71,14 +74,28 @@ LAMBDA_RANGES = {
     "meta": (0.0, 1.0),
 }
 
+# Settings that are arguments of the compiled training step: other values compile nothing new.
+NUMBERS = (
+    *("margin", "magnitude_weight", "smoothness_weight", "sparsity_weight"),
+    *("pseudo_weight", "triplet_weight", "normal_weight", "abnormal_weight"),
+    *("lambda_value", "learning_rate", "lambda_learning_rate", "l2"),
+)
+# Other settings that no program depends on, besides those of data and cadence.
+_OUTSIDE = (
+    *("batch_size", "early_stop", "seed", "parallel", "processes", "device_gigabytes"),
+    "compilation_cache",
+)
 
-DATA = group("Data")
-DETECTOR = group("Detector")
+
+_DATA, _DETECTOR = "Data", "Detector"
+_CADENCE = "Logging, validation and checkpoints"
+DATA = group(_DATA)
+DETECTOR = group(_DETECTOR)
 LOSSES = group("Losses")
 SSLS = group("Synthetic sample loss scaling (SSLS)")
 OPTIMISATION = group("Optimisation")
 DEVICES = group("Devices and precision (these change the numbers by rounding alone)")
-CADENCE = group("Logging, validation and checkpoints")
+CADENCE = group(_CADENCE)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -122,12 +139,19 @@ class TrainConfig:
         "ones', domain by those of their own store.",
         choices=("real", "domain"),
     )
-    synthetic_share: float | None = DATA(
+    synthetic_share: float | str | None = DATA(
         None,
-        "Share of generated videos in each half of a batch (default: real and generated videos "
-        "form one pool).",
+        "Share of generated videos in each half of a batch, at the same places of both, so that no "
+        "pair mixes sources; auto is the share that the studies support (default: real and "
+        "generated videos form one pool, and pairs mix them as they come).",
+        choices=("auto",),
         low=0.0,
         high=1.0,
+    )
+    pair_twins: bool = DATA(
+        False,
+        "Pair a generated abnormal video with its normal twin, if that is trained on, so that "
+        "losses over pairs contrast the event alone.",
     )
     validation_share: float = DATA(
         0.1,
@@ -381,6 +405,50 @@ class TrainConfig:
     @property
     def uses_bank(self) -> bool:
         return self.uses_text and "bank" in DETECTORS[self.detector]
+
+    @property
+    def numbers(self) -> dict[str, float]:
+        """The settings of NUMBERS by name, as a compiled training step takes them."""
+        numbers = {name: getattr(self, name) for name in NUMBERS}
+        if self.lambda_learning_rate is None:
+            numbers["lambda_learning_rate"] = self.learning_rate
+        return numbers
+
+    def with_numbers(self, numbers: Mapping[str, Any]) -> "TrainConfig":
+        """Returns a copy with other NUMBERS, which may be traced and aren't checked."""
+        changed = copy.copy(self)
+        for name, value in numbers.items():
+            object.__setattr__(changed, name, value)
+        return changed
+
+    @property
+    def program(self) -> "TrainConfig":
+        """The settings that a compiled training step depends on; all others have their defaults."""
+        outside = {*NUMBERS, *_OUTSIDE}
+        if not (self.depends_on_steps or self.warmup_steps):
+            outside.add("steps")
+        groups = (_DATA, _CADENCE)
+        return self._with_defaults(
+            field.name
+            for field in dataclasses.fields(self)
+            if field.name in outside
+            or (field.metadata["group"] in groups and field.name != "train_crops")
+        )
+
+    @property
+    def scoring_program(self) -> "TrainConfig":
+        """The settings that a compiled scoring step depends on, and fresh parameters do."""
+        kept = ("top_k", "matmul_precision")
+        return self._with_defaults(
+            field.name
+            for field in dataclasses.fields(self)
+            if field.name in ("batch_norm", "dropout")
+            or (field.metadata["group"] != _DETECTOR and field.name not in kept)
+        )
+
+    def _with_defaults(self, names: Iterable[str]) -> "TrainConfig":
+        defaults: dict[str, Any] = {f.name: f.default for f in dataclasses.fields(self)}
+        return dataclasses.replace(self, **{name: defaults[name] for name in names})
 
     @property
     def depends_on_steps(self) -> bool:

@@ -64,8 +64,6 @@ def weigh_labels(
     Returns:
       The weighted terms, by name.
     """
-    if normal_weight == abnormal_weight == 1.0:
-        return dict(terms)
 
     def weigh(term: Term) -> Term:
         if term.videos_MxJ.shape[1] != 1:

@@ -42,9 +42,8 @@ def make_optimizer(config: TrainConfig) -> optax.GradientTransformation:
         )
 
     detector = make(config.learning_rate, config.l2, config.clip_norm)
-    rate = config.lambda_learning_rate
     lambda_ = make(
-        config.learning_rate if rate is None else rate,
+        config.numbers["lambda_learning_rate"],
         config.l2 if ssls.mode(config).decayed else 0.0,
         clip_norm=0.0,
     )

@@ -8,6 +8,7 @@ reads only the videos of its own devices, and a step exchanges the rows of its b
 """
 
 import atexit
+import functools
 import os
 import subprocess
 from collections.abc import Callable, Mapping
@@ -32,7 +33,8 @@ START_AGAIN = (
     "see the logs of the other processes, then start all of them again with the same command: it "
     "goes on from the last checkpoint"
 )
-Step = Callable[[TrainState, TrainingData, Batch], tuple[TrainState, Metrics]]
+Numbers = Mapping[str, float]
+Step = Callable[[TrainState, TrainingData, Batch, Numbers], tuple[TrainState, Metrics]]
 # Reads rows [start, stop) of an array.
 ReadRows = Callable[[int, int], np.ndarray]
 
@@ -153,7 +155,8 @@ class Runner:
         kinds: dict[str, Callable[[TrainConfig], Devices]] = {
             "single": _Single, "pmap": _Pmap, "mesh": _Mesh,
         }  # fmt: skip
-        self._devices = kinds[config.parallel](config)
+        self._devices = kinds[config.parallel](config.program)
+        self._numbers = config.numbers
         self._state: TrainState = self._devices.on_each(state)
 
     def step(self, data: TrainingData, batch: Batch) -> Metrics:
@@ -164,7 +167,7 @@ class Runner:
           batch: the whole global batch, on the host: rows of these videos.
         """
         self._state, metrics = self._devices.step(
-            self._state, data, jax.tree.map(self._devices.batch, batch)
+            self._state, data, jax.tree.map(self._devices.batch, batch), self._numbers
         )
         return {name: self._devices.first(value) for name, value in metrics.items()}
 
@@ -176,14 +179,15 @@ class Runner:
         """Copies arrays to each device."""
         return self._devices.on_each(tree)
 
-    def by_row(self, shape: tuple[int, ...], read_rows: ReadRows) -> jax.Array:
+    def by_row(self, shape: tuple[int, ...], read_rows: ReadRows, at_least: int = 0) -> jax.Array:
         """Splits an array by rows over the devices of all processes, padded to equal parts.
 
         Args:
           shape: shape of the whole array.
           read_rows: reads rows [start, stop); called only for rows of this process's devices.
+          at_least: number of rows to pad to.
         """
-        rows = -(-shape[0] // self.num_devices)
+        rows = -(-max(shape[0], at_least) // self.num_devices)
 
         def part(start: int, stop: int) -> np.ndarray:
             part_Rx = read_rows(min(start, shape[0]), min(stop, shape[0]))
@@ -207,11 +211,17 @@ def _exchange(shard_Rx: jax.Array, videos_V: jax.Array, crops_k: jax.Array | Non
     return jax.lax.psum_scatter(rows_Wx, AXIS, tiled=True)
 
 
+@functools.lru_cache(maxsize=8)
+def _single_step(program: TrainConfig) -> Step:
+    """Compiles nothing again for another run of a program in this process."""
+    return jax.jit(make_train_step(program), donate_argnums=0)
+
+
 class _Single:
     """Runs the step on one device."""
 
-    def __init__(self, config: TrainConfig):
-        self.step: Step = jax.jit(make_train_step(config), donate_argnums=0)
+    def __init__(self, program: TrainConfig):
+        self.step = _single_step(program)
 
     def on_each(self, tree: PyTree) -> PyTree:
         # A copy, because a step reuses the buffers of its state.
@@ -230,12 +240,12 @@ class _Single:
 class _Pmap:
     """Runs the step with pmap: every array has the devices of this process on a leading axis."""
 
-    def __init__(self, config: TrainConfig):
+    def __init__(self, program: TrainConfig):
         def gather(shard: PyTree) -> PyTree:
             return jax.tree.map(lambda x: jax.lax.all_gather(x, AXIS, tiled=True), shard)
 
-        step = make_train_step(config, axis_name=AXIS, gather=gather, rows_at=_exchange)
-        self.step: Step = jax.pmap(step, axis_name=AXIS, donate_argnums=0)
+        step = make_train_step(program, axis_name=AXIS, gather=gather, rows_at=_exchange)
+        self.step: Step = jax.pmap(step, axis_name=AXIS, in_axes=(0, 0, 0, None), donate_argnums=0)
         self._local = jax.local_device_count()
         mesh = Mesh(np.array(jax.local_devices()), (AXIS,), axis_types=(AxisType.Auto,))
         self._sharding = NamedSharding(mesh, PartitionSpec(AXIS))
@@ -272,7 +282,7 @@ class _Pmap:
 class _Mesh:
     """Runs the step with jit on a mesh of all devices of all processes."""
 
-    def __init__(self, config: TrainConfig):
+    def __init__(self, program: TrainConfig):
         # jax.devices() lists the processes in order, so a process's pairs go to its own devices.
         mesh = Mesh(np.array(jax.devices()), (AXIS,), axis_types=(AxisType.Auto,))
         self._replicated = NamedSharding(mesh, PartitionSpec())
@@ -284,8 +294,8 @@ class _Mesh:
         fields = dict.fromkeys(("visual_VxNxTxD", "text_VxTxE", "synthetic_V"), self._by_row)
         data: PyTree = TrainingData(**fields, bank_KxE=self._replicated)  # type: ignore[arg-type]
         self.step: Step = jax.jit(
-            make_train_step(config, rows_at=exchange),
-            in_shardings=(self._replicated, data, self._by_row),
+            make_train_step(program, rows_at=exchange),
+            in_shardings=(self._replicated, data, self._by_row, self._replicated),
             out_shardings=(self._replicated, self._replicated),
             donate_argnums=0,
         )

@@ -14,7 +14,7 @@ import mmap
 import os
 import pathlib
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import jax
@@ -30,6 +30,9 @@ from gvvad_jax.standardisation import Standards
 from gvvad_jax.step import TrainingData
 from gvvad_jax.store import digests
 from gvvad_jax.store.files import write_atomically
+
+# Arrays of all training videos have a multiple of so many rows.
+ROWS = 256
 
 
 def segment(feat_TxD: np.ndarray, num_segments: int) -> np.ndarray:
@@ -95,9 +98,19 @@ class Segments:
         return len(self._members)
 
     @property
+    def padded_rows(self) -> int:
+        """Number of rows that arrays of all videos are padded to.
+
+        So a run on a few videos more or fewer has arrays of the same shapes, for which nothing is
+        compiled again.
+        """
+        return -(-len(self) // ROWS) * ROWS
+
+    @property
     def num_bytes(self) -> int:
-        """Bytes that the features of all videos take."""
-        return len(self) * sum(4 * int(np.prod(shape)) for shape in self.shapes.values())
+        """Bytes that the padded features of all videos take."""
+        of_one = sum(4 * int(np.prod(shape)) for shape in self.shapes.values())
+        return self.padded_rows * of_one
 
     def rows(self, kind: str, videos_V: Sequence[int] | np.ndarray) -> np.ndarray:
         """Returns some videos' features, float32: `visual` [V, N, S, D] or `text` [V, S, E]."""
@@ -202,7 +215,8 @@ class Resident:
 
     def __init__(self, segments: Segments, fixed: "Fixed", batches: Batches, runner: Runner):
         self._batches = batches
-        self._data = _training_data(segments, fixed, np.arange(len(segments)), runner)
+        videos_V = np.arange(len(segments))
+        self._data = _training_data(segments, fixed, videos_V, runner, segments.padded_rows)
 
     def at(self, step: int) -> tuple[TrainingData, Batch]:
         """Returns all training videos and the batch of step number `step`."""
@@ -255,18 +269,20 @@ class Fixed(NamedTuple):
 
 
 def _training_data(
-    segments: Segments, fixed: Fixed, videos_V: np.ndarray, runner: Runner
+    segments: Segments, fixed: Fixed, videos_V: np.ndarray, runner: Runner, at_least: int = 0
 ) -> TrainingData:
+    def by_row(shape: tuple[int, ...], read_rows: Callable[[int, int], np.ndarray]) -> jax.Array:
+        return runner.by_row((len(videos_V), *shape), read_rows, at_least)
+
     def features(kind: str) -> jax.Array:
-        return runner.by_row(
-            (len(videos_V), *segments.shapes[kind]),
-            lambda start, stop: segments.rows(kind, videos_V[start:stop]),
+        return by_row(
+            segments.shapes[kind], lambda start, stop: segments.rows(kind, videos_V[start:stop])
         )
 
     synthetic_V = fixed.synthetic_V[videos_V].astype(np.float32)
     return TrainingData(
         visual_VxNxTxD=features("visual"),
         text_VxTxE=features("text") if "text" in segments.shapes else None,
-        synthetic_V=runner.by_row(synthetic_V.shape, lambda start, stop: synthetic_V[start:stop]),
+        synthetic_V=by_row((), lambda start, stop: synthetic_V[start:stop]),
         bank_KxE=runner.on_each(fixed.bank_KxE),
     )

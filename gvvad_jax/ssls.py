@@ -34,7 +34,7 @@ class Lambda:
     Attributes:
       value: (raw, step) -> lambda, where raw is the learned scalar (0 if nothing is learned) and
         step counts from 0.
-      start: raw's first value; None if nothing is learned.
+      start: lambda's first value -> raw's; None if nothing is learned.
       penalty: lambda -> the amount added to the loss for each synthetic video of the batch.
       decayed: whether the optimiser's L2 applies to raw.
       from_held_out: whether raw's gradient comes from held-out real videos instead of the loss that
@@ -42,7 +42,7 @@ class Lambda:
     """
 
     value: Callable[[jax.Array, jax.Array], jax.Array]
-    start: float | None = None
+    start: Callable[[float], float] | None = None
     penalty: Callable[[jax.Array], jax.Array] | None = None
     decayed: bool = False
     from_held_out: bool = False
@@ -94,23 +94,22 @@ def learnable(config: TrainConfig) -> Lambda:
     Its gradient is the synthetic loss, which is never negative. So lambda only falls and becomes
     negative, which maximises the synthetic videos' loss. This mode exists to reproduce that.
     """
-    return Lambda(start=config.lambda_value, value=lambda raw, step: raw, decayed=True)
+    return Lambda(start=lambda value: value, value=lambda raw, step: raw, decayed=True)
 
 
 def sigmoid(config: TrainConfig) -> Lambda:
     """Learned between 0 and 1: lambda = sigmoid(raw). It falls ever more slowly, above 0."""
-    value = config.lambda_value
     return Lambda(
-        start=math.log(value / (1.0 - value)), value=lambda raw, step: jax.nn.sigmoid(raw)
+        start=lambda value: math.log(value / (1.0 - value)),
+        value=lambda raw, step: jax.nn.sigmoid(raw),
     )
 
 
 def softplus(config: TrainConfig) -> Lambda:
     """Learned above 0, without an upper bound: lambda = log(1 + exp(raw))."""
-    value = config.lambda_value
     return Lambda(
         # log(exp(value) - 1), without overflow.
-        start=value + math.log(-math.expm1(-value)),
+        start=lambda value: value + math.log(-math.expm1(-value)),
         value=lambda raw, step: jax.nn.softplus(raw),
     )
 
@@ -124,7 +123,7 @@ def uncertainty(config: TrainConfig) -> Lambda:
     applied to synthetic videos; real ones keep weight 1.
     """
     return Lambda(
-        start=-math.log(config.lambda_value),
+        start=lambda value: -math.log(value),
         value=lambda raw, step: jnp.exp(-raw),
         penalty=lambda lambda_: -jnp.log(lambda_),
     )
@@ -150,7 +149,7 @@ def mode(config: TrainConfig) -> Lambda:
 def init_lambda(config: TrainConfig) -> dict[str, jax.Array]:
     """Returns the learned scalar behind lambda; empty where nothing is learned."""
     start = mode(config).start
-    return {} if start is None else {"lambda": jnp.asarray(start, jnp.float32)}
+    return {} if start is None else {"lambda": jnp.asarray(start(config.lambda_value), jnp.float32)}
 
 
 def lambda_of(params: Mapping[str, jax.Array], step: jax.Array, config: TrainConfig) -> jax.Array:

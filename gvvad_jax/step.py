@@ -4,6 +4,7 @@ A training step gathers a batch of pairs from the arrays on the device, runs the
 its loss terms by SSLS and updates the parameters. parallel.py decides on which devices it runs.
 """
 
+import functools
 import math
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -85,11 +86,19 @@ def init_state(config: TrainConfig, dim: int, text_dim: int) -> TrainState:
       dim: width of a visual row.
       text_dim: width of a text row; it has no effect where text isn't used.
     """
-    detector = detectors.by_name(config.detector).Detector(config)
     visual = jnp.zeros((1, 1, 8, dim))
     text = jnp.zeros((1, 8, text_dim)) if config.uses_text else None
-    variables = jax.jit(detector.init)(jax.random.key(config.seed), visual, text)
+    init = _compiled_init(config.scoring_program)
+    variables = init(jax.random.key(config.seed), visual, text)
     return state_of(config, variables["params"], variables.get("batch_stats", {}))
+
+
+@functools.lru_cache(maxsize=8)
+def _compiled_init(program: TrainConfig) -> Callable[..., PyTree]:
+    init: Callable[..., PyTree] = jax.jit(
+        detectors.by_name(program.detector).Detector(program).init
+    )
+    return init
 
 
 def state_of(config: TrainConfig, params: PyTree, batch_stats: PyTree) -> TrainState:
@@ -242,7 +251,7 @@ def make_train_step(
     axis_name: str | None = None,
     gather: Callable[[PyTree], PyTree] = lambda shard: shard,
     rows_at: RowsAt = rows_at,
-) -> Callable[[TrainState, TrainingData, Batch], tuple[TrainState, Metrics]]:
+) -> Callable[..., tuple[TrainState, Metrics]]:
     """Makes the training step of a config.
 
     Args:
@@ -253,13 +262,21 @@ def make_train_step(
       rows_at: another way to gather rows, needed where the training data is split over devices.
 
     Returns:
-      step(state, data, batch) -> (state, metrics).
+      step(state, data, batch, numbers) -> (state, metrics). `numbers` replace the config's
+      (TrainConfig.numbers); a compiled step takes them as arguments, so that runs which differ in
+      them alone share one program. Without them the config's own are constants.
     """
-    gradients = make_gradients(config, axis_name, gather, rows_at)
-    optimizer = make_optimizer(config)
 
     @jax.default_matmul_precision(config.matmul_precision)
-    def step(state: TrainState, data: TrainingData, batch: Batch) -> tuple[TrainState, Metrics]:
+    def step(
+        state: TrainState,
+        data: TrainingData,
+        batch: Batch,
+        numbers: Mapping[str, jax.typing.ArrayLike] | None = None,
+    ) -> tuple[TrainState, Metrics]:
+        numbered = config.with_numbers(numbers or config.numbers)
+        gradients = make_gradients(numbered, axis_name, gather, rows_at)
+        optimizer = make_optimizer(numbered)
         places_V = (2 * batch.pairs_B[:, None] + jnp.arange(2)).reshape(-1)
         noise = Noise(key=jax.random.fold_in(state.key, state.step), videos_V=places_V)
         grads, batch_stats, metrics = gradients(state, data, batch, noise)
@@ -367,11 +384,17 @@ def make_score_step(config: TrainConfig) -> Callable[..., jax.Array]:
     """Makes score(variables, visual_VxNxTxD, text_VxTxE, mask_VxT) -> scores_VxT, jitted.
 
     Beyond CROPS_AT_ONCE the crops are scored one at a time: a score is the mean of its crops'.
+    Models of the same detector share the function, and so its compiled programs.
     """
-    detector = detectors.by_name(config.detector).Detector(config)
+    return _compiled_score(config.scoring_program)
+
+
+@functools.lru_cache(maxsize=8)
+def _compiled_score(program: TrainConfig) -> Callable[..., jax.Array]:
+    detector = detectors.by_name(program.detector).Detector(program)
 
     @jax.jit
-    @jax.default_matmul_precision(config.matmul_precision)
+    @jax.default_matmul_precision(program.matmul_precision)
     def score(
         variables: Mapping[str, PyTree],
         visual_VxNxTxD: jax.Array,

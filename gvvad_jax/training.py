@@ -14,7 +14,7 @@ import jax
 import numpy as np
 import tqdm
 
-from gvvad_jax import batches, ground_truth, parallel, segments
+from gvvad_jax import batches, ground_truth, pairing, parallel, segments
 from gvvad_jax.command import UserError, raise_if_interrupted
 from gvvad_jax.config import TrainConfig
 from gvvad_jax.evaluation import Measures
@@ -22,7 +22,7 @@ from gvvad_jax.run import checkpoints
 from gvvad_jax.run import folder as run_folder
 from gvvad_jax.run.log import RunLog
 from gvvad_jax.run.selection import Selection
-from gvvad_jax.splits import Member, Splits, open_splits, read_decisions
+from gvvad_jax.splits import Member, Splits, open_splits, read_decisions, report_reasons
 from gvvad_jax.standardisation import Standards, standards
 from gvvad_jax.step import init_state
 from gvvad_jax.store import annotations, digests, folders
@@ -50,7 +50,8 @@ class Result:
       reports_best_on_test: whether `best_on_test` was asked for.
       calibration: temperature and threshold of each of the checkpoints, by the names above, and
         what they rest on; the content of calibration.Calibration.
-      reasons: why a checkpoint has no measures, by its name; measures have reasons of their own.
+      reasons: why a checkpoint has no measures, by its name, and under "synthetic" why no generated
+        video of a label trained; measures have reasons of their own.
 
     Of several processes (`TrainConfig.processes`) the first one alone measures: in the others
     all measures are None.
@@ -134,6 +135,8 @@ def _keep_programs(config: TrainConfig) -> None:
         jax.config.update("jax_compilation_cache_dir", None)
     else:
         jax.config.update("jax_compilation_cache_dir", str(cache))
+        # A small run compiles some thirty small programs, which took most of its time.
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 
 def _fit(config: TrainConfig, workdir: pathlib.Path) -> Result:
@@ -149,6 +152,7 @@ def _fit(config: TrainConfig, workdir: pathlib.Path) -> Result:
         inputs = _prepare(config)
         if is_first:
             _report(config, inputs.splits)
+            inputs.drawn.report()
         run_folder.require_data(workdir, config, inputs.made_of)
         text_dim = (inputs.manifest.text or {}).get("dim", 0)
         state = init_state(config, inputs.manifest.dim, text_dim)
@@ -186,7 +190,8 @@ def _fit(config: TrainConfig, workdir: pathlib.Path) -> Result:
             provenance=_provenance(inputs) | {"rows_verified": config.verify_rows},
             reports_best_on_test=config.best_on_test,
             calibration={kind: c.to_json() for kind, c in calibrations.checkpoints.items()},
-            reasons={kind: why for kind, why in reasons.items() if kind in measured},
+            reasons={kind: why for kind, why in reasons.items() if kind in measured}
+            | {kind: why for kind, why in inputs.splits.reasons.items() if kind == "synthetic"},
         )
         if is_first:
             standard = inputs.standards.real.to_json()
@@ -275,6 +280,7 @@ def _prepare(config: TrainConfig) -> _Inputs:
         synthetic_V,
         config,
         held_out_V=np.arange(len(members)) >= len(splits.train),
+        twins_V=pairing.twins_of(members),
     )
     bank_KxE = _read_bank(stores[0]) if config.uses_bank else None
     return _Inputs(
@@ -291,6 +297,7 @@ def _prepare(config: TrainConfig) -> _Inputs:
 
 def _report(config: TrainConfig, splits: Splits) -> None:
     """Reports settings and data that are accepted but may not be what was meant."""
+    report_reasons(splits)
     if config.top_k > config.segments:
         print(
             f"--top_k={config.top_k} is more than the {config.segments} segments of a training "
@@ -325,12 +332,15 @@ def _made_of(
     named = [*splits.train, *splits.held_out, *splits.validation]
     labels = sorted((member.video.id, member.video.label) for member in named)
     keep, annotated = config.synthetic_keep, config.annotations
+    used: dict[str, Any] = splits.to_json()
+    if config.pair_twins:
+        used["twins"] = {m.video.id: m.row.twin for m in splits.train if m.row.twin}
     of_stores = [store.digest() for store in stores]
     return {
         "stores": of_stores[: len(config.store.split(","))],
         # Several stores' digests are one, in their order.
         "synthetic_store": ",".join(of_stores[len(config.store.split(",")) :]) or None,
-        "splits": digests.of_json(splits.to_json()),
+        "splits": digests.of_json(used),
         "labels": digests.of_json(labels),
         "decisions": digests.of_json(read_decisions(keep)) if keep else None,
         "annotations": digests.of_json(annotations.load(annotated).to_json())

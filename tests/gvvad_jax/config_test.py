@@ -12,10 +12,12 @@ import numpy as np
 import pytest
 
 from gvvad_jax import ssls, step
+from gvvad_jax.batches import Batch
 from gvvad_jax.command import UserError, to_flagfile
 from gvvad_jax.config import (
     DETECTORS,
     LAMBDA_MODES,
+    NUMBERS,
     READ_BY,
     READ_IN,
     TrainConfig,
@@ -195,6 +197,48 @@ def test_the_table_of_flags_says_what_a_detectors_program_depends_on(detector):
     listed = {name for name, readers in READ_BY.items() if detector in readers}
     assert read | every == listed | every
     assert _program(detector, dropout=0.0) != plain
+
+
+# Other values of all settings that no compiled program depends on.
+ELSEWHERE = {
+    "store": "a", "synthetic_store": "b", "synthetic_keep": "c", "annotations": "d",
+    "workdir": "e", "real_share": 0.5, "standardise": "yes", "standardise_by": "domain",
+    "synthetic_share": 0.25, "validation_share": 0.2, "allow_shared_rows": True,
+    "verify_rows": False, "segments": 7, "margin": 7.0, "magnitude_weight": 7.0,
+    "smoothness_weight": 7.0, "sparsity_weight": 7.0, "pseudo_weight": 7.0,
+    "triplet_weight": 7.0, "normal_weight": 7.0, "abnormal_weight": 7.0, "lambda_value": 0.25,
+    "learning_rate": 7.0, "lambda_learning_rate": 7.0, "l2": 7.0, "steps": 7, "batch_size": 7,
+    "seed": 7, "early_stop": 7, "parallel": "mesh", "processes": "ranks",
+    "device_gigabytes": 7.0, "compilation_cache": "f", "log_every": 7, "validate_every": 7,
+    "checkpoint_every": 7, "best_on_test": True, "alarms_per_hour": 7.0, "normal_store": "g",
+    "mixup": 0.5,
+}  # fmt: skip
+
+
+def test_a_compiled_step_depends_on_nothing_that_its_program_leaves_out():
+    plain = TrainConfig(detector="mil_rank")
+    changed = dataclasses.replace(plain, **ELSEWHERE)
+    assert changed.program == plain.program and hash(plain.program) == hash(changed.program)
+    fields = {field.name for field in dataclasses.fields(TrainConfig)}
+    kept = {name for name in fields - set(ELSEWHERE) if name != "detector"}
+    assert "train_crops" in kept
+    assert set(NUMBERS) < set(ELSEWHERE)
+
+    def program(config):
+        state = jax.eval_shape(lambda: step.init_state(config, 12, 8))
+        batch = Batch(np.array([[0, 1], [2, 3]]), np.arange(2))
+        traced = jax.make_jaxpr(step.make_train_step(config))(
+            state, make_data(), batch, config.numbers
+        )
+        return re.sub(r"0x[0-9a-f]+", "", str(traced))
+
+    assert program(changed) == program(plain)
+
+
+def test_a_program_whose_steps_depend_on_their_number_keeps_it():
+    for changes in ({"learning_rate_schedule": "cosine"}, {"warmup_steps": 5}):
+        assert TrainConfig(steps=70, **changes).program.steps == 70
+    assert TrainConfig(steps=70, lambda_mode="scheduled").program.steps == 70
 
 
 @pytest.mark.parametrize("mode", LAMBDA_MODES)

@@ -7,6 +7,7 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from gvvad_jax import detectors, ssls, step
@@ -50,6 +51,25 @@ def test_the_same_seed_gives_the_same_steps_and_another_does_not():
     zero = run(0)
     assert run(0) == zero
     assert run(1) != zero
+
+
+@pytest.mark.parametrize("mode", ["fixed", "sigmoid"])
+def test_numbers_are_arguments_and_give_what_constants_give(mode):
+    numbers = {"lambda_value": 0.3, "l2": 0.1, "learning_rate": 0.01, "lambda_learning_rate": 0.2}
+    numbers |= {"abnormal_weight": 0.5}
+    config = TrainConfig(detector="mil_rank", lambda_mode=mode, **SMALL | numbers)
+    state = step.init_state(config, 12, 8)
+    constants, _ = jax.jit(step.make_train_step(config))(state, make_data(), BATCH)
+    compiled = jax.jit(step.make_train_step(config.program))
+    arguments, _ = compiled(state, make_data(), BATCH, config.numbers)
+    chex.assert_trees_all_close(arguments.params, constants.params, rtol=1e-4, atol=1e-6)
+    others, _ = compiled(state, make_data(), BATCH, config.program.numbers)
+    assert compiled._cache_size() == 1
+    moved = [
+        optax.tree.norm(optax.tree.sub(each.params, state.params)) for each in (others, arguments)
+    ]
+    # Ten times the learning rate, in Adam's first step.
+    assert moved[1] > 5 * moved[0]
 
 
 def test_weight_decay_is_coupled_as_in_pytorch():

@@ -14,7 +14,7 @@ import jax
 import numpy as np
 import pytest
 
-from gvvad_jax import scoring, step, training
+from gvvad_jax import parallel, scoring, step, training
 from gvvad_jax.command import Interrupted, UserError, to_flagfile
 from gvvad_jax.config import DETECTORS, LAMBDA_MODES
 from gvvad_jax.run import checkpoints, folder
@@ -186,6 +186,24 @@ def test_every_detector_trains_with_synthetic_videos(trained, detector):
     losses = [line for line in _log(config.workdir) if "loss" in line]
     assert losses and all(np.isfinite(line["loss"]) for line in losses)
     assert all(line["lambda"] == 0.5 for line in losses)
+
+
+def test_arms_and_seeds_of_a_study_share_their_compiled_programs(config, tmp_path):
+    """Runs of other numbers, seeds, videos and lengths trace and compile nothing again."""
+    base = dataclasses.replace(config, detector="mil_rank", steps=2, validation_share=0.0)
+    arms = [
+        {"synthetic_store": "", "synthetic_keep": ""},
+        {"lambda_value": 0.25, "seed": 1},
+        {"learning_rate": 0.1, "l2": 0.0, "real_share": 0.5, "steps": 3},
+    ]
+    parallel._single_step.cache_clear()
+    sizes = []
+    for number, arm in enumerate(arms):
+        training.fit(dataclasses.replace(base, workdir=str(tmp_path / f"{number}"), **arm))
+        compiled = parallel._single_step(base.program), step.make_score_step(base)
+        sizes.append([each._cache_size() for each in compiled])
+    assert sizes[0][0] == 1 and sizes == sizes[:1] * 3
+    assert parallel._single_step.cache_info().currsize == 1
 
 
 @pytest.mark.parametrize("mode", [mode for mode in LAMBDA_MODES if mode != "fixed"])
