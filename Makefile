@@ -11,8 +11,9 @@ CORE_MARKS ?= not matrix
 TORCH_INDEX ?=
 TORCH := $(shell grep '^torch==' constraints.txt)
 VIDEOS ?=
+STUDY ?= helps_footage
 
-.PHONY: env test test-fast robustness core-test demo ped2 detectors world bench devices lint package docs clean
+.PHONY: env test test-fast robustness core-test demo ped2 study world bench devices lint package docs clean
 
 env: $(VENV)/.installed
 
@@ -58,8 +59,9 @@ demo: env
 ped2: env
 	$(BIN)/python -m tools.study --study=ped2 --flagfile=configs/ped2.flags --videos=$(VIDEOS) --out=runs/ped2
 
-detectors: env
-	$(BIN)/python -m tools.study --study=detectors --flagfile=configs/detectors.flags --videos=$(VIDEOS) --out=runs/detectors
+# One of configs/studies, such as STUDY=helps_footage; those of real video need VIDEOS too.
+study: env
+	$(BIN)/python -m tools.study --flagfile=configs/studies/$(STUDY).flags $(if $(VIDEOS),--videos=$(VIDEOS))
 
 world: env
 	$(BIN)/python -m tools.check_world

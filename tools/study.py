@@ -1,19 +1,25 @@
 """Studies: many runs of one question, resumable run by run.
 
+    python -m tools.study --flagfile=configs/studies/helps_footage.flags [--videos=PED2/videos.json]
+    python -m tools.study --flagfile=configs/studies/helps_footage.flags --table
     python -m tools.study --study=ped2 --flagfile=configs/ped2.flags --videos=videos.json --out=DIR
 
-detectors: every detector with and without generated videos, on rendered footage and on --videos
-(tools/studies/detectors.py).
+grid: trains arms, such as with and without generated videos, on several draws of footage and
+generated videos, numbers of real videos, and detectors (tools/studies/grid.py). The flagfile names
+the arms and the table, a CSV to which each finished run adds a row; a row that it holds isn't run
+again. --table prints means and paired differences of that CSV without running anything. Stores and
+runs lie below --out and are made again from their seeds. Exit status 3: some rows couldn't be run.
 
 ped2: one detector on a small real data set, on the split of videos.json and on random splits of 6
 abnormal and 4 normal training videos, beside rules that learn nothing (tools/studies/ped2.py).
+Prints a table on standard error and one JSON object on standard output; DIR/summary.json adds
+confidence intervals and p-values.
 
-The flags of training go into the flagfile. Prints a table on standard error and one JSON object on
-standard output; DIR/summary.json adds confidence intervals and p-values. Repeating the command
-resumes the study; a finished run is a folder DIR/runs/NAME with a result.json.
+The flags of training go into the flagfile.
 """
 
 import json
+import pathlib
 import sys
 
 from absl import flags
@@ -22,25 +28,46 @@ from gvvad_jax.command import define_flags, from_flags, run_command
 from gvvad_jax.config import TrainConfig
 from gvvad_jax.store import folders
 from gvvad_jax.store.files import write_json
-from tools.studies import detectors, ped2, statistics, tables
-
-STUDIES = {
-    "ped2": (ped2.Ped2Study, ped2.run, tables.ped2_table),
-    "detectors": (detectors.DetectorStudy, detectors.run, tables.detectors_table),
-}
+from tools.studies import grid, ped2, rows, statistics, tables
 
 
 def main(_: list[str]) -> None:
-    study_class, run, table = STUDIES[flags.FLAGS.study]
-    study = from_flags(study_class)
+    if flags.FLAGS.study == "ped2":
+        return _ped2()
+    study, arms = from_flags(grid.GridStudy), grid.parse_arms(flags.FLAGS.arm)
+    if flags.FLAGS.table:
+        bases = {arm.name: arm.base for arm in arms if arm.base}
+        names = [arm.name for arm in arms]
+        held = [row for row in rows.read(pathlib.Path(study.csv)) if row.cell.arm in names]
+        print(tables.study_table(held, measure=flags.FLAGS.measure, bases=bases))
+        return None
+    from tools.studies import running
+
+    failed = running.run(study, from_flags(TrainConfig), arms)
+    if failed:
+        print(f"{failed} rows could not be run; the study went on with the others", file=sys.stderr)
+        sys.exit(3)
+    return None
+
+
+def _ped2() -> None:
+    study = from_flags(ped2.Ped2Study)
     folders.claim(study.folder, "study", signs=("runs", "summary.json"))
-    result = run(study, from_flags(TrainConfig))
+    result = ped2.run(study, from_flags(TrainConfig))
     write_json(study.folder / "summary.json", result)
-    print(table(result), file=sys.stderr)
+    print(tables.ped2_table(result), file=sys.stderr)
     print(json.dumps(statistics.brief(result)))
 
 
 if __name__ == "__main__":
-    flags.DEFINE_enum("study", "ped2", list(STUDIES), "Study to run.")
-    define_flags(ped2.Ped2Study, detectors.DetectorStudy, TrainConfig)
+    define_flags(ped2.Ped2Study, grid.GridStudy, TrainConfig)
+    flags.DEFINE_enum("study", "grid", ["grid", "ped2"], "Study to run.")
+    flags.DEFINE_multi_string(
+        "arm",
+        [],
+        "Way to train, NAME: FLAGS of training, with --keep=none|all|filter|random (which "
+        "generated videos) and --base=NAME (the arm to compare with, else the first). Repeated.",
+    )
+    flags.DEFINE_bool("table", False, "Print tables of --csv and run nothing.")
+    flags.DEFINE_enum("measure", "auc", rows.RESULTS, "Measure that --table shows.")
     run_command(main, usage=__doc__)

@@ -102,7 +102,7 @@ def test_a_foreign_flag_on_the_command_line_is_an_error():
     assert "did you mean --learning_rate?" in done.stderr
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.flags")), ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", sorted((ROOT / "configs").rglob("*.flags")), ids=lambda p: p.stem)
 def test_every_config_serves_every_stage(path):
     lines = [line for line in path.read_text().splitlines() if line.startswith("--")]
     for module in ("gvvad_jax.train", "generation.encode", "generation.pipeline", "tools.study"):

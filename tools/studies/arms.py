@@ -1,24 +1,25 @@
-"""The demo's arms: one detector trained in five ways over paired seeds, and what each reaches."""
+"""The demo's arms: one detector trained in three ways over paired seeds, and what each reaches."""
 
 import dataclasses
 import pathlib
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from generation import pipeline
-from gvvad_jax.command import to_flagfile
-from gvvad_jax.config import TrainConfig
-from gvvad_jax.store import alignment, annotations, digests
+from gvvad_jax import splits
+from gvvad_jax.command import UserError, to_flagfile
+from gvvad_jax.config import TrainConfig, unread_flags
+from gvvad_jax.store import annotations, digests, folders
 from gvvad_jax.store.files import read_json, write_atomically, write_json
 from gvvad_jax.store.reader import Store
-from tools.studies import runs, statistics
+from tools.studies import curves, findings, runs, sharing, statistics
+from tools.studies.workers import Worker
 
-MEASURES = ("auc", "auc_abnormal", "ap", "far")
-# Number of test videos of each label whose score curves the page shows, evenly over the ids.
-CURVES = 3
+MEASURES = tuple(findings.NAMES)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,22 +28,23 @@ class Arm:
 
     Attributes:
       name: name in tables.
-      keep: the generated videos to train on: none (None), "all", those that the "filter" keeps, or
-        as many drawn at "random".
-      lambda_value: weight of the generated videos' loss.
+      generated: whether it trains on generated videos.
+      as_given: whether by the flags that were given, and on the videos that the filter keeps;
+        otherwise all flags about generated videos have their defaults, which are the paper's, and
+        every generated video is trained on.
+      row: what the studies call it (configs/studies).
     """
 
     name: str
-    keep: str | None = None
-    lambda_value: float = 0.5
+    generated: bool
+    as_given: bool
+    row: str
 
 
 ARMS = (
-    Arm("real only"),
-    Arm("+ generated, lambda 1", "all", 1.0),
-    Arm("+ generated, lambda 0.5", "all"),
-    Arm("+ filtered, lambda 0.5", "filter"),
-    Arm("+ dropped at random, lambda 0.5", "random"),
+    Arm("real only", False, False, "real only"),
+    Arm("+ generated, as published", True, False, "SSLS 0.5"),
+    Arm("+ generated, GV-VAD here", True, True, "SSLS 0.5, filter, domain-wise"),
 )
 
 
@@ -52,82 +54,231 @@ class DemoRun:
 
     Attributes:
       data: settings of the data pipeline; its folder is the demo's.
-      train: training flags; stores, lambda, workdir and seed are set for each run.
+      train: training flags; stores, workdir and seed are set for each run.
       seeds: number of runs of each arm; run n of every arm has seed n, so that arms pair up.
+      real_abnormal: abnormal videos among the rendered training footage; None: one a pair.
+      jobs: processes; 0 takes one a core, at most four.
     """
 
     data: pipeline.PipelineSettings
     train: TrainConfig
     seeds: int
+    real_abnormal: int | None = None
+    jobs: int = 0
+
+    def __post_init__(self) -> None:
+        plan = self.data.plan
+        if not plan.out:
+            raise UserError("--out: expected a folder to write, found none; give one")
+        if self.real_abnormal is not None and (
+            plan.videos or not 1 <= self.real_abnormal <= plan.train_pairs
+        ):
+            found = "--videos" if plan.videos else self.real_abnormal
+            raise UserError(
+                f"--real_abnormal: expected 1 to {plan.train_pairs} (--train_pairs) without "
+                f"--videos, found {found}; correct it"
+            )
 
     @property
     def folder(self) -> pathlib.Path:
         return pathlib.Path(self.data.plan.out)
+
+    @property
+    def is_rendered(self) -> bool:
+        """Whether the built-in world stands in for real videos."""
+        return not self.data.plan.videos
 
 
 def run(demo: DemoRun) -> dict[str, Any]:
     """Runs or resumes the demo; writes demo.json and demo.html into its folder.
 
     Returns:
-      {"arms": see `compare`, "rules": {rule: {"auc", "auc_abnormal", "flipped"}}, "filter",
-      "caught", "data", "rendered", "seeds", "flags", "plan", "provenance"}.
+      {"finding", "detector", "arms": see `compare`, "trained": what each arm trains on, "rules":
+      {rule: {"auc", "auc_abnormal", "flipped"}}, "filter", "caught", "data", "rendered", "seeds",
+      "flags", "plan", "provenance"}.
 
     Raises:
       UserError: a fault of the flags or videos, no test video, or a folder that was begun with
-        other flags.
+        other flags or that another demo works in.
     """
     from tools.pages import demo as demo_page
-    from tools.studies import baselines
 
     out = demo.folder
-    paths = pipeline.run(demo.data)
-    annotated = annotations.load(paths["real_videos"])
-    test = annotated.in_split("test")
-    configs = {
-        arm.name: [_run_config(demo, paths, number, seed) for seed in range(demo.seeds)]
-        for number, arm in enumerate(ARMS)
+    # The folder is a pipeline's too, which takes none that holds anything else.
+    folders.claim(out, "pipeline")
+    busy = f"{out}: expected no other demo at work there, found one; wait until it has ended"
+    with (
+        folders.locked(out / ".demo.lock", busy),
+        sharing.pool(demo.jobs, out / "logs") as workers,
+    ):
+        paths, rules = _data(demo, workers)
+        shown = curves.choose(Store(paths["real_store"]))
+        results = _train(demo, paths, workers, shown)
+    measures = {
+        arm.name: [{m: each["last"][m] for m in MEASURES} for each in results[arm.name]]
+        for arm in ARMS
     }
-    results: dict[str, list[dict[str, float]]] = {arm.name: [] for arm in ARMS}
-    provenance: dict[str, Any] = {}
-    for seed in range(demo.seeds):
-        for name, seeds in configs.items():
-            print(f"demo: {name}, seed {seed}", file=sys.stderr, flush=True)
-            finished = runs.finished_run(seeds[seed], MEASURES)
-            results[name].append({key: finished["last"][key] for key in MEASURES})
-            provenance = finished["provenance"]
-    print("demo: rules that learn nothing", file=sys.stderr, flush=True)
-    rule_scores = runs.baseline_scores(annotated, test, out / "rules")
+    last = results[ARMS[-1].name][-1]["provenance"]
     result = {
-        "arms": compare(results),
-        "rules": baselines.measure(rule_scores, test),
+        "detector": demo.train.detector,
+        "arms": compare(measures),
+        "trained": _trained(demo, paths),
+        "rules": rules,
         "filter": paths["filter"],
         "caught": _caught(out),
         "data": _counts(paths),
-        "rendered": not demo.data.plan.videos,
+        "rendered": demo.is_rendered,
         "seeds": demo.seeds,
         "flags": to_flagfile(demo.train),
-        "plan": demo.data.chosen,
-        "provenance": provenance | {"decisions": _file_digest(paths["decisions"])},
+        "plan": demo.data.chosen | {"real_abnormal": demo.real_abnormal},
+        "provenance": last | {"decisions": digests.of_file(paths["decisions"])},
     }
+    result = {"finding": findings.finding(result)} | result
     write_json(out / "demo.json", result)
-    shown = [ARMS[0].name, ARMS[3].name]
-    curves = _curves(annotated, paths["real_store"], {n: configs[n][0].workdir for n in shown})
-    write_atomically(out / "demo.html", demo_page.page(result, curves).encode())
+    stage = _Stage("page")
+    first = {name: results[name][0] for name in results}
+    videos = curves.of(annotations.load(paths["real_videos"]), paths["real_store"], shown, first)
+    write_atomically(out / "demo.html", demo_page.page(result, videos).encode())
+    stage.end()
     return result
 
 
-def _run_config(demo: DemoRun, paths: Mapping[str, Any], number: int, seed: int) -> TrainConfig:
-    """The run of an arm (by its number) with a seed."""
-    arm, at_random = ARMS[number], paths["random_decisions"]
-    decisions = {"filter": paths["decisions"], "random": at_random[seed % len(at_random)]}
-    return dataclasses.replace(
+class _Stage:
+    """Says on standard error how long a part of the demo has taken."""
+
+    def __init__(self, name: str):
+        self._name, self._began = name, time.monotonic()
+
+    def end(self) -> None:
+        seconds = time.monotonic() - self._began
+        print(f"demo: {self._name}: {seconds:.0f} s", file=sys.stderr, flush=True)
+
+
+def _data(demo: DemoRun, workers: Sequence[Worker]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The pipeline's paths and the measures of the rules that learn nothing.
+
+    Processes share the footage and its encoding; then they measure the rules, while the pipeline
+    goes on with what isn't there yet.
+    """
+    from tools.studies import baselines
+
+    plan, settings = demo.data.plan, demo.data
+    if demo.is_rendered:
+        stage = _Stage("footage, rendered and encoded")
+        videos = str(demo.folder / "footage" / "videos.json")
+        sharing.as_ranks(workers, _render, demo)
+        settings = dataclasses.replace(settings, plan=dataclasses.replace(plan, videos=videos))
+        sharing.as_ranks(workers, _encode, settings)
+        stage.end()
+    stage = _Stage("generated videos, filter and rules")
+    annotated = annotations.load(settings.plan.videos)
+    test, rules = annotated.in_split("test"), demo.folder / "rules"
+    for number, worker in enumerate(workers):
+        worker.start(_score_rules, annotated, test[number :: len(workers)], rules)
+    paths = pipeline.run(settings)
+    for worker in workers:
+        sharing.value(worker)
+    measured = baselines.measure(runs.baseline_scores(annotated, test, rules), test)
+    stage.end()
+    return paths, measured
+
+
+def _render(demo: DemoRun) -> None:
+    """Renders this rank's share of the footage; in a worker."""
+    from generation.videos.world_backend import render_footage
+
+    plan = demo.data.plan
+    render_footage(
+        demo.folder / "footage",
+        plan.train_pairs,
+        plan.test_pairs,
+        plan.data_seed,
+        train_abnormal=demo.real_abnormal,
+        progress=False,
+    )
+
+
+def _encode(settings: pipeline.PipelineSettings) -> None:
+    """Encodes this rank's share of the real videos as the pipeline would; in a worker."""
+    from generation.encode import encoding
+
+    plan, rows = settings.plan, settings.rows
+    out = pathlib.Path(plan.out)
+    cache = rows.cache or str(out / "captions.answers")
+    options = dataclasses.replace(rows, source="real", cache=cache)
+    encoding.encode(plan.videos, out / "real", options, progress=False)
+
+
+def _score_rules(
+    annotated: annotations.Annotations,
+    videos: Sequence[annotations.VideoAnnotation],
+    folder: pathlib.Path,
+) -> None:
+    """Keeps the rules' scores of some videos in files; in a worker."""
+    runs.baseline_scores(annotated, videos, folder)
+
+
+def _train(
+    demo: DemoRun, paths: Mapping[str, Any], workers: Sequence[Worker], shown: Sequence[str]
+) -> dict[str, list[dict[str, Any]]]:
+    """Trains every arm with every seed, or takes what is finished; see `_run` for the values."""
+    stage = _Stage("training")
+    calls = [
+        ((arm.name, seed), _run, _run_config(demo, paths, arm, seed), () if seed else shown)
+        for seed in range(demo.seeds)
+        for arm in ARMS
+    ]
+    done: dict[tuple[str, int], dict[str, Any]] = {}
+    for (name, seed), value in sharing.finished(workers, calls):
+        done[name, seed] = value
+        print(
+            f"demo: {name}, seed {seed}: AUC {value['last']['auc']:.3f} "
+            f"({len(done)} of {len(calls)})",
+            file=sys.stderr,
+            flush=True,
+        )
+    stage.end()
+    return {arm.name: [done[arm.name, seed] for seed in range(demo.seeds)] for arm in ARMS}
+
+
+def _run(config: TrainConfig, shown: Sequence[str]) -> dict[str, Any]:
+    """Trains a run, in a worker.
+
+    Returns:
+      {"last", "provenance", "snippets"}: result.json's, and the snippet scores [T] of the test
+      videos that are shown, by id.
+    """
+    from gvvad_jax import scoring
+
+    result = runs.finished_run(config, MEASURES)
+    snippets: Mapping[str, np.ndarray] = {}
+    if shown:
+        opened = Store(config.store)
+        features = {i: (opened.visual(i), opened.text(i)) for i in shown}
+        snippets = scoring.load(config.workdir).score(features)
+    return {key: result[key] for key in ("last", "provenance")} | {"snippets": snippets}
+
+
+def _run_config(demo: DemoRun, paths: Mapping[str, Any], arm: Arm, seed: int) -> TrainConfig:
+    """The run of an arm with a seed."""
+    config = dataclasses.replace(
         demo.train,
         store=paths["real_store"],
-        synthetic_store=paths["synthetic_store"] if arm.keep else "",
-        synthetic_keep=decisions.get(arm.keep or "", ""),
-        lambda_value=arm.lambda_value,
-        workdir=str(demo.folder / "runs" / f"{number}-{arm.keep or 'real'}-{seed}"),
+        synthetic_store="",
+        synthetic_keep="",
+        workdir=str(demo.folder / "runs" / f"{ARMS.index(arm)}-{seed}"),
         seed=seed,
+    )
+    if not arm.as_given:
+        # What has no effect on real videos alone.
+        defaults = {field.name: field.default for field in dataclasses.fields(config)}
+        config = dataclasses.replace(config, **{n: defaults[n] for n in unread_flags(config)})
+    if not arm.generated:
+        return config
+    return dataclasses.replace(
+        config,
+        synthetic_store=paths["synthetic_store"],
+        synthetic_keep=paths["decisions"] if arm.as_given else "",
     )
 
 
@@ -151,6 +302,20 @@ def compare(results: Mapping[str, Sequence[statistics.Measures]]) -> dict[str, A
     }
 
 
+def _trained(demo: DemoRun, paths: Mapping[str, Any]) -> dict[str, Any]:
+    """How many videos are trained on: {"real" or an arm: {"normal", "abnormal"}, "held_out"}."""
+    counts: dict[str, Any] = {}
+    for arm in ARMS:
+        opened, _ = splits.open_splits(_run_config(demo, paths, arm, 0))
+        source = "synthetic" if arm.generated else "real"
+        labels = [m.video.label for m in opened.train if m.row.source == source]
+        counts[arm.name if arm.generated else "real"] = {
+            "normal": labels.count(0), "abnormal": labels.count(1),
+        }  # fmt: skip
+        counts["held_out"] = len(opened.validation)
+    return counts
+
+
 def _caught(out: pathlib.Path) -> dict[str, list[int]] | None:
     """[number dropped by the filter, number] of the world's videos by their planted defect.
 
@@ -159,9 +324,7 @@ def _caught(out: pathlib.Path) -> dict[str, list[int]] | None:
     path = out / "generated" / "world_truth.json"
     if not path.exists():
         return None
-    from gvvad_jax.splits import read_decisions
-
-    truth, keep = read_json(path), read_decisions(str(out / "decisions.jsonl"))
+    truth, keep = read_json(path), splits.read_decisions(str(out / "decisions.jsonl"))
     caught: dict[str, list[int]] = {}
     for video_id, entry in truth.items():
         counts = caught.setdefault(entry["defect"] or "sound", [0, 0])
@@ -173,60 +336,7 @@ def _caught(out: pathlib.Path) -> dict[str, list[int]] | None:
 def _counts(paths: Mapping[str, Any]) -> dict[str, int]:
     """Number of real videos in each split, and of generated videos."""
     real, synthetic = Store(paths["real_store"]), Store(paths["synthetic_store"])
-    splits = [real.videos.videos[video_id].split for video_id in real.rows]
-    return {split: splits.count(split) for split in annotations.SPLITS} | {
+    listed = [real.videos.videos[video_id].split for video_id in real.rows]
+    return {split: listed.count(split) for split in annotations.SPLITS} | {
         "generated": len(synthetic.rows)
     }
-
-
-def _file_digest(path: str) -> str:
-    return digests.of_file(path)
-
-
-def _curves(
-    annotated: annotations.Annotations, store_path: str, workdirs: Mapping[str, str]
-) -> list[dict[str, Any]]:
-    """Frame scores of some test videos by arm, with their true intervals and two pictures each."""
-    from generation.media import reading
-    from gvvad_jax import scoring
-
-    opened = Store(store_path)
-    videos = _curve_videos(opened)
-    features = {i: (opened.visual(i), opened.text(i)) for i in videos}
-    scores = {arm: scoring.load(path).score(features) for arm, path in workdirs.items()}
-    curves = []
-    for video_id in videos:
-        row, video = opened.rows[video_id], annotated.videos[video_id]
-        frames = reading.read(annotated.resolve(video)).frames_TxHxWx3
-        intervals = video.abnormal_frames or ()
-        middle = sum(intervals[0]) // 2 if intervals else len(frames) // 2
-        curves.append(
-            {
-                "id": video_id,
-                "label": video.label,
-                "fps": row.fps,
-                "intervals": [list(interval) for interval in intervals],
-                "scores": {
-                    arm: alignment.frame_scores(
-                        arm_scores[video_id], opened.times(video_id), row.num_frames, row.fps
-                    )
-                    for arm, arm_scores in scores.items()
-                },
-                "pictures": [(0, frames[0]), (middle, frames[middle])],
-            }
-        )
-    return curves
-
-
-def _curve_videos(opened: Store) -> list[str]:
-    """Ids of the test videos whose curves are shown, abnormal ones first."""
-    chosen = []
-    for label in (1, 0):
-        ids = sorted(
-            i
-            for i, video in opened.videos.videos.items()
-            if video.split == "test" and video.label == label and i in opened.rows
-        )
-        places = np.linspace(0, len(ids) - 1, min(CURVES, len(ids))).round().astype(int)
-        chosen += [ids[place] for place in np.unique(places)]
-    return chosen

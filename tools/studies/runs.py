@@ -24,9 +24,14 @@ class Study:
     """What every study is given; each field is a flag."""
 
     videos: str = option("", "The videos.json of real video to study.")
-    out: str = option("", "Folder of the study. Repeating the command resumes it.")
+    out: str = option(
+        "", "Folder of the study; repeating the command resumes it (grid: runs/studies by default)."
+    )
     seeds: int = option(
-        10, "Number of runs of each configuration on the split of videos.json.", low=1
+        10,
+        "Number of runs of each configuration, one a seed: on the split of videos.json, or on each "
+        "draw of a grid.",
+        low=1,
     )
 
     def __post_init__(self):

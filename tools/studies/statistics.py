@@ -82,8 +82,13 @@ def interval(differences: Sequence[float]) -> list[float] | None:
     return [round(mean - half, 4), round(mean + half, 4)]
 
 
-def p_value(differences: Sequence[float]) -> float:
-    """Two-sided p-value of mean 0 by flipping signs; 1 where all differences are 0."""
+def p_value(differences: Sequence[float], alternative: str = "two-sided") -> float:
+    """p-value of mean 0 by flipping signs; 1 where all differences are 0.
+
+    Args:
+      differences: the paired differences.
+      alternative: two-sided; greater or less for the mean being above or below 0.
+    """
     from scipy import stats
 
     if len(differences) < 2:
@@ -94,9 +99,27 @@ def p_value(differences: Sequence[float]) -> float:
         permutation_type="samples",
         vectorized=True,
         n_resamples=_RESAMPLES,
+        alternative=alternative,
         rng=np.random.default_rng(0),
     )
     return float(test.pvalue)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Corrects p-values of several tests for being several (Holm, 1979).
+
+    The smallest of n p-values is multiplied by n, the next one by n - 1, and so on; none gets less
+    than a smaller one, or more than 1. Rejecting where the result is at most alpha wrongly rejects
+    any true hypothesis with a probability of at most alpha.
+
+    Returns:
+      The corrected p-values, in the given order.
+    """
+    corrected, largest = [0.0] * len(p_values), 0.0
+    for rank, i in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[i]))
+        corrected[i] = largest
+    return corrected
 
 
 def spreads(runs: Sequence[Measures], names: Sequence[str]) -> dict[str, dict[str, float]]:

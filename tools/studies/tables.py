@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from tools.studies import statistics
+from tools.studies.rows import Row
 from tools.studies.runs import MEASURES
 
 # How measures are called in tables, in their order.
@@ -71,22 +73,82 @@ def ped2_table(result: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def detectors_table(result: Mapping[str, Any]) -> str:
-    """The detectors study as Markdown, a table for each footage."""
-    lines = [f"{result['steps']} steps, {result['seeds']} seeds"]
-    for footage, part in result["footage"].items():
-        arms = [name for name in next(iter(part["detectors"].values())) if name != "difference"]
-        lines += [
-            "",
-            f"| {footage} | {' | '.join(arms)} | difference (better in) |",
-            "|---|---|---|---|",
+def study_table(
+    rows: Sequence[Row],
+    *,
+    measure: str = "auc",
+    bases: Mapping[str, str] | None = None,
+    alternative: str = "two-sided",
+) -> str:
+    """A grid's rows as Markdown tables, one for each number of real videos and each gap.
+
+    A cell holds mean and standard deviation of an arm, then the mean of its paired differences to
+    the arm that it is compared with, and their p-value, corrected over the detectors by Holm.
+
+    Args:
+      rows: rows in the order of their table; arms and detectors are shown in this order.
+      measure: column of the measure.
+      bases: by arm, which arm it is compared with (default: the first one).
+      alternative: see statistics.p_value.
+    """
+    rows = [row for row in rows if row.measures[measure] is not None]
+    numbers = dict.fromkeys((row.cell.normal, row.cell.abnormal) for row in rows)
+    gaps = dict.fromkeys(row.cell.gap for row in rows if row.cell.gap) or {"": None}
+    tables = []
+    for normal, abnormal in numbers:
+        of_number = [r for r in rows if (r.cell.normal, r.cell.abnormal) == (normal, abnormal)]
+        for gap in gaps:
+            title = f"{normal} normal + {abnormal} abnormal real videos"
+            title += f", gap {gap}" if len(gaps) > 1 else ""
+            shown = [row for row in of_number if row.cell.gap in ("", gap)]
+            tables.append(_grid_table(title, shown, measure, bases or {}, alternative))
+    return "\n\n".join(tables)
+
+
+def _grid_table(
+    title: str, rows: Sequence[Row], measure: str, bases: Mapping[str, str], alternative: str
+) -> str:
+    arms = list(dict.fromkeys(row.cell.arm for row in rows))
+    detectors = list(dict.fromkeys(row.cell.detector for row in rows))
+    values: dict[tuple[str, str], dict[tuple[int, int], float]] = {}
+    for row in rows:
+        key = row.cell.arm, row.cell.detector
+        values.setdefault(key, {})[row.cell.pair] = row.measures[measure] or 0.0
+    pairs = sorted({len(of_pair) for of_pair in values.values()})
+    counted = f"n = {pairs[0]}" if len(pairs) == 1 else f"n = {pairs[0]} to {pairs[-1]}"
+    lines = [
+        f"| {title}, {counted} | {' | '.join(detectors)} |",
+        "|---" * (1 + len(detectors)) + "|",
+    ]
+    for arm in arms:
+        base = bases.get(arm, arms[0])
+        differences = [
+            paired_differences(values.get((arm, d), {}), values.get((base, d), {}))
+            for d in detectors
         ]
-        for detector, entry in part["detectors"].items():
-            difference = entry["difference"]
-            wins = " / ".join(str(difference[m]["wins"]) for m in MEASURES)
-            cells = [*(_both(entry[arm]) for arm in arms), f"{_both(difference, '+')} ({wins})"]
-            lines.append(f"| {detector} | {' | '.join(cells)} |")
-        for rule, entry in part["rules"].items():
-            name = rule + (", sign flipped" if entry["flipped"] else "")
-            lines.append(f"| {name} | {entry['auc']:.3f} / {entry['auc_abnormal']:.3f} | | |")
+        corrected = statistics.holm([statistics.p_value(d, alternative) for d in differences])
+        cells = [
+            _grid_cell(values.get((arm, d), {}), [] if arm == base else difference, p)
+            for d, difference, p in zip(detectors, differences, corrected, strict=True)
+        ]
+        lines.append(f"| {arm} | {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def paired_differences(
+    after: Mapping[tuple[int, int], float], before: Mapping[tuple[int, int], float]
+) -> list[float]:
+    """Differences of the pairs of draw and seed that both sides have."""
+    return [after[pair] - before[pair] for pair in after if pair in before]
+
+
+def _grid_cell(
+    values: Mapping[tuple[int, int], float], differences: Sequence[float], p_value: float
+) -> str:
+    if not values:
+        return "-"
+    text = spread_text(statistics.spread(list(values.values())))
+    if not differences:
+        return text
+    p_text = "p < 0.001" if p_value < 0.001 else f"p = {p_value:.3f}"
+    return f"{text}, {statistics.mean_sd(differences)[0]:+.3f} ({p_text})"

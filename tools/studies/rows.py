@@ -1,0 +1,126 @@
+"""The rows of a study's table: one training run each, and the CSV that holds them."""
+
+import csv
+import dataclasses
+import io
+import json
+import pathlib
+import shutil
+import time
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from gvvad_jax.command import UserError
+from gvvad_jax.config import TrainConfig
+from gvvad_jax.store.files import read_text, write_atomically
+from tools.studies.grid import Cell
+
+# What result.json and metrics.jsonl say of a run, by column.
+RESULTS = ("auc", "auc_abnormal", "ap", "far", "video_auc", "video_ap")
+LOGGED = ("lambda_gradient", "grad_norm_real", "grad_norm_synthetic", "grad_cosine")
+MEASURES = (
+    *RESULTS, "lambda", *LOGGED, "generated_normal", "generated_abnormal", "steps", "cpu_seconds",
+)  # fmt: skip
+KEYS = tuple(field.name for field in dataclasses.fields(Cell))
+COLUMNS = (*KEYS, "flags", *MEASURES)
+Measures = Mapping[str, float | None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """A row of a study's table.
+
+    Attributes:
+      cell: what identifies it.
+      flags: digest of what its numbers depend on besides; see grid.flags_digest.
+      measures: numbers by column; None where one isn't defined or wasn't logged.
+    """
+
+    cell: Cell
+    flags: str
+    measures: Measures
+
+
+def train(config: TrainConfig) -> dict[str, float | None]:
+    """Trains a row's run in a folder that is emptied first, and returns its measures."""
+    from gvvad_jax import splits, training
+
+    workdir = pathlib.Path(config.workdir)
+    shutil.rmtree(workdir, ignore_errors=True)
+    began = time.process_time()
+    result = training.fit(config)
+    seconds = time.process_time() - began
+    last: Mapping[str, Any] = result.last or {}
+    opened, _ = splits.open_splits(config)
+    labels = [m.video.label for m in opened.train if m.row.source == "synthetic"]
+    return {
+        **{name: last.get(name) for name in RESULTS},
+        **logged(workdir / "metrics.jsonl", bool(labels)),
+        "generated_normal": labels.count(0),
+        "generated_abnormal": labels.count(1),
+        "steps": result.steps,
+        "cpu_seconds": seconds,
+    }
+
+
+def logged(path: pathlib.Path, with_generated: bool) -> dict[str, float | None]:
+    """Returns the last lambda of a run's log and the means of other values; None without any."""
+    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    values: dict[str, float | None] = dict.fromkeys(("lambda", *LOGGED))
+    if not with_generated:
+        return values
+    for name in values:
+        of_name = [line[name] for line in lines if line.get(name) is not None]
+        if of_name:
+            values[name] = of_name[-1] if name == "lambda" else sum(of_name) / len(of_name)
+    return values
+
+
+def read(path: pathlib.Path) -> list[Row]:
+    """Reads a table; an absent file is an empty one.
+
+    Raises:
+      UserError: the file isn't a study's table.
+    """
+    if not path.exists():
+        return []
+    lines = csv.reader(io.StringIO(read_text(path, "the table of a study")))
+    header = tuple(next(lines, ()))
+    if header != COLUMNS:
+        raise UserError(
+            f"{path}: expected the columns {', '.join(COLUMNS)}, found {', '.join(header)[:200]}; "
+            "give another --csv, or remove the file"
+        )
+    rows = []
+    for number, line in enumerate(lines, start=2):
+        try:
+            rows.append(_row(dict(zip(COLUMNS, line, strict=True))))
+        except ValueError as error:
+            raise UserError(
+                f"{path}: line {number}: expected the values of {len(COLUMNS)} columns, found "
+                f"{','.join(line)[:100]!r}; remove the line"
+            ) from error
+    return rows
+
+
+def _row(values: Mapping[str, str]) -> Row:
+    types: dict[Any, Callable[[str], Any]] = {int: int, str: str}
+    cell = Cell(**{f.name: types[f.type](values[f.name]) for f in dataclasses.fields(Cell)})
+    measures = {name: float(values[name]) if values[name] else None for name in MEASURES}
+    return Row(cell, values["flags"], measures)
+
+
+def write(path: pathlib.Path, rows: Iterable[Row]) -> None:
+    """Writes a table, whole or not at all."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    for row in rows:
+        numbers = [_text(row.measures[name]) for name in MEASURES]
+        writer.writerow([*dataclasses.astuple(row.cell), row.flags, *numbers])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, text.getvalue().encode())
+
+
+def _text(value: float | None) -> str:
+    return "" if value is None else f"{value:.5g}"
