@@ -244,7 +244,8 @@ def option(default: Any, help: str, *, group: str = "", free: bool = False, **ch
       group: the title that --help lists the flag under; see `group`.
       free: whether resumed work may have another value: one that says who does the work and how
         fast, or what is decided anew each time, and changes nothing that exists already.
-      **checks: choices, low, high (both inclusive).
+      **checks: choices, low, high (both inclusive). A number or a word has one word as
+        `choices`.
     """
     metadata = {"help": help, "group": group, "free": free, **checks}
     return dataclasses.field(default=default, metadata=metadata)
@@ -283,8 +284,10 @@ def _check(field: dataclasses.Field, value: Any) -> None:
         return
     elif isinstance(value, float) and not math.isfinite(value):
         expected = "a finite number"
-    elif choices is not None and value not in choices:
-        expected = f"one of {', '.join(choices)}"
+    elif choices is not None and (isinstance(value, str) or low is None) and value not in choices:
+        expected = f"one of {', '.join(choices)}" if low is None else f"{choices[0]} or a number"
+    elif isinstance(value, str):
+        return
     elif low is not None and value < low:
         expected = f"at least {low}"
     elif high is not None and value > high:
@@ -302,6 +305,26 @@ def _is_of(value: Any, kind: Any) -> bool:
     return isinstance(value, _TYPES[kind])
 
 
+class _NumberOrWord(flags.ArgumentParser):
+    """Parses a number, or a word that isn't one."""
+
+    syntactic_help = "a number or a word"
+
+    def parse(self, argument: Any) -> Any:
+        try:
+            return float(argument)
+        except ValueError:
+            return argument
+
+    def flag_type(self) -> str:
+        return "number or word"
+
+
+def _define_number_or_word(name: str, default: Any, help: str, **settings: Any) -> None:
+    serializer: flags.ArgumentSerializer[Any] = flags.ArgumentSerializer()
+    flags.DEFINE(_NumberOrWord(), name, default, help, serializer=serializer, **settings)
+
+
 # By a field's type: how its flag is defined, the values it takes, and their name in messages.
 _DEFINERS: dict[Any, Callable[..., Any]] = {
     bool: flags.DEFINE_bool,
@@ -309,6 +332,7 @@ _DEFINERS: dict[Any, Callable[..., Any]] = {
     int | None: flags.DEFINE_integer,
     float: flags.DEFINE_float,
     float | None: flags.DEFINE_float,
+    float | str | None: _define_number_or_word,
     str: flags.DEFINE_string,
 }
 _TYPES: dict[Any, Any] = {
@@ -317,6 +341,7 @@ _TYPES: dict[Any, Any] = {
     int | None: numbers.Integral | None,
     float: numbers.Real,
     float | None: numbers.Real | None,
+    float | str | None: numbers.Real | str | None,
     str: str,
     tuple[int, ...]: tuple,
 }
@@ -326,6 +351,7 @@ _TYPE_NAMES: dict[Any, str] = {
     int | None: "a whole number or None",
     float: "a number",
     float | None: "a number or None",
+    float | str | None: "a number, a word or None",
     str: "a text",
     tuple[int, ...]: "a tuple of whole numbers, e.g. (64, 16)",
 }
@@ -378,6 +404,8 @@ def _help_of(flag: flags.Flag) -> str:
     low = metadata.get("low", getattr(flag.parser, "lower_bound", None))
     high = metadata.get("high", getattr(flag.parser, "upper_bound", None))
     facts = [f"one of {', '.join(choices)}"] if choices else []
+    if choices and low is not None:
+        facts = [f"{choices[0]} or a number"]
     if low is not None and high is not None:
         facts.append(f"{low:g} to {high:g}")
     elif low is not None:

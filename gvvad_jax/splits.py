@@ -3,7 +3,7 @@
 import collections
 import dataclasses
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -46,6 +46,8 @@ class Splits:
       validation: videos kept out of the training list, with video labels only; may be empty.
       test: test videos; may be empty.
       missing: ids of test videos that couldn't be encoded.
+      reasons: why there is no validation or no test video, and what the generated videos lack, by
+        "validation", "test" and "synthetic".
     """
 
     train: Sequence[Member]
@@ -53,6 +55,7 @@ class Splits:
     validation: Sequence[Member]
     test: Sequence[Member]
     missing: Sequence[str] = ()
+    reasons: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def to_json(self) -> dict[str, list[str]]:
         """Returns the sorted ids of the videos by use."""
@@ -107,8 +110,21 @@ def open_splits(config: TrainConfig) -> tuple[Splits, list[Store]]:
     missing = {s: report_missing(real, override, s, s == "test") for s in annotations.SPLITS}
     by_split = {s: [m for m in every if m.video.split == s] for s in annotations.SPLITS}
     train, validation = by_split["train"], by_split["validation"]
-    if not validation and config.validation_share and _fewest(train) >= MIN_FOR_VALIDATION:
+    reasons: dict[str, str] = {}
+    if not validation and (why := _no_split(train, config)):
+        reasons["validation"] = why
+    elif not validation:
         train, validation = _split_off_groups(train, config.validation_share, (config.seed, 2))
+        if not validation:
+            reasons["validation"] = (
+                "no validation video: each group has all real training videos of a label"
+            )
+    if not by_split["test"]:
+        reasons["test"] = (
+            f"no test video: none of {len(missing['test'])} could be encoded"
+            if missing["test"]
+            else "no test video: videos.json lists none"
+        )
     held_out: list[Member] = []
     if config.lambda_mode == "meta":
         if _fewest(train) < 2:
@@ -125,9 +141,14 @@ def open_splits(config: TrainConfig) -> tuple[Splits, list[Store]]:
     if config.real_share < 1.0:
         _, train = _split_off(train, config.real_share, (config.seed, 4))
     kept_out = [*held_out, *validation, *by_split["test"]]
-    train = train + _of_other_groups(_kept_synthetic(synthetic, config), kept_out, train)
+    generated = _synthetic(synthetic)
+    kept = _kept(generated, config.synthetic_keep)
+    used = _of_other_groups(kept, kept_out, train)
+    if why := _lacking(generated, kept, used):
+        reasons["synthetic"] = why
+    train = train + used
     _report_divided_groups(train, kept_out)
-    splits = Splits(train, held_out, validation, by_split["test"], missing["test"])
+    splits = Splits(train, held_out, validation, by_split["test"], missing["test"], reasons)
     for label, name in enumerate(("normal", "abnormal")):
         if not any(m.video.label == label for m in splits.train):
             raise UserError(
@@ -298,8 +319,30 @@ def _varies(member: Member) -> bool:
     return varies
 
 
-def _kept_synthetic(synthetic: Sequence[Store], config: TrainConfig) -> list[Member]:
-    """Lists the generated training videos that the filter kept; other splits don't train."""
+def _no_split(train: Sequence[Member], config: TrainConfig) -> str | None:
+    """Says why no validation videos are split off the training videos; None where they are."""
+    if not config.validation_share:
+        return "no validation video: --validation_share=0"
+    if (fewest := _fewest(train)) < MIN_FOR_VALIDATION:
+        return (
+            f"no validation video: {fewest} real training videos of a label, fewer than the "
+            f"{MIN_FOR_VALIDATION} that are split"
+        )
+    return None
+
+
+def report_reasons(splits: Splits) -> None:
+    """Reports what a run can do without but shouldn't lack unnoticed, on standard error."""
+    effects = {
+        "validation": "; best_on_validation stays null, and video scores aren't calibrated",
+        "test": "; the result has no measures",
+    }
+    for use, why in splits.reasons.items():
+        print(f"{why}{effects.get(use, '')}", file=sys.stderr)
+
+
+def _synthetic(synthetic: Sequence[Store]) -> list[Member]:
+    """Lists the generated training videos; other splits don't train."""
     every = [m for s in synthetic for m in members_of(s, None) if m.video.split == "train"]
     for opened in synthetic:
         if not every:
@@ -308,16 +351,35 @@ def _kept_synthetic(synthetic: Sequence[Store], config: TrainConfig) -> list[Mem
                 "some with python -m generation.videos --split=train"
             )
         report_missing([opened], None, "train")
-    if not config.synthetic_keep:
-        return every
-    decisions = read_decisions(config.synthetic_keep)
+    return every
+
+
+def _kept(every: Sequence[Member], path: str) -> list[Member]:
+    """Lists the generated videos that the filter kept; all of them without decisions."""
+    if not path:
+        return list(every)
+    decisions = read_decisions(path)
     unjudged = [m.video.id for m in every if m.video.id not in decisions]
     if unjudged:
         raise UserError(
-            f"{config.synthetic_keep}: expected a decision on every generated video, found none on "
+            f"{path}: expected a decision on every generated video, found none on "
             f"{unjudged[0]!r} and {len(unjudged) - 1} more; run the filter on this store again"
         )
     return [m for m in every if decisions[m.video.id]]
+
+
+def _lacking(every: Sequence[Member], kept: Sequence[Member], used: Sequence[Member]) -> str | None:
+    """Says of which labels generated videos exist but none trains, and why; None if of none."""
+    lacking = []
+    for label, name in enumerate(("normal", "abnormal")):
+        number, left, trained = (
+            sum(m.video.label == label for m in members) for members in (every, kept, used)
+        )
+        if number and not trained:
+            why = "are of groups that are kept out" if left else "are dropped by the filter"
+            lacking.append(f"all {number} {name} ones {why}")
+    without = "" if used else ": the run trains on real videos alone"
+    return f"generated videos: {' and '.join(lacking)}{without}" if lacking else None
 
 
 def _of_other_groups(

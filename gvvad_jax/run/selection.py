@@ -45,9 +45,7 @@ class Selection:
     ):
         labels = {member.video.label for member in splits.validation}
         if config.early_stop and len(labels) < 2:
-            found = "those of one label" if labels else (
-                "none (fewer than five training videos of a label, or --validation_share=0)"
-            )  # fmt: skip
+            found = "those of one label" if labels else splits.reasons["validation"]
             raise UserError(
                 f"--early_stop: expected validation videos of both labels, found {found}; name "
                 "some in videos.json or set it to 0"
@@ -161,16 +159,17 @@ class Selection:
     def reasons(self) -> dict[str, str]:
         """Why a checkpoint isn't measured, by its kind, whether or not another one is."""
         labels = {member.video.label for member in self._splits.validation}
-        without = {} if self._splits.test else dict.fromkeys(KINDS, "no test video")
+        no_video = self._splits.reasons
+        without = {} if self._splits.test else dict.fromkeys(KINDS, no_video["test"])
         if len(labels) < 2:
             without["best_on_validation"] = (
-                f"all validation videos have label {labels.pop()}" if labels else
-                "no validation video: fewer than five training videos of a label, or "
-                "--validation_share=0"
-            )  # fmt: skip
+                f"all validation videos have label {labels.pop()}"
+                if labels
+                else no_video["validation"]
+            )
         if not self._by_frames:
             unlabelled = evaluation.without_frames(self._splits.test)
-            without["best_on_test"] = unlabelled or "no test video"
+            without["best_on_test"] = unlabelled or no_video["test"]
         return without
 
     def _measured(self, model: scoring.Model) -> Measures:
