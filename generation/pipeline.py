@@ -7,21 +7,21 @@
 The stages are footage, descriptions, generated videos, stores of both, and the filter's decisions.
 Without --videos, the built-in world renders footage in place of real cameras. By default the
 grammar writes the descriptions and the world renders the generated videos; --writer=chat,
---backend=diffusers and --encoder=clip-l14 use the real models. If the command is killed, run it
+--backend=diffusers and --encoder=clip-l14 use the real models. --like=DIR/real encodes the real
+videos first, and generates videos of their frame rate and length. If the command is killed, run it
 again: it ends with the same stores and decisions. It prints one JSON object of paths and names the
 stages on standard error. Videos that cannot be generated or encoded don't stop the others; they are
 counted at the end, and the exit status is 3.
 """
 
 import dataclasses
-import gc
 import json
 import os
 import pathlib
 import sys
 from typing import Any
 
-from generation import ranks
+from generation import ranks, stages
 from generation.chat.options import ChatOptions
 from generation.encode.recipe import EncodeOptions
 from generation.encoders.options import TEXT
@@ -29,8 +29,11 @@ from generation.filter import deciding
 from generation.filter.deciding import FILTER
 from generation.filter.decisions import save_decisions
 from generation.filter.evidence import gather_from_files
+from generation.prompts.descriptions import Description
+from generation.prompts.slots import EVENT_CLASSES, parse_classes
 from generation.ranks import WorkerOptions
-from generation.videos.options import DiffusersOptions
+from generation.videos import like
+from generation.videos.options import LIKE, DiffusersOptions
 from gvvad_jax.command import (
     UserError,
     check,
@@ -38,14 +41,11 @@ from gvvad_jax.command import (
     from_flags,
     group,
     run_command,
-    settled,
 )
 from gvvad_jax.store import annotations, folders
-from gvvad_jax.store.files import read_json_as, write_json
 from gvvad_jax.store.format import STAND_IN
 from gvvad_jax.store.reader import Store
 
-# Over 400 lines, because the plan's flags and the stages that use them belong together.
 DATA = group("Data")
 GENERATED = group("Generated videos")
 
@@ -67,6 +67,7 @@ class PipelinePlan:
         "Writer of the descriptions: the built-in grammar or a language model.",
         choices=("grammar", "chat"),
     )
+    classes: str = EVENT_CLASSES
     clip_tokenizer: str = GENERATED(
         "",
         "Folder of a CLIP tokenizer that measures phrases exactly, with --writer=chat (default: an "
@@ -83,6 +84,7 @@ class PipelinePlan:
         "Generator of the videos: the built-in world, or a diffusers model.",
         choices=("world", "diffusers"),
     )
+    like: str = LIKE
     domain_gap: float = GENERATED(
         1.0,
         "World: distance of generated videos from footage; 0 gives footage.",
@@ -105,6 +107,14 @@ class PipelinePlan:
 
     def __post_init__(self):
         check(self)
+        parse_classes(self.classes)
+
+    @property
+    def is_like_own(self) -> bool:
+        """Whether --like is the store of real videos that this pipeline makes itself."""
+        return bool(self.like) and os.path.realpath(self.like) == os.path.realpath(
+            os.path.join(self.out, "real")
+        )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -130,16 +140,6 @@ class PipelineSettings:
         }
 
 
-_ROWS = ("*/parts/*", "*/shard-*")
-# By stage, the files that must not be mixed with those of other settings. While there are none, a
-# stage may begin again with other settings, e.g. after an error in its options.
-_RESULTS = {
-    "footage": ("footage/videos/*.mp4", *_ROWS),
-    "descriptions": ("prompts.jsonl", "prompts.answers/*/*"),
-    "generated videos": ("generated/videos/*.mp4",),
-    "stores": _ROWS,
-    "filter": ("decisions.jsonl",),
-}
 # Classes of the options by name of the settings' field.
 SECTIONS = {field.name: field.default_factory for field in dataclasses.fields(PipelineSettings)}
 
@@ -191,20 +191,24 @@ def _run_stages(settings: PipelineSettings, out: pathlib.Path) -> dict[str, Any]
     from generation.videos.world_backend import render_footage
 
     plan = settings.plan
-    _begin("footage", settings, out)
+    stages.begin("footage", settings, out)
     real_videos = pathlib.Path(plan.videos)
     if not plan.videos:
         real_videos = render_footage(
             out / "footage", plan.train_pairs, plan.test_pairs, plan.data_seed
         )
-    _begin("descriptions", settings, out)
+    stages.begin("descriptions", settings, out)
     _describe(settings, out / "prompts.jsonl")
-    _begin("generated videos", settings, out)
+    if plan.is_like_own:
+        stages.begin("stores", settings, out)
+        _encode_real(settings, out, real_videos)
+    stages.begin("generated videos", settings, out)
     generated_videos, num_not_generated = _generate(settings, out)
-    _begin("stores", settings, out)
-    _encode(settings, out, real_videos, generated_videos)
+    stages.begin("stores", settings, out)
+    _encode_real(settings, out, real_videos)
+    _encode_generated(settings, out, generated_videos)
     quarantined = {name: len(Store(out / name).quarantined) for name in ("real", "synthetic")}
-    _begin("filter", settings, out)
+    stages.begin("filter", settings, out)
     return {
         "real_videos": str(real_videos),
         "prompts": str(out / "prompts.jsonl"),
@@ -240,6 +244,12 @@ def _check(settings: PipelineSettings, out: pathlib.Path) -> None:
         from generation.chat import client
 
         client.Server(settings.chat.with_cache(out / "prompts"))
+    else:
+        _write_by_grammar(plan)
+    if plan.like:
+        like.bounds(settings.diffusers, plan.backend)
+        if not plan.is_like_own:
+            like.read(plan.like)
     if plan.backend == "diffusers":
         from generation.videos.diffusers_backend import DiffusersBackend
 
@@ -257,76 +267,19 @@ def _check(settings: PipelineSettings, out: pathlib.Path) -> None:
         rows.recipe(out / "captions")
 
 
-def _settled(stage: str, settings: PipelineSettings) -> dict[str, Any]:
-    """Returns the values that must not change when a stage is resumed, by flag."""
-    plan = settled(settings.plan)
-    plan["videos"] = plan["videos"] and os.path.abspath(plan["videos"])
-    names = {
-        "footage": ("videos", *(() if plan["videos"] else ("train_pairs", "test_pairs"))),
-        "descriptions": ("generated_pairs", "writer"),
-        "generated videos": ("backend",),
-        "stores": ("synthetic_captioner",),
-    }
-    values = {name: plan[name] for name in ("data_seed", *names.get(stage, ()))}
-    if stage == "descriptions" and settings.plan.writer == "chat":
-        values |= settled(settings.chat) | {"clip_tokenizer": plan["clip_tokenizer"]}
-    if stage == "generated videos":
-        world = {name: plan[name] for name in ("domain_gap", "defect_share")}
-        # The model and the first frames are compared by their content, not by their paths.
-        by_content = ("model", "first_frames")
-        diffusers = settled(settings.diffusers)
-        values |= {name: value for name, value in diffusers.items() if name not in by_content}
-        values |= world if settings.plan.backend == "world" else {}
-    if stage == "stores":
-        rows = settled(dataclasses.replace(settings.rows, source="real"))
-        # A server's options matter to captions only if a server gives them.
-        unused = settled(settings.chat) if settings.rows.captioner != "chat" else {}
-        values |= {name: value for name, value in rows.items() if name not in unused}
-    return values
+def _write_by_grammar(plan: PipelinePlan) -> list[Description]:
+    from generation.prompts.grammar import write_grammar
 
-
-def _begin(stage: str, settings: PipelineSettings, out: pathlib.Path) -> None:
-    """Prints the stage and compares its settings with those of its results in the folder.
-
-    Raises:
-      UserError: the folder holds results of this stage from other settings.
-    """
-    values, path = _settled(stage, settings), out / "plan.json"
-    plans: dict[str, dict[str, Any]] = {}
-    if path.exists():
-        plans = read_json_as(
-            path, dict[str, dict[str, Any]], "settings by stage", "remove the folder"
-        )
-    has_results = any(any(out.glob(pattern)) for pattern in _RESULTS[stage])
-    old_values = plans.get(stage, values) if has_results else values
-    changed = [
-        f"--{key}={old_values.get(key)} there, {value} now"
-        for key, value in values.items()
-        if old_values.get(key) != value
-    ]
-    if changed:
-        raise UserError(
-            f"{out}: expected the settings with which its {stage} were begun, found "
-            f"{'; '.join(changed)}; give another --out or remove the folder"
-        )
-    # Frees the GPU memory of the previous stage.
-    gc.collect()
-    if "torch" in sys.modules:
-        sys.modules["torch"].cuda.empty_cache()
-    print(f"pipeline: {stage}", file=sys.stderr, flush=True)
-    out.mkdir(parents=True, exist_ok=True)
-    write_json(path, plans | {stage: values})
+    # A seed of its own, so that generated places differ from those of the footage.
+    return write_grammar(plan.generated_pairs, plan.data_seed + 1, parse_classes(plan.classes))
 
 
 def _describe(settings: PipelineSettings, path: pathlib.Path) -> None:
     from generation.prompts.descriptions import save_descriptions
-    from generation.prompts.grammar import write_grammar
 
     plan = settings.plan
-    # A seed of its own, so that generated places differ from those of the footage.
-    pairs, seed = plan.generated_pairs, plan.data_seed + 1
     if plan.writer == "grammar":
-        save_descriptions(path, write_grammar(pairs, seed))
+        save_descriptions(path, _write_by_grammar(plan))
         return
     if path.exists():
         # The file is complete. Asking again for missing pairs could change the other pairs, from
@@ -336,17 +289,18 @@ def _describe(settings: PipelineSettings, path: pathlib.Path) -> None:
 
     written = by_chat.write_file(
         path,
-        pairs,
-        seed,
+        plan.generated_pairs,
+        plan.data_seed + 1,
         settings.chat,
+        classes=parse_classes(plan.classes),
         clip_tokenizer=plan.clip_tokenizer,
         allow_missing=plan.allow_missing,
     )
     print(f"pipeline: usage {json.dumps(written['usage'])}", file=sys.stderr)
     if not written["complete"]:
         raise UserError(
-            f"{path}: expected all {pairs} pairs, found {len(written['missing'])} missing; "
-            f"{written['remedy']}"
+            f"{path}: expected all {plan.generated_pairs} pairs, found {len(written['missing'])} "
+            f"missing; {written['remedy']}"
         )
 
 
@@ -357,7 +311,10 @@ def _generate(settings: PipelineSettings, out: pathlib.Path) -> tuple[pathlib.Pa
     from generation.videos.world_backend import WorldBackend, frame_size
     from generation.world.render import WorldOptions
 
-    plan, model = settings.plan, settings.diffusers
+    plan = settings.plan
+    model, said = stages.generator_options(settings)
+    if said:
+        print(said, file=sys.stderr)
     if plan.backend == "world":
         world = WorldOptions(
             seed=plan.data_seed + 1,
@@ -376,35 +333,44 @@ def _generate(settings: PipelineSettings, out: pathlib.Path) -> tuple[pathlib.Pa
         descriptions,
         backend,
         out / "generated",
-        ray_workers=settings.workers.ray_workers,
-        gpus_a_worker=settings.workers.gpus_per_worker(),
+        **_workers(settings),
     )
     num_failed = len(records.errors(out / "generated", descriptions))
     return listed, num_failed if num_failed > plan.allow_missing else 0
 
 
-def _encode(
-    settings: PipelineSettings,
-    out: pathlib.Path,
-    real_videos: pathlib.Path,
-    generated_videos: pathlib.Path,
+def _encode_real(settings: PipelineSettings, out: pathlib.Path, real_videos: pathlib.Path) -> None:
+    from generation.encode import encoding
+
+    rows = dataclasses.replace(_rows(settings, out), source="real")
+    encoding.encode(real_videos, out / "real", rows, **_workers(settings))
+
+
+def _encode_generated(
+    settings: PipelineSettings, out: pathlib.Path, generated_videos: pathlib.Path
 ) -> None:
     from generation.encode import encoding
 
-    plan, rows = settings.plan, settings.rows
-    workers = {
+    rows = _rows(settings, out)
+    rows = dataclasses.replace(
+        rows, source="synthetic", captioner=settings.plan.synthetic_captioner or rows.captioner
+    )
+    prompts = out / "prompts.jsonl"
+    encoding.encode(
+        generated_videos, out / "synthetic", rows, prompts_path=prompts, **_workers(settings)
+    )
+
+
+def _rows(settings: PipelineSettings, out: pathlib.Path) -> EncodeOptions:
+    cache = settings.rows.cache or str(out / "captions.answers")
+    return dataclasses.replace(settings.rows, cache=cache)
+
+
+def _workers(settings: PipelineSettings) -> dict[str, Any]:
+    return {
         "ray_workers": settings.workers.ray_workers,
         "gpus_a_worker": settings.workers.gpus_per_worker(),
     }
-    if not rows.cache:
-        rows = dataclasses.replace(rows, cache=str(out / "captions.answers"))
-    encoding.encode(real_videos, out / "real", dataclasses.replace(rows, source="real"), **workers)
-    rows = dataclasses.replace(
-        rows, source="synthetic", captioner=plan.synthetic_captioner or rows.captioner
-    )
-    encoding.encode(
-        generated_videos, out / "synthetic", rows, prompts_path=out / "prompts.jsonl", **workers
-    )
 
 
 def _decide(settings: PipelineSettings, out: pathlib.Path) -> dict[str, Any]:

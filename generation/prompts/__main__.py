@@ -20,6 +20,7 @@ from collections.abc import Sequence
 from generation.chat.options import ChatOptions
 from generation.prompts.descriptions import print_coverage, require_own, save_descriptions
 from generation.prompts.grammar import write_grammar
+from generation.prompts.slots import EVENT_CLASSES, parse_classes
 from gvvad_jax.command import UserError, check, define_flags, from_flags, group, run_command
 
 DESCRIPTIONS = group("Descriptions")
@@ -35,6 +36,7 @@ class PromptOptions:
         choices=("grammar", "chat"),
     )
     num_pairs: int = DESCRIPTIONS(130, "Number of pairs of a normal and an abnormal description.")
+    classes: str = EVENT_CLASSES
     seed: int = DESCRIPTIONS(0, "Random seed; another seed gives another order of everything.")
     out: str = DESCRIPTIONS("prompts.jsonl", "File to write.")
     clip_tokenizer: str = DESCRIPTIONS(
@@ -48,6 +50,7 @@ class PromptOptions:
 
     def __post_init__(self):
         check(self)
+        parse_classes(self.classes)
 
 
 def main(_: Sequence[str]) -> None:
@@ -55,8 +58,9 @@ def main(_: Sequence[str]) -> None:
     if not pathlib.Path(options.out).name:
         raise UserError(f"--out: expected a file to write, found {options.out!r}; name one")
     require_own(options.out)
+    classes = parse_classes(options.classes)
     if options.writer == "grammar":
-        descriptions = write_grammar(options.num_pairs, options.seed)
+        descriptions = write_grammar(options.num_pairs, options.seed, classes)
         save_descriptions(options.out, descriptions)
         print_coverage(descriptions)
         print(json.dumps({"out": options.out, "descriptions": len(descriptions)}))
@@ -69,6 +73,7 @@ def main(_: Sequence[str]) -> None:
         options.num_pairs,
         options.seed,
         from_flags(ChatOptions),
+        classes=classes,
         clip_tokenizer=options.clip_tokenizer,
         allow_missing=options.allow_missing,
     )

@@ -170,6 +170,7 @@ def write_pairs(
     seed: int,
     server: client.Server,
     *,
+    classes: Sequence[str] = CLASSES,
     attempts: int = 4,
     clip_tokenizer: str | os.PathLike = "",
     progress: bool = True,
@@ -185,6 +186,7 @@ def write_pairs(
       num_pairs: number of pairs of twins.
       seed: seed of the plan, 0 or more.
       server: the server of the model.
+      classes: what the pairs are about, in turns.
       attempts: answers asked for per pair, the first included. (The server's own attempts are
         requests per answer.)
       clip_tokenizer: folder of a CLIP tokenizer that measures phrases exactly; without it, an upper
@@ -201,7 +203,7 @@ def write_pairs(
             f"{num_pairs}, {seed} and {attempts}; correct them"
         )
     count_phrase = load_token_counter(clip_tokenizer) if clip_tokenizer else checks.token_bound
-    slots = [plan_slot(index, seed) for index in range(num_pairs)]
+    slots = [plan_slot(index, seed, classes) for index in range(num_pairs)]
     drafts = [_Draft(slot, first_messages(slot)) for slot in slots]
     open_drafts = drafts
     while open_drafts:
@@ -227,6 +229,7 @@ def write_file(
     seed: int,
     options: ChatOptions,
     *,
+    classes: Sequence[str] = CLASSES,
     clip_tokenizer: str = "",
     allow_missing: int = 0,
 ) -> dict[str, Any]:
@@ -234,7 +237,7 @@ def write_file(
 
     Args:
       out: the file. An incomplete set goes to *.incomplete.jsonl beside it instead.
-      num_pairs, seed, clip_tokenizer: see `write_pairs`.
+      num_pairs, seed, classes, clip_tokenizer: see `write_pairs`.
       options: the server. Its answers are cached beside `out` unless the options name a folder.
       allow_missing: number of pairs that may be missing from a complete set.
 
@@ -250,7 +253,12 @@ def write_file(
         require_own(path)
     server = client.Server(options.with_cache(out))
     written = write_pairs(
-        num_pairs, seed, server, attempts=options.attempts, clip_tokenizer=clip_tokenizer
+        num_pairs,
+        seed,
+        server,
+        classes=classes,
+        attempts=options.attempts,
+        clip_tokenizer=clip_tokenizer,
     )
     complete = len(written.missing) <= allow_missing and bool(written.descriptions)
     path = out if complete else incomplete_path

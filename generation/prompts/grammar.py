@@ -1,6 +1,6 @@
 """Twin descriptions written by the built-in grammar, without a model."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from generation.prompts.descriptions import CLASSES, Description
 from generation.prompts.slots import draw_slot
@@ -10,9 +10,9 @@ from gvvad_jax.command import UserError
 _STYLE = "Realistic CCTV footage from a fixed camera, continuous shot, natural motion."
 
 
-def capacity() -> int:
-    """Returns how many different pairs the grammar can write."""
-    return len(CLASSES) * min(_combinations(grammar) for grammar in GRAMMAR.values())
+def capacity(classes: Sequence[str] = CLASSES) -> int:
+    """Returns how many different pairs the grammar can write about some classes."""
+    return len(classes) * min(_combinations(GRAMMAR[cls]) for cls in classes)
 
 
 def _combinations(grammar: ClassGrammar) -> int:
@@ -20,15 +20,16 @@ def _combinations(grammar: ClassGrammar) -> int:
     return places * len(grammar.subjects) * len(grammar.events)
 
 
-def write_grammar(num_pairs: int, seed: int) -> list[Description]:
+def write_grammar(num_pairs: int, seed: int, classes: Sequence[str] = CLASSES) -> list[Description]:
     """Writes twins from the built-in grammar: abnormal, normal, abnormal, normal ...
 
     Viewpoints and locations are planned (see `slots`). Each return to the same camera takes
     another subject or event. The first n pairs do not depend on how many follow.
 
     Args:
-      num_pairs: number of pairs of twins, at most `capacity()`.
+      num_pairs: number of pairs of twins, at most the classes' `capacity`.
       seed: 0 or more; another seed gives another order of everything.
+      classes: what the pairs are about; see `slots.parse_classes`. They take turns.
 
     Returns:
       2 * num_pairs descriptions, no two with the same elements.
@@ -36,16 +37,18 @@ def write_grammar(num_pairs: int, seed: int) -> list[Description]:
     Raises:
       UserError: more pairs than the grammar can write, or a negative number.
     """
-    if not 0 < num_pairs <= capacity() or seed < 0:
+    most = capacity(classes)
+    if not 0 < num_pairs <= most or seed < 0:
         raise UserError(
-            f"--num_pairs, --seed: expected 1 to {capacity()} pairs and a seed of 0 or more, "
-            f"found {num_pairs} and {seed}; the grammar has no more without repeating itself"
+            f"--num_pairs, --seed: expected 1 to {most} pairs and a seed of 0 or more, found "
+            f"{num_pairs} and {seed}; the grammar has no more about these classes without "
+            "repeating itself"
         )
-    return [twin for index in range(num_pairs) for twin in _pair(index, seed)]
+    return [twin for index in range(num_pairs) for twin in _pair(index, seed, classes)]
 
 
-def _pair(index: int, seed: int) -> tuple[Description, Description]:
-    slot, order = draw_slot(index, seed)
+def _pair(index: int, seed: int, classes: Sequence[str]) -> tuple[Description, Description]:
+    slot, order = draw_slot(index, seed, classes)
     grammar = GRAMMAR[slot.cls]
     places = len(VIEWPOINTS) * len(grammar.locations)
     actions = len(grammar.subjects) * len(grammar.events)

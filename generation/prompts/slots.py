@@ -1,11 +1,36 @@
 """The plan of pairs: class, camera and seed of each pair, before anyone writes its words."""
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 
 from generation.prompts.descriptions import CLASSES
 from generation.prompts.words import GRAMMAR, VIEWPOINTS
+from gvvad_jax.command import UserError, option
+
+# Shared by the commands that write descriptions.
+EVENT_CLASSES = option(
+    "",
+    "Event classes to write about, e.g. Fighting,Assault; pairs are spread evenly over them "
+    "(default: all 13 of UCF-Crime).",
+    group="Descriptions",
+)
+
+
+def parse_classes(text: str) -> tuple[str, ...]:
+    """Returns the classes that --classes names, in the order of CLASSES; all of them for "".
+
+    Raises:
+      UserError: a class is unknown.
+    """
+    names = {name.strip() for name in text.split(",")} if text else set(CLASSES)
+    if unknown := sorted(names - set(CLASSES)):
+        raise UserError(
+            f"--classes: expected names of {', '.join(CLASSES)}, separated by commas, found "
+            f"{unknown[0]!r}; correct the flag"
+        )
+    return tuple(cls for cls in CLASSES if cls in names)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,19 +62,23 @@ class Slot:
         return f"{self.name}-{'abnormal' if label else 'normal'}"
 
 
-def plan_slot(index: int, seed: int) -> Slot:
+def plan_slot(index: int, seed: int, classes: Sequence[str] = CLASSES) -> Slot:
     """Returns the plan's pair number `index`, counted from 0.
 
     Classes take turns. Within a class, viewpoints and locations take turns. Their numbers share no
-    factor, so all combinations come before one repeats.
+    factor, so all combinations come before one repeats. The pair of a name and seed, e.g.
+    "Fighting-0003", is the same whatever the other classes are.
     """
-    return draw_slot(index, seed)[0]
+    return draw_slot(index, seed, classes)[0]
 
 
-def draw_slot(index: int, seed: int) -> tuple[Slot, np.random.Generator]:
+def draw_slot(
+    index: int, seed: int, classes: Sequence[str] = CLASSES
+) -> tuple[Slot, np.random.Generator]:
     """Returns the slot, and the class's random generator for the writer's further draws."""
-    turn, class_index = divmod(index, len(CLASSES))
-    cls = CLASSES[class_index]
+    turn, place = divmod(index, len(classes))
+    cls = classes[place]
+    class_index = CLASSES.index(cls)
     order = np.random.default_rng([seed, class_index])
     viewpoints = order.permutation(VIEWPOINTS)
     locations = order.permutation(GRAMMAR[cls].locations)

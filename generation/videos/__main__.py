@@ -20,8 +20,9 @@ from collections.abc import Sequence
 from absl import flags
 
 from generation.prompts.descriptions import load_descriptions
+from generation.videos import like
 from generation.videos.backends import Backend
-from generation.videos.options import VIDEO, DiffusersOptions
+from generation.videos.options import LIKE, VIDEO, DiffusersOptions
 from generation.videos.world_backend import WorldBackend, frame_size
 from generation.world import render
 from gvvad_jax.command import UserError, check, define_flags, from_flags, group, run_command
@@ -43,6 +44,7 @@ class GenerateOptions:
         "Split of all generated videos in videos.json.",
         choices=("train", "validation", "test"),
     )
+    like: str = LIKE
     seed: int = VIDEO(0, "Random seed of the whole set.", low=0)
     domain: str = WORLD(
         "generated",
@@ -66,6 +68,9 @@ class GenerateOptions:
 
 def _make_backend(options: GenerateOptions) -> Backend:
     model = from_flags(DiffusersOptions)
+    if options.like:
+        model, said = like.fitted(model, options.backend, options.like)
+        print(said, file=sys.stderr)
     if options.backend == "diffusers":
         # Imported here to keep --help fast.
         from generation.videos.diffusers_backend import DiffusersBackend

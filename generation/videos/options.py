@@ -12,6 +12,14 @@ VIDEO = group("Generated videos")
 MODEL = group("Text-to-video model")
 
 
+# Shared by the commands that generate videos.
+LIKE = VIDEO(
+    "",
+    "Store of real videos whose median frame rate and length the generated ones take, as far as "
+    "the generator can; --fps and --num_frames win (default: the generator's own).",
+)
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DiffusersOptions:
     """A pipeline of diffusers and how to call it; see `DiffusersBackend`.

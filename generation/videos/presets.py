@@ -26,6 +26,8 @@ class Preset:
       vae_dtype: precision of the VAE's weights; None for `dtype`.
       height, width: pixels.
       num_frames, fps: frames per video, and per second.
+      frame_step: K of the K*N+1 frames that the model can generate; see `limits.frame_step`.
+      any_rate: whether the model is told the frame rate, and sets the pace of motion by it.
       steps, guidance: denoising steps and guidance scale.
     """
 
@@ -36,6 +38,8 @@ class Preset:
     width: int
     num_frames: int
     fps: float
+    frame_step: int
+    any_rate: bool = False
     steps: int
     guidance: float
 
@@ -44,8 +48,13 @@ class Preset:
 # card of zai-org/CogVideoX1.5-5B, which covers all CogVideoX, and from the examples in the
 # docstrings of diffusers 0.42 (CogVideoXPipeline, WanPipeline, LTXPipeline). They have not been
 # verified by running the published weights.
-_COGVIDEOX = {"height": 480, "width": 720, "num_frames": 49, "fps": 8, "steps": 50, "guidance": 6.0}
-_COGVIDEOX15 = _COGVIDEOX | {"height": 768, "width": 1360, "num_frames": 81, "fps": 16}
+_COGVIDEOX = {
+    **{"height": 480, "width": 720, "num_frames": 49, "fps": 8, "frame_step": 8},
+    **{"steps": 50, "guidance": 6.0},
+}
+_COGVIDEOX15 = _COGVIDEOX | {
+    **{"height": 768, "width": 1360, "num_frames": 81, "fps": 16, "frame_step": 16}
+}
 PRESETS = {
     # The only one that is recommended in float16; the others may give NaN.
     "cogvideox-2b": Preset(model="zai-org/CogVideoX-2b", dtype="float16", **_COGVIDEOX),
@@ -62,14 +71,16 @@ PRESETS = {
         model="Wan-AI/Wan2.1-T2V-1.3B-Diffusers",
         dtype="bfloat16",
         vae_dtype="float32",
-        **{"height": 480, "width": 832, "num_frames": 81, "fps": 16, "steps": 50, "guidance": 5.0},
+        **{"height": 480, "width": 832, "num_frames": 81, "fps": 16, "frame_step": 4},
+        **{"steps": 50, "guidance": 5.0},
     ),
     # Uncertain: guidance 3 is the pipeline's default; diffusers' page on LTX suggests about 5.
     # From 0.9.1 on, the model also needs decode_timestep 0.05 (--pipeline_arguments).
     "ltx-video": Preset(
         model="Lightricks/LTX-Video",
         dtype="bfloat16",
-        **{"height": 480, "width": 704, "num_frames": 161, "fps": 24, "steps": 50, "guidance": 3.0},
+        **{"height": 480, "width": 704, "num_frames": 161, "fps": 24, "frame_step": 8},
+        **{"any_rate": True, "steps": 50, "guidance": 3.0},
     ),
 }
 

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from generation import pipeline
+from generation import pipeline, stages
 from generation.encode.recipe import EncodeOptions
 from generation.filter.deciding import FilterOptions
 from gvvad_jax.command import UserError
@@ -109,6 +109,8 @@ def test_user_errors(tmp_path, monkeypatch):
         ("diffusers", {"generator": "cogvideox-9b"}, "--generator"),
         ("chat", {"chat_model": ""}, "--chat_model"),
         ("plan", {"synthetic_captioner": "description"}, "--synthetic_captioner"),
+        ("plan", {"like": "/none"}, "/none: expected a feature store"),
+        ("plan", {"classes": "Arson", "generated_pairs": 481}, "expected 1 to 480 pairs"),
     ],
 )
 def test_errors_in_late_stages_options_are_raised_first(tmp_path, section, options, message):
@@ -119,7 +121,7 @@ def test_errors_in_late_stages_options_are_raised_first(tmp_path, section, optio
             backend="diffusers" if section == "diffusers" else "world",
         )
     )
-    if section == "plan":
+    if "synthetic_captioner" in options:
         settings = dataclasses.replace(settings, rows=EncodeOptions(captioner="none"))
     fields = vars(getattr(settings, section)) | options
     with pytest.raises(UserError, match=message):
@@ -134,6 +136,7 @@ def test_errors_in_late_stages_options_are_raised_first(tmp_path, section, optio
     [
         ("rows", {"captioner": "description"}, "--captioner: .* give it as --synthetic_captioner"),
         ("diffusers", {"height": 64}, "--height: expected --width"),
+        ("like", {"model": "me/mine"}, "--like: expected a published model"),
         ("videos", {"file": "gone.mp4"}, "found 1 of them missing"),
         ("videos", {"file": "../a.mp4"}, "inside the json's folder"),
         ("videos", {"split": "test"}, "--preset=strict to compare with, found none"),
@@ -148,6 +151,13 @@ def test_errors_in_late_stages_inputs_are_raised_first(tmp_path, section, option
         listed.write_text(json.dumps({"videos": {"a": entry | options}}))
         plan = dataclasses.replace(settings.plan, videos=str(listed))
         settings = dataclasses.replace(settings, plan=plan)
+    elif section == "like":
+        own = str(tmp_path / "p" / "real")
+        settings = dataclasses.replace(
+            settings,
+            plan=dataclasses.replace(settings.plan, like=own, backend="diffusers"),
+            diffusers=dataclasses.replace(settings.diffusers, **options),
+        )
     else:
         changed = dataclasses.replace(getattr(settings, section), **options)
         settings = dataclasses.replace(settings, **{section: changed})
@@ -158,20 +168,61 @@ def test_errors_in_late_stages_inputs_are_raised_first(tmp_path, section, option
 
 def test_a_stage_accepts_other_settings_until_it_has_results(tmp_path):
     settings = pipeline.PipelineSettings()
-    pipeline._begin("footage", settings, tmp_path)
+    stages.begin("footage", settings, tmp_path)
     other = dataclasses.replace(settings, rows=EncodeOptions(snippet_frames=8))
     for stage, result in (
         ("stores", "real/parts/a.json"),
         ("stores", "synthetic/shard-00000.jsonl"),
     ):
-        pipeline._begin(stage, settings, tmp_path)
-        pipeline._begin(stage, other, tmp_path)
+        stages.begin(stage, settings, tmp_path)
+        stages.begin(stage, other, tmp_path)
         path = tmp_path / result
         path.parent.mkdir(parents=True)
         path.touch()
         with pytest.raises(UserError, match="--snippet_frames=8 there, 16 now"):
-            pipeline._begin(stage, settings, tmp_path)
+            stages.begin(stage, settings, tmp_path)
         path.unlink()
+
+
+def test_classes_and_the_real_videos_rate_and_length(tmp_path):
+    out = tmp_path / "p"
+    flags = ("--classes=Fighting", f"--like={out / 'real'}", "--generated_pairs=1")
+    paths, progress = run(out, *flags)
+    real, synthetic = Store(paths["real_store"]), Store(paths["synthetic_store"])
+    assert sorted(synthetic.rows) == ["Fighting-0000-abnormal", "Fighting-0000-normal"]
+    lengths = [row.num_frames for row in real.rows.values()
+               if real.videos.videos[row.id].split == "train"]  # fmt: skip
+    # Twins of footage are equally long, at 10 frames a second.
+    assert len(set(lengths)) == 1
+    assert {(row.num_frames, row.fps) for row in synthetic.rows.values()} == {(lengths[0], 10.0)}
+    lines = progress.splitlines()
+    chosen = [line for line in lines if line.startswith("--like: ")]
+    assert len(chosen) == 1 and f"{lengths[0]} frames at 10 fps; the median of 2 real" in chosen[0]
+    stages_run = [line for line in lines if line.startswith("pipeline: ")]
+    assert stages_run.index("pipeline: stores") < stages_run.index("pipeline: generated videos")
+    # The set of classes must stay; the numbers must, whoever gives them.
+    failed = subprocess.run(
+        command(out, *flags, "--classes=Fighting,Arson"), capture_output=True, text=True
+    )
+    assert failed.returncode == 2
+    assert "--classes=Fighting there, Arson,Fighting now" in failed.stderr.splitlines()[-1]
+    given = ("--fps=10", f"--num_frames={lengths[0]}")
+    assert run(out, "--classes= Fighting,Fighting", "--generated_pairs=1", *given)[0] == paths
+
+
+def test_a_flag_that_a_folder_does_not_know_yet_had_its_default(tmp_path):
+    settings = pipeline.PipelineSettings()
+    stages.begin("descriptions", settings, tmp_path)
+    plan = json.loads((tmp_path / "plan.json").read_text())
+    assert plan["descriptions"].pop("classes") == ""
+    (tmp_path / "plan.json").write_text(json.dumps(plan))
+    (tmp_path / "prompts.jsonl").touch()
+    stages.begin("descriptions", settings, tmp_path)
+    fights = dataclasses.replace(settings.plan, classes="Fighting")
+    plan["descriptions"].pop("classes", None)
+    (tmp_path / "plan.json").write_text(json.dumps(plan))
+    with pytest.raises(UserError, match="--classes= there, Fighting now"):
+        stages.begin("descriptions", dataclasses.replace(settings, plan=fights), tmp_path)
 
 
 def test_the_pipeline_goes_on_without_videos_that_failed(tmp_path, monkeypatch):
@@ -225,5 +276,5 @@ def test_a_moved_model_is_the_same_setting(tmp_path):
             plan = pipeline.PipelinePlan(out=str(tmp_path), backend="diffusers")
             model = dataclasses.replace(pipeline.DiffusersOptions(), **{field: name})
             settings = pipeline.PipelineSettings(plan=plan, diffusers=model)
-            values.append(pipeline._settled("generated videos", settings))
+            values.append(stages.settled_values("generated videos", settings))
         assert values[0] == values[1] and values[0]["backend"] == "diffusers"

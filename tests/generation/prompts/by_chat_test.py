@@ -1,3 +1,4 @@
+import collections
 import json
 import os
 import random
@@ -27,10 +28,11 @@ def key(monkeypatch):
     monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
 
 
-def write(fake, num_pairs, seed=0, *, attempts=4, clip_tokenizer="", **changes):
+def write(fake, num_pairs, seed=0, *, classes=CLASSES, attempts=4, clip_tokenizer="", **changes):
     options = {"chat_model": "m", "base_url": fake.url, "backoff": 0.001}
     server = client.Server(ChatOptions(**(options | changes)))
     given = {"attempts": attempts, "clip_tokenizer": clip_tokenizer, "progress": False}
+    given["classes"] = classes
     return by_chat.write_pairs(num_pairs, seed, server, **given), server
 
 
@@ -69,6 +71,21 @@ def test_requests_name_class_viewpoint_and_location(written):
     schema = written[1][0]["response_format"]["json_schema"]["schema"]
     assert set(schema["properties"]["anomaly_class"]["enum"]) == set(CLASSES)
     assert set(by_chat._MEANINGS) == set(CLASSES)
+
+
+def test_requests_are_for_the_given_classes_and_share_answers_with_other_sets(tmp_path):
+    with ChatServer() as fake:
+        few, _ = write(fake, 5, 1, classes=("Arson", "Fighting"), cache=str(tmp_path))
+        asked = [text_of(body).split("Class: ")[1].split(" (")[0] for body in fake.asked]
+        assert collections.Counter(asked) == {"Arson": 3, "Fighting": 2}
+        assert [d.id for d in few.descriptions[::2]] == [
+            f"{name}-abnormal"
+            for name in ("Arson-0000", "Fighting-0000", "Arson-0001", "Fighting-0001", "Arson-0002")
+        ]
+        assert [d.twin for d in few.descriptions[::2]] == [d.id for d in few.descriptions[1::2]]
+        more, _ = write(fake, 13, 1, cache=str(tmp_path))
+        # Arson-0000 and Fighting-0000 are known already.
+        assert len(fake.asked) == 5 + 11 and few.descriptions[0] in more.descriptions
 
 
 def test_a_clip_tokenizer_measures_exactly(tmp_path):

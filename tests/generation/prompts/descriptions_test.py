@@ -77,7 +77,14 @@ def test_command(tmp_path):
     assert done.returncode == 0 and json.loads(done.stdout)["descriptions"] == 6
     assert "a high corner security camera" in done.stderr
     assert load_descriptions(tmp_path / "p.jsonl") == write_grammar(3, 2)
-    for mistake, named in (("--num_pairs=0", "--num_pairs"), ("--out=", "--out: ")):
+    done = run("--num_pairs=2", "--classes=Fighting", f"--out={tmp_path / 'p.jsonl'}")
+    assert done.returncode == 0 and "4  Fighting (2 abnormal, 2 normal)" in done.stderr
+    assert load_descriptions(tmp_path / "p.jsonl") == write_grammar(2, 0, ("Fighting",))
+    for mistake, named in (
+        ("--num_pairs=0", "--num_pairs"),
+        ("--out=", "--out: "),
+        ("--classes=Fight", "--classes: expected names of Abuse, "),
+    ):
         wrong = run(mistake)
         assert wrong.returncode == 2 and wrong.stderr.count("\n") == 1
         assert wrong.stderr.startswith(f"error: {named}")

@@ -48,6 +48,22 @@ def test_the_first_pairs_do_not_depend_on_their_number():
     assert write_grammar(20, seed=4) != few
 
 
+def test_pairs_are_about_the_given_classes_alone():
+    descriptions = write_grammar(7, seed=1, classes=("Assault", "Fighting"))
+    counts = collections.Counter((d.cls, d.label) for d in descriptions)
+    assert counts == {
+        ("Assault", 0): 4,
+        ("Assault", 1): 4,
+        ("Fighting", 0): 3,
+        ("Fighting", 1): 3,
+    }
+    every = {d.id: d for d in write_grammar(13 * 4, seed=1)}
+    assert all(every[d.id] == d and every[d.twin].twin == d.id for d in descriptions)
+    assert len({d.id for d in write_grammar(480, seed=0, classes=("Arson",))}) == 960
+    with pytest.raises(UserError, match="expected 1 to 480 pairs .*found 481 and 0"):
+        write_grammar(481, seed=0, classes=("Arson",))
+
+
 def test_what_the_grammar_writes_never_changes(tmp_path):
     # Published results name their descriptions by number and seed alone. After a change, raise
     # TEMPLATE_VERSION, so that other texts are known as such.

@@ -1,10 +1,13 @@
 """Frame counts and sizes that models cannot generate."""
 
+import inspect
+
 import pytest
 
 pytest.importorskip("torch")
 pytest.importorskip("diffusers")
 
+from generation.videos import presets
 from gvvad_jax.command import UserError
 from tests.support import tiny_pipelines
 from tests.support.tiny_pipelines import make_backend as make
@@ -50,3 +53,12 @@ def test_wrong_sizes_are_refused_early(models, descriptions, tmp_path):
             make(models[name], **size).prepare(descriptions, tmp_path / "prepared")
         assert "\n" not in str(caught.value)
     assert not (tmp_path / "prepared").exists()
+
+
+def test_presets_know_which_models_are_told_the_frame_rate():
+    import diffusers
+
+    pipelines = {"cog": "CogVideoXPipeline", "wan": "WanPipeline", "ltx": "LTXPipeline"}
+    for name, preset in presets.PRESETS.items():
+        call = inspect.signature(getattr(diffusers, pipelines[name[:3]]).__call__).parameters
+        assert preset.any_rate == ("frame_rate" in call)

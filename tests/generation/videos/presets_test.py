@@ -16,7 +16,8 @@ def settings_of(**options):
 def test_presets_and_what_overrides_them():
     steps = {"cogvideox": 8, "cogvideox1.5": 16, "wan2.1": 4, "ltx": 8}
     for name, preset in presets.PRESETS.items():
-        assert preset.num_frames % steps[name.rsplit("-", 1 + name.endswith("i2v"))[0]] == 1
+        assert preset.frame_step == steps[name.rsplit("-", 1 + name.endswith("i2v"))[0]]
+        assert preset.num_frames % preset.frame_step == 1
         assert preset.height % 16 == preset.width % 16 == 0
     settings = settings_of(generator="wan2.1-1.3b", denoising_steps=20, width=480)
     assert settings["call"] | {"width": 832, "num_inference_steps": 50} == {
