@@ -306,9 +306,9 @@ def test_without_validation_or_test_the_result_says_why(settings, tmp_path):
     result = training.fit(_config(settings, store, tmp_path / "run"))
     assert result.last is None and result.best_on_validation is None
     assert result.reasons == {
-        "last": "no test video",
-        "best_on_validation": "no validation video: fewer than five training videos of a label, or "
-        "--validation_share=0",
+        "last": "no test video: videos.json lists none",
+        "best_on_validation": "no validation video: 3 real training videos of a label, fewer than "
+        "the 5 that are split",
     }
     calibrated = result.calibration["last"]
     assert calibrated["temperature_reason"] == "no validation video"

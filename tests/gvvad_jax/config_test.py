@@ -78,8 +78,11 @@ def test_text_alone_needs_a_text_stream():
     assert not TrainConfig(detector="tevad", feature_group="text").uses_visual
 
 
-def test_a_flagfile_gives_the_config_back(tmp_path):
-    config = TrainConfig(head_widths=(16, 8), l2=0.1, best_on_test=True, synthetic_share=0.25)
+@pytest.mark.parametrize("share", [0.25, "auto"])
+def test_a_flagfile_gives_the_config_back(tmp_path, share):
+    config = TrainConfig(
+        head_widths=(16, 8), l2=0.1, best_on_test=True, synthetic_share=share, pair_twins=True
+    )
     path = tmp_path / "config.flags"
     path.write_text(to_flagfile(config))
     code = (
@@ -135,7 +138,8 @@ def test_widths_are_whole_numbers():
         ("learning_rate", "fast", "a number"),
         ("store", None, "a text"),
         ("best_on_test", 1, "True or False"),
-        ("synthetic_share", "half", "a number or None"),
+        ("synthetic_share", "half", "auto or a number"),
+        ("synthetic_share", True, "a number, a word or None"),
     ],
 )
 def test_a_value_of_another_type_names_its_field(name, value, expected):
@@ -272,6 +276,7 @@ def test_the_table_of_flags_says_what_a_mode_of_lambda_depends_on(mode):
         ({"lambda_shift": 0}, {"lambda_shift": "--lambda_mode=scheduled"}),
         ({"lambda_mode": "scheduled", "lambda_shift": 0}, {}),
         ({"synthetic_store": "", "mixup": 0.2}, {"mixup": "--synthetic_store"}),
+        ({"synthetic_store": "", "pair_twins": True}, {"pair_twins": "--synthetic_store"}),
     ],
 )
 def test_flags_without_effect(changes, needs):

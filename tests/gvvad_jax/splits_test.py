@@ -9,10 +9,11 @@ import pytest
 
 from gvvad_jax.command import UserError
 from gvvad_jax.config import TrainConfig
-from gvvad_jax.splits import members_of, open_splits, read_decisions
+from gvvad_jax.splits import members_of, open_splits, read_decisions, report_reasons
 from gvvad_jax.standardisation import Standardisation, standards
 from gvvad_jax.store.format import rows_hash
 from gvvad_jax.store.reader import Store
+from gvvad_jax.store.writer import StoreWriter
 from tests.support.stores import DIM, make_manifest, reseal, write_store
 
 
@@ -428,3 +429,76 @@ def test_several_synthetic_stores_train_together(real_store, synthetic_store, tm
     assert [str(opened.path) for opened in stores] == [str(real_store), *paths.split(",")]
     with pytest.raises(UserError, match="--synthetic_store: expected feature stores"):
         open_splits(TrainConfig(store=str(real_store), synthetic_store=f"{other},"))
+
+
+def _reasons(store, **changes):
+    return open_splits(TrainConfig(store=str(store), **changes))[0].reasons
+
+
+def test_why_there_is_no_validation_or_test_video_is_told(real_store, tmp_path, capsys):
+    assert _reasons(real_store) == {}
+    assert _reasons(real_store, validation_share=0.0) == {
+        "validation": "no validation video: --validation_share=0"
+    }
+    few = write_store(tmp_path / "few", {"train": (8, 4)})
+    assert _reasons(few) == {
+        "validation": "no validation video: 4 real training videos of a label, fewer than the 5 "
+        "that are split",
+        "test": "no test video: videos.json lists none",
+    }
+    one_place = write_store(tmp_path / "grouped", {"train": (5, 5), "test": (1, 1)})
+    _with_groups(one_place, lambda i: "one place")
+    assert _reasons(one_place)["validation"] == (
+        "no validation video: each group has all real training videos of a label"
+    )
+    capsys.readouterr()
+    splits, _ = open_splits(TrainConfig(store=str(few)))
+    report_reasons(splits)
+    assert capsys.readouterr().err == (
+        "no validation video: 4 real training videos of a label, fewer than the 5 that are split; "
+        "best_on_validation stays null, and video scores aren't calibrated\n"
+        "no test video: videos.json lists none; the result has no measures\n"
+    )
+
+
+def test_test_videos_that_all_failed_to_encode_are_the_reason(tmp_path):
+    source = Store(write_store(tmp_path / "s", {"train": (5, 5), "test": (1, 1)}))
+    writer = StoreWriter(tmp_path / "t", source.manifest, source.videos)
+    for video_id, row in source.rows.items():
+        if video_id.startswith("test"):
+            writer.quarantine(video_id, "no frame")
+        else:
+            writer.add(row, source.visual(video_id), source.text(video_id))
+    assert writer.pack()
+    assert _reasons(tmp_path / "t") == {"test": "no test video: none of 2 could be encoded"}
+
+
+@pytest.mark.parametrize(
+    ("kept", "reason"),
+    [
+        (lambda i: False, "generated videos: all 4 normal ones are dropped by the filter and all 5 "
+         "abnormal ones are dropped by the filter: the run trains on real videos alone"),
+        (lambda i: "-0-" in i, "generated videos: all 5 abnormal ones are dropped by the filter"),
+        (lambda i: i in ("syn-train-0-0", "syn-train-1-0"), None),
+    ],
+)  # fmt: skip
+def test_a_filter_that_keeps_nothing_is_reported(
+    real_store, synthetic_store, tmp_path, kept, reason, capsys
+):
+    path = tmp_path / "decisions.jsonl"
+    ids = Store(synthetic_store).rows
+    path.write_text("".join(json.dumps({"id": i, "keep": kept(i)}) + "\n" for i in ids))
+    splits, _ = _open(real_store, synthetic_store=str(synthetic_store), synthetic_keep=str(path))
+    assert splits.reasons == ({"synthetic": reason} if reason else {})
+    report_reasons(splits)
+    assert capsys.readouterr().err == (f"{reason}\n" if reason else "")
+
+
+def test_generated_videos_that_are_all_of_kept_out_groups_are_reported(tmp_path, capsys):
+    store = write_store(tmp_path / "s", {"train": (5, 5), "test": (1, 1)})
+    generated = write_store(tmp_path / "g", {"train": (2, 2)}, source="synthetic", prefix="g-")
+    _with_groups(generated, lambda i: "test-0-0" if "-1-" in i else None)
+    reasons = _reasons(store, synthetic_store=str(generated), allow_shared_rows=True)
+    assert reasons == {
+        "synthetic": "generated videos: all 2 abnormal ones are of groups that are kept out"
+    }

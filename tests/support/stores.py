@@ -28,7 +28,8 @@ def reseal(path):
     return path
 
 
-def write_store(path, splits, *, source="real", seed=0, prefix="", manifest=None, lengths=(3, 12)):
+def write_store(path, splits, *, source="real", seed=0, prefix="", manifest=None, lengths=(3, 12),
+                twins=False):  # fmt: skip
     """A store of random features in which abnormal snippets stand out.
 
     Args:
@@ -39,6 +40,7 @@ def write_store(path, splits, *, source="real", seed=0, prefix="", manifest=None
       prefix: of the video ids.
       manifest: another than `make_manifest()`.
       lengths: fewest and most snippets a video.
+      twins: whether rows name their twins: the videos of one number and split.
     """
     manifest = manifest or make_manifest()
     rng = np.random.default_rng(seed)
@@ -71,6 +73,7 @@ def write_store(path, splits, *, source="real", seed=0, prefix="", manifest=None
                     source=source,
                     declared_frames=frames,
                     decoded_frames=frames,
+                    twin=f"{prefix}{split}-{1 - label}-{i}" if twins else None,
                 )
                 rows.append((row, visual_TxNxD, text_TxE if manifest.text else None))
     content = {"fps": 10, "videos": videos}
