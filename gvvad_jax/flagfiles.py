@@ -61,7 +61,10 @@ def expand(argv: Sequence[str], command: str) -> list[str]:
 
 
 def _flags_in(path: str, within: tuple[str, ...]) -> list[str]:
-    """Returns a flagfile's flags, those of flagfiles that it names in their place."""
+    """Returns a flagfile's flags, those of flagfiles that it names in their place.
+
+    These are looked for beside it, else from the current folder.
+    """
     if path in within:
         raise FlagError(f"{path}: expected flags, found --flagfile={path}, itself; remove the line")
     try:
@@ -77,7 +80,8 @@ def _flags_in(path: str, within: tuple[str, ...]) -> list[str]:
     for line in lines:
         name, _, value = _parts(line)
         if name == "flagfile":
-            found += _flags_in(value, (*within, path))
+            beside = os.path.join(os.path.dirname(path), value)
+            found += _flags_in(beside if os.path.isfile(beside) else value, (*within, path))
         elif line and not line.startswith(("#", "//")):
             found.append(line)
     return found

@@ -7,7 +7,8 @@ import pathlib
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -29,6 +30,9 @@ from gvvad_jax.store import annotations, digests, folders
 from gvvad_jax.store.files import load_array, read_json, write_json
 from gvvad_jax.store.format import Manifest, bank_faults, model_identity
 from gvvad_jax.store.reader import Store
+
+# A run that takes longer than this says so, after so many steps.
+LONG_SECONDS, PACED_STEPS = 1800, 5
 
 Feed = segments.Resident | segments.Ahead
 
@@ -215,6 +219,7 @@ def _run_steps(
                          disable=not saved)  # fmt: skip
     waiting: tuple[int, Mapping[str, jax.Array]] | None = None
     done, stopped = start, selection.stale(start)
+    pace = _Pace()
     for step in progress:
         if stopped:
             break
@@ -225,6 +230,8 @@ def _run_steps(
             log.training(*waiting, config.log_every)
         done = step + 1
         waiting = done, metrics
+        if saved and (told := pace.told(config.steps - done)):
+            progress.write(told, file=sys.stderr)
         is_last = done == config.steps
         validates = is_last or done % config.validate_every == 0
         saves = is_last or done % config.checkpoint_every == 0
@@ -241,6 +248,35 @@ def _run_steps(
             progress.set_postfix(log.latest, refresh=False)
     progress.close()
     return done
+
+
+class _Pace:
+    """Tells once, when a run has started, that it will be a long one.
+
+    Args:
+      clock: gives the time in seconds.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic):
+        self._clock, self._times = clock, list[float]()
+
+    def told(self, steps_left: int) -> str | None:
+        """Returns the line to print after a step; None almost always."""
+        if len(self._times) > PACED_STEPS:
+            return None
+        self._times.append(self._clock())
+        # The first step's time is that of compiling.
+        if len(self._times) <= PACED_STEPS:
+            return None
+        seconds = (self._times[-1] - self._times[0]) / PACED_STEPS
+        if seconds * steps_left <= LONG_SECONDS:
+            return None
+        return (
+            f"this run will take another {seconds * steps_left / 3600:.1f} hours, {seconds:.2g} "
+            "seconds a step; fewer --steps and --segments, smaller --mtn_channels and "
+            "--head_widths, and --train_crops=1 where there are ten cost less; for up to 50 videos "
+            "of a label take configs/small.flags. It can be stopped and resumed"
+        )
 
 
 class _Inputs(NamedTuple):

@@ -143,6 +143,8 @@ def test_flagfiles_have_either_line_end_a_mark_and_comments_and_name_others(tmp_
     argv = ["x", f"--flagfile={outer}", "--steps=6"]
     expected = ["x", "--steps=5", "--store=a b", "--steps=6"]
     assert flagfiles.expand(argv, "gvvad_jax.train") == expected
+    outer.write_text("--steps=5\n--flagfile=inner.flags\n")  # Beside it.
+    assert flagfiles.expand(argv, "gvvad_jax.train") == expected
     inner.write_text(f"--flagfile={outer}\n")
     with pytest.raises(flagfiles.FlagError, match="outer.flags: .*, itself"):
         flagfiles.expand(argv, "gvvad_jax.train")

@@ -206,6 +206,19 @@ def test_arms_and_seeds_of_a_study_share_their_compiled_programs(config, tmp_pat
     assert parallel._single_step.cache_info().currsize == 1
 
 
+def test_a_long_run_says_so_once_when_it_starts():
+    def told(seconds, steps=100):
+        # The first step ends after a minute of compiling.
+        times = iter([60 + seconds * n for n in range(steps)])
+        pace = training._Pace(clock=lambda: next(times))
+        return [pace.told(1000 - n) for n in range(1, steps)]
+
+    assert told(1.7) == [None] * 99
+    lines = told(3.6)
+    assert [n for n, line in enumerate(lines, start=1) if line] == [6]
+    assert lines[5].startswith("this run will take another 1.0 hours, 3.6 seconds a step; fewer")
+
+
 @pytest.mark.parametrize("mode", [mode for mode in LAMBDA_MODES if mode != "fixed"])
 def test_every_way_of_setting_lambda_trains(config, mode):
     result = training.fit(
