@@ -7,8 +7,10 @@
 grid: trains arms, such as with and without generated videos, on several draws of footage and
 generated videos, numbers of real videos, and detectors (tools/studies/grid.py). The flagfile names
 the arms and the table, a CSV to which each finished run adds a row; a row that it holds isn't run
-again. --table prints means and paired differences of that CSV without running anything. Stores and
-runs lie below --out and are made again from their seeds. Exit status 3: some rows couldn't be run.
+again. --table prints means and paired differences of that CSV without running anything, and
+--measure_gaps writes a second table of how far the generated videos lie from the real ones. Stores
+and runs lie below --out and are made again from their seeds. Exit status 3: some rows couldn't be
+run.
 
 ped2: one detector on a small real data set, on the split of videos.json and on random splits of 6
 abnormal and 4 normal training videos, beside rules that learn nothing (tools/studies/ped2.py).
@@ -41,6 +43,13 @@ def main(_: list[str]) -> None:
         held = [row for row in rows.read(pathlib.Path(study.csv)) if row.cell.arm in names]
         print(tables.study_table(held, measure=flags.FLAGS.measure, bases=bases))
         return None
+    study.require_videos()
+    if flags.FLAGS.measure_gaps:
+        from tools.studies import gaps
+
+        gaps.measure(study)
+        print(gaps.path_of(study))
+        return None
     from tools.studies import running
 
     failed = running.run(study, from_flags(TrainConfig), arms)
@@ -69,5 +78,10 @@ if __name__ == "__main__":
         "generated videos) and --base=NAME (the arm to compare with, else the first). Repeated.",
     )
     flags.DEFINE_bool("table", False, "Print tables of --csv and run nothing.")
+    flags.DEFINE_bool(
+        "measure_gaps",
+        False,
+        "Measure how far generated videos lie from real ones, on features, instead of training.",
+    )
     flags.DEFINE_enum("measure", "auc", rows.RESULTS, "Measure that --table shows.")
     run_command(main, usage=__doc__)

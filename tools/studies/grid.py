@@ -3,7 +3,7 @@
 import dataclasses
 import math
 import pathlib
-import shlex
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -135,10 +135,6 @@ class GridStudy(runs.Study):
                 f"--csv: expected the .csv of the study's table, found {self.csv or 'none'}; give "
                 "one, such as docs/studies/helps_footage.csv"
             )
-        if self.footage == "videos" and not self.videos:
-            raise UserError(
-                "--videos: expected a videos.json for --footage=videos, found none; name one"
-            )
         strange = set(self.detector_names) - set(config_lib.DETECTORS)
         if strange or not self.detector_names:
             raise UserError(
@@ -147,6 +143,18 @@ class GridStudy(runs.Study):
             )
         # Both raise on a text that is none.
         _ = self.numbers, self.gap_names
+
+    def require_videos(self) -> None:
+        """Raises UserError if videos that the study needs aren't named, or aren't there."""
+        if self.footage == "videos" and not self.videos:
+            raise UserError(
+                "--videos: expected a videos.json for --footage=videos, found none; name one"
+            )
+        if self.clips != "world" and not pathlib.Path(self.clips).exists():
+            raise UserError(
+                f"--clips={self.clips}: expected world, a videos.json or a folder of videos, found "
+                "nothing there; correct the path"
+            )
 
     @property
     def detector_names(self) -> list[str]:
@@ -233,7 +241,8 @@ def parse_arms(texts: Sequence[str]) -> list[Arm]:
 
 def _arm(name: str, given: str) -> Arm:
     try:
-        words = shlex.split(given)
+        # A value ends where the next flag begins: names of arms have spaces.
+        words = [word for word in re.split(r"\s+(?=--)", given) if word]
         own = {key: _value(words, key) for key in ("keep", "base")}
         words = [w for w in words if w.partition("=")[0] not in ("--keep", "--base")]
         words = flagfiles.expand(["arm", *words], "gvvad_jax.train")[1:]
@@ -243,6 +252,8 @@ def _arm(name: str, given: str) -> Arm:
     fields = {field.name: field for field in dataclasses.fields(TrainConfig)}
     for word in words:
         key, equals, value = word.removeprefix("--").partition("=")
+        if key in fields and fields[key].type is bool and not equals:
+            equals, value = "=", "true"
         if not word.startswith("--") or not equals or key not in fields or key in _PER_ROW:
             raise UserError(
                 f"--arm={name}: expected flags of training, --FLAG=VALUE, found {word!r}; correct "
@@ -278,10 +289,19 @@ _PARSERS: dict[Any, Any] = {
 }
 
 
+def _number_or_text(value: str) -> float | str:
+    try:
+        return float(value)
+    except ValueError:
+        return value
+
+
 def _parsed(arm: str, field: dataclasses.Field, value: str) -> Any:
     try:
         if field.type == tuple[int, ...]:
             return tuple(int(item) for item in value.split(",") if item)
+        if field.type == float | str | None:
+            return _number_or_text(value)
         return _PARSERS[field.type].parse(value) if field.type in _PARSERS else value
     except ValueError as error:
         raise UserError(f"--arm={arm}: --{field.name}: {error}; correct it") from error
