@@ -162,8 +162,8 @@ def run(settings: PipelineSettings) -> dict[str, Any]:
 
     Returns:
       Paths as strings: real_videos, prompts, generated_videos, real_store, synthetic_store,
-      decisions, random_decisions (a list); `filter`, counts of kept and dropped videos; and
-      `failed`, how many videos could not be generated or encoded, by what they are.
+      decisions, random_decisions (a list); `filter`, counts of kept and dropped videos, and
+      warnings; and `failed`, how many videos could not be generated or encoded, by what they are.
 
     Raises:
       UserError: the folder was begun with other settings or is of something else, another pipeline
@@ -383,10 +383,14 @@ def _decide(settings: PipelineSettings, out: pathlib.Path) -> dict[str, Any]:
     for draw, path in enumerate(random_paths):
         at_random = deciding.random_drop(decisions, evidence.labels, settings.plan.data_seed + draw)
         save_decisions(path, at_random)
+    counts = deciding.summary(decisions, evidence.labels, evidence)
+    counts["warnings"] = deciding.nothing_kept(decisions, evidence, settings.filter)
+    for line in counts["warnings"]:
+        print(line, file=sys.stderr)
     return {
         "decisions": str(out / "decisions.jsonl"),
         "random_decisions": [str(path) for path in random_paths],
-        "filter": deciding.summary(decisions, evidence.labels, evidence),
+        "filter": counts,
     }
 
 

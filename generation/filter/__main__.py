@@ -18,7 +18,7 @@ import json
 import pathlib
 import sys
 
-from generation.filter.deciding import FilterOptions, decide, summary
+from generation.filter.deciding import FilterOptions, decide, nothing_kept, summary
 from generation.filter.decisions import (
     load_decisions,
     require_own,
@@ -79,6 +79,9 @@ def main(_) -> None:
         print(f"not judged: {name}: {reason}", file=sys.stderr)
     save_decisions(files.out, decisions, evidence, options)
     counts = summary(decisions, evidence.labels, evidence)
+    counts["warnings"] = nothing_kept(decisions, evidence, options)
+    for line in counts["warnings"]:
+        print(line, file=sys.stderr)
     print(json.dumps({"out": files.out, "preset": options.preset} | counts))
 
 

@@ -147,6 +147,50 @@ def _dropped(
     return dropped
 
 
+def nothing_kept(
+    decisions: Sequence[Decision], evidence: Evidence, options: FilterOptions
+) -> list[str]:
+    """Says where the filter keeps no video at all, or none of a label: why, and what to do.
+
+    Args:
+      decisions: result of `decide`.
+      evidence: what was decided on.
+      options: how it was decided.
+
+    Returns:
+      One line for each label that has videos but none that is kept; a single line if nothing is.
+    """
+    by_label: dict[int, list[Decision]] = {}
+    for decision in decisions:
+        by_label.setdefault(evidence.labels[decision.id], []).append(decision)
+    none_of = {n: d for n, d in sorted(by_label.items()) if not any(each.keep for each in d)}
+    light_ids = {decision.id for decision in decide(evidence, "light") if decision.keep}
+    if len(none_of) == len(by_label) and not options.rates:
+        return [_why_none("", decisions, light_ids)] if decisions else []
+    return [
+        _why_none(("normal ", "abnormal ")[label], members, light_ids, options.rates.get(label))
+        for label, members in none_of.items()
+    ]
+
+
+def _why_none(
+    label: str, members: Sequence[Decision], light_ids: set[str], rate: float | None = None
+) -> str:
+    line = f"the filter keeps none of {len(members)} {label}videos"
+    flags = f"--keep_{label.strip()}" if label else "--keep_normal and --keep_abnormal"
+    if rate is not None and not round(rate * len(members)):
+        return f"{line}: {flags}={rate:g} of them is less than one; give a larger share"
+    reasons = collections.Counter(reason for each in members for reason in each.reasons)
+    reason, count = reasons.most_common(1)[0]
+    num_light = len(light_ids & {each.id for each in members})
+    remedy = (
+        f"--preset=light keeps {num_light}, {flags} the best ones"
+        if num_light
+        else "they are certainly broken: look at some, and generate others"
+    )
+    return f"{line}, most often for {reason!r} ({count}); {remedy}"
+
+
 def random_drop(
     decisions: Sequence[Decision], labels: Mapping[str, int], seed: int
 ) -> list[Decision]:

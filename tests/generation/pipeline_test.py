@@ -207,7 +207,16 @@ def test_classes_and_the_real_videos_rate_and_length(tmp_path):
     assert failed.returncode == 2
     assert "--classes=Fighting there, Arson,Fighting now" in failed.stderr.splitlines()[-1]
     given = ("--fps=10", f"--num_frames={lengths[0]}")
-    assert run(out, "--classes= Fighting,Fighting", "--generated_pairs=1", *given)[0] == paths
+    again, progress = run(
+        out, "--classes= Fighting,Fighting", "--generated_pairs=1", "--keep_abnormal=0", *given
+    )
+    assert again["synthetic_store"] == paths["synthetic_store"]
+    # The filter's flags may change; where it keeps nothing of a label, it says so.
+    warning = (
+        "the filter keeps none of 1 abnormal videos: --keep_abnormal=0 of them is less than one; "
+        "give a larger share"
+    )
+    assert again["filter"]["warnings"] == [warning] and warning in progress.splitlines()
 
 
 def test_a_flag_that_a_folder_does_not_know_yet_had_its_default(tmp_path):

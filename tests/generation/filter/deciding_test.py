@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 import pytest
 
-from generation.filter.deciding import FilterOptions, decide, random_drop
+from generation.filter.deciding import FilterOptions, decide, nothing_kept, random_drop
 from generation.filter.decisions import (
     Decision,
     load_decisions,
@@ -279,6 +279,47 @@ def test_target_rates_are_per_label(measured):
     assert kept == ["00", "02", "04", "06"]
 
 
+def _lines(evidence, **options):
+    options = FilterOptions(**options)
+    return nothing_kept(decide(evidence, options), evidence, options)
+
+
+def test_where_nothing_is_kept_one_line_says_why_and_what_to_do(measured):
+    every = _graded(measured)
+    # The first eight are within the bounds of blur, the others only within those of light.
+    labels = {name: int(name >= "08") for name in every.scores}
+    assert _lines(every) == []
+    assert _lines(_graded(measured, labels=labels)) == [
+        "the filter keeps none of 14 abnormal videos, most often for 'blur' (13); --preset=light "
+        "keeps 12, --keep_abnormal the best ones"
+    ]
+    assert _lines(_graded(measured, labels=labels), keep_abnormal=0.5) == []
+    assert _lines(_graded(measured, labels=labels), preset="light") == []
+    assert _lines(_graded(measured, labels=labels), keep_abnormal=0.03, keep_normal=0.0) == [
+        "the filter keeps none of 8 normal videos: --keep_normal=0 of them is less than one; give "
+        "a larger share",
+        "the filter keeps none of 14 abnormal videos: --keep_abnormal=0.03 of them is less than "
+        "one; give a larger share",
+    ]
+    # Nothing of either label is one line.
+    names = ["12", "13", "black", "lost"]
+    few = {name: every.scores[name] for name in names}
+    labels = {"12": 0, "13": 1, "black": 0, "lost": 1}
+    evidence = dataclasses.replace(every, scores=few, labels=labels)
+    assert _lines(evidence) == [
+        "the filter keeps none of 4 videos, most often for 'blur' (3); --preset=light keeps 2, "
+        "--keep_normal and --keep_abnormal the best ones"
+    ]
+    broken = {"black": every.scores["black"], "lost": {}}
+    evidence = dataclasses.replace(every, scores=broken, labels={"black": 1, "lost": 1})
+    for options in ({}, {"preset": "light"}, {"keep_abnormal": 1.0}):
+        assert _lines(evidence, **options) == [
+            f"the filter keeps none of 2 {'abnormal ' if 'keep_abnormal' in options else ''}"
+            "videos, most often for 'black' (1); they are certainly broken: look at some, and "
+            "generate others"
+        ]
+
+
 def test_the_better_of_two_near_duplicates_is_kept(measured):
     videos, reference = measured
     sound = videos["sound-plain"]
@@ -415,9 +456,12 @@ def test_command_writes_every_decision_and_counts_them(measured, tmp_path):
     kept = [line for line in lines if line["keep"]]
     assert kept[0]["reasons"] == [] and kept[0]["label"] == 0
     assert videos[kept[0]["id"]].items() <= kept[0]["scores"].items()
-    not_judged = [line.split(":")[1].strip() for line in outcome.stderr.splitlines()]
+    *errors, warning = outcome.stderr.splitlines()
+    not_judged = [line.split(":")[1].strip() for line in errors]
     assert not_judged == ["consistency", "pair_margin", "text_similarity", "twin_similarity"]
     assert sorted(summary["not_judged"]) == not_judged
+    assert summary["warnings"] == [warning]
+    assert warning.startswith(f"the filter keeps none of {len(DEFECTS)} abnormal videos, most ")
     light = subprocess.run(
         [
             *command[:3],
