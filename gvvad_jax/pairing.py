@@ -33,11 +33,10 @@ class TwinPairs:
     """Pairs the videos of one part of a batch, in which both halves have as many places.
 
     Each generated abnormal video gets its twin beside it, if that is in the part's pool. The other
-    places get normal videos as they were drawn, in their places where that is possible, but so many
-    real ones that over the steps the normal half has the share of real videos that it has without
-    twins: more where twins take the place of real videos, fewer where they don't. The generated
-    ones among them are chosen so that, as far as that can be, every normal video is as frequent as
-    without twins, also one whose own twin is absent.
+    places keep the normal videos that were drawn, in their places where that is possible; but how
+    many of them are real is set so that over the steps the normal half has the share of real videos
+    that it has without twins. The generated ones among them are chosen so that, as far as that can
+    be, every normal video is as frequent as without twins, also one whose own twin is absent.
 
     With t the share of abnormal videos that have a twin in the pool, and g the share of generated
     ones among the normal videos, all of that holds for t <= g. For t > g twins would push real
