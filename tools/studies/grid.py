@@ -252,8 +252,9 @@ def _arm(name: str, given: str) -> Arm:
     fields = {field.name: field for field in dataclasses.fields(TrainConfig)}
     for word in words:
         key, equals, value = word.removeprefix("--").partition("=")
-        if key in fields and fields[key].type is bool and not equals:
-            equals, value = "=", "true"
+        positive = key.removeprefix("no")
+        if not equals and positive in fields and fields[positive].type is bool:
+            key, equals, value = positive, "=", str(key == positive)
         if not word.startswith("--") or not equals or key not in fields or key in _PER_ROW:
             raise UserError(
                 f"--arm={name}: expected flags of training, --FLAG=VALUE, found {word!r}; correct "

@@ -5,7 +5,6 @@ import dataclasses
 import io
 import json
 import pathlib
-import shutil
 import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -42,11 +41,9 @@ class Row:
 
 
 def train(config: TrainConfig) -> dict[str, float | None]:
-    """Trains a row's run in a folder that is emptied first, and returns its measures."""
+    """Trains a row's run and returns its measures."""
     from gvvad_jax import splits, training
 
-    workdir = pathlib.Path(config.workdir)
-    shutil.rmtree(workdir, ignore_errors=True)
     began = time.process_time()
     result = training.fit(config)
     seconds = time.process_time() - began
@@ -55,7 +52,7 @@ def train(config: TrainConfig) -> dict[str, float | None]:
     labels = [m.video.label for m in opened.train if m.row.source == "synthetic"]
     return {
         **{name: last.get(name) for name in RESULTS},
-        **logged(workdir / "metrics.jsonl", bool(labels)),
+        **logged(pathlib.Path(config.workdir) / "metrics.jsonl", bool(labels)),
         "generated_normal": labels.count(0),
         "generated_abnormal": labels.count(1),
         "steps": result.steps,

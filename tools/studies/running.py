@@ -236,6 +236,8 @@ class _Run:
 def _train_on(
     train_row: Train, config: TrainConfig, draw: draws.Draw, cell: Cell
 ) -> Mapping[str, Any]:
-    """Writes a row's list of real videos and trains; in a worker."""
+    """Writes a row's list of real videos and trains in an empty folder; in a worker."""
+    # A run that was killed may be of other flags by now.
+    shutil.rmtree(config.workdir, ignore_errors=True)
     write_json(pathlib.Path(config.annotations), draws.subset(draw, cell).to_json())
     return train_row(config)

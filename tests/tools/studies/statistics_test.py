@@ -63,3 +63,16 @@ def test_sides_of_different_lengths_are_refused():
 def test_a_brief_result_has_no_certainty():
     difference = statistics.paired([0.5, 0.75], [0.25, 0.5])
     assert statistics.brief({"auc": difference}) == {"auc": {"mean": 0.25, "sd": 0.0, "wins": 2}}
+
+
+def test_one_side_is_half_of_the_signs():
+    # Of the 16 sums of +-1 +-2 +-3 +-4, 10 and 8 are at least 8; all but -10 are at least -8.
+    assert statistics.p_value([-1, 2, 3, 4], "greater") == 2 / 16
+    assert statistics.p_value([-1, 2, 3, 4], "less") == 15 / 16
+
+
+def test_holm_by_hand():
+    # Sorted 0.005, 0.01, 0.03, 0.04 times 4, 3, 2, 1: 0.02, 0.03, 0.06, and 0.04 is raised to 0.06.
+    assert statistics.holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert statistics.holm([0.6, 0.7]) == [1.0, 1.0]
+    assert statistics.holm([0.2]) == [0.2] and statistics.holm([]) == []
