@@ -1,11 +1,14 @@
-"""The demo: does training on generated videos help, and does filtering them?
+"""The demo: do generated videos help a detector when real anomalies are rare?
 
     python -m tools.demo --flagfile=configs/demo.flags --out=DIR
 
-Runs generation.pipeline, trains the same detector in five arms over paired seeds, measures frames
-of held-out footage, and compares with rules that learn nothing. Prints the table on standard output
-and writes it with score curves into DIR/demo.html. Repeating the command resumes the demo; a
-finished run is a folder DIR/runs/ARM-SEED with a result.json from the same flags.
+Renders footage with few abnormal videos, runs generation.pipeline, and trains the same detector on
+real videos only, with generated ones as published, and with generated ones by the flags given, over
+paired seeds; measures frames of held-out footage beside rules that learn nothing. Prints the
+finding and a table on standard output, and writes them with videos and their score curves into
+DIR/demo.html. Repeating the command resumes the demo, whatever stopped it; a finished run is a
+folder DIR/runs/ARM-SEED with a result.json from the same flags. DIR/logs has what the processes
+print.
 """
 
 from absl import flags
@@ -13,7 +16,7 @@ from absl import flags
 from generation import pipeline
 from gvvad_jax.command import define_flags, from_flags, run_command
 from gvvad_jax.config import TrainConfig
-from tools.studies import arms, tables
+from tools.studies import arms, findings
 
 
 def main(_: list[str]) -> None:
@@ -21,15 +24,24 @@ def main(_: list[str]) -> None:
         data=pipeline.settings_from_flags(),
         train=from_flags(TrainConfig),
         seeds=flags.FLAGS.seeds,
+        real_abnormal=flags.FLAGS.real_abnormal,
+        workers=flags.FLAGS.workers,
     )
-    result = arms.run(demo)
-    print(tables.arms_table(result))
-    if result["rendered"]:
-        print("The footage is RENDERED by the built-in world: no number here is about real video.")
+    print(findings.table(arms.run(demo)))
     print(demo.folder / "demo.html")
 
 
 if __name__ == "__main__":
     define_flags(*pipeline.SECTIONS.values(), TrainConfig)
-    flags.DEFINE_integer("seeds", 4, "Number of runs of each arm, one a seed.", 1)
+    flags.DEFINE_integer("seeds", 3, "Number of runs of each arm, one a seed.", 1)
+    flags.DEFINE_integer(
+        "real_abnormal",
+        None,
+        "Abnormal videos among the rendered training footage, drawn at random (default: one a "
+        "pair).",
+        1,
+    )
+    flags.DEFINE_integer(
+        "workers", 0, "Processes that share the work; 0 takes one a core, at most four.", 0
+    )
     run_command(main, usage=__doc__)

@@ -57,14 +57,14 @@ class DemoRun:
       train: training flags; stores, workdir and seed are set for each run.
       seeds: number of runs of each arm; run n of every arm has seed n, so that arms pair up.
       real_abnormal: abnormal videos among the rendered training footage; None: one a pair.
-      jobs: processes; 0 takes one a core, at most four.
+      workers: processes; 0 takes one a core, at most four.
     """
 
     data: pipeline.PipelineSettings
     train: TrainConfig
     seeds: int
     real_abnormal: int | None = None
-    jobs: int = 0
+    workers: int = 0
 
     def __post_init__(self) -> None:
         plan = self.data.plan
@@ -93,9 +93,9 @@ def run(demo: DemoRun) -> dict[str, Any]:
     """Runs or resumes the demo; writes demo.json and demo.html into its folder.
 
     Returns:
-      {"finding", "detector", "arms": see `compare`, "trained": what each arm trains on, "rules":
-      {rule: {"auc", "auc_abnormal", "flipped"}}, "filter", "caught", "data", "rendered", "seeds",
-      "flags", "plan", "provenance"}.
+      {"finding", "detector", "arms": see `compare`, "trained": what each arm trains on,
+      "thresholds": of events, with seed 0, "rules": {rule: {"auc", "auc_abnormal", "flipped"}},
+      "filter", "caught", "data", "rendered", "seeds", "flags", "plan", "provenance"}.
 
     Raises:
       UserError: a fault of the flags or videos, no test video, or a folder that was begun with
@@ -109,7 +109,7 @@ def run(demo: DemoRun) -> dict[str, Any]:
     busy = f"{out}: expected no other demo at work there, found one; wait until it has ended"
     with (
         folders.locked(out / ".demo.lock", busy),
-        sharing.pool(demo.jobs, out / "logs") as workers,
+        sharing.pool(demo.workers, out / "logs") as workers,
     ):
         paths, rules = _data(demo, workers)
         shown = curves.choose(Store(paths["real_store"]))
@@ -123,6 +123,7 @@ def run(demo: DemoRun) -> dict[str, Any]:
         "detector": demo.train.detector,
         "arms": compare(measures),
         "trained": _trained(demo, paths),
+        "thresholds": {n: curves.threshold_text(each[0]["last"]) for n, each in results.items()},
         "rules": rules,
         "filter": paths["filter"],
         "caught": _caught(out),
@@ -167,6 +168,8 @@ def _data(demo: DemoRun, workers: Sequence[Worker]) -> tuple[dict[str, Any], dic
         stage = _Stage("footage, rendered and encoded")
         videos = str(demo.folder / "footage" / "videos.json")
         sharing.as_ranks(workers, _render, demo)
+        # Alone, because only then is what a killed process has left removed.
+        sharing.as_ranks(workers[:1], _render, demo)
         settings = dataclasses.replace(settings, plan=dataclasses.replace(plan, videos=videos))
         sharing.as_ranks(workers, _encode, settings)
         stage.end()

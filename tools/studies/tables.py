@@ -7,9 +7,6 @@ from tools.studies import statistics
 from tools.studies.rows import Row
 from tools.studies.runs import MEASURES
 
-# How measures are called in tables, in their order.
-NAMES = {"auc": "AUC", "auc_abnormal": "abnormal-only", "ap": "AP", "far": "FAR"}
-
 
 def spread_text(entry: Mapping[str, float], sign: str = "", between: str = "+-") -> str:
     """{"mean", "sd"} as "0.912 +- 0.013"; sign "+" shows the sign of the mean always."""
@@ -24,35 +21,6 @@ def difference_text(entry: Mapping[str, float], between: str = "+-") -> str:
 def _both(entry: Mapping[str, Mapping[str, float]], sign: str = "") -> str:
     """AUC / abnormal-only AUC."""
     return " / ".join(spread_text(entry[m], sign) for m in MEASURES)
-
-
-def arms_table(result: Mapping[str, Any]) -> str:
-    """The demo's result: every arm and baseline, then the differences to the first arm."""
-    width = max(len(name) for name in result["arms"]) + 2
-
-    def row(name: str, cells: Sequence[str], cell_width: int = 18) -> str:
-        return f"{name:{width}s}" + "".join(f"{cell:>{cell_width}s}" for cell in cells)
-
-    lines = [row("", list(NAMES.values()))]
-    lines += [
-        row(name, [spread_text(arm[m]) for m in NAMES]) for name, arm in result["arms"].items()
-    ]
-    for rule, entry in result["rules"].items():
-        sign = " (flipped)" if entry["flipped"] else ""
-        lines.append(row(rule + sign, [*(f"{entry[m]:.3f}" for m in MEASURES), "-", "-"]))
-    lines.append("")
-    lines.append(f"paired difference to real only (better in so many of {result['seeds']} seeds)")
-    lines += [
-        row(name, [difference_text(arm["difference"][m]) for m in NAMES], 22)
-        for name, arm in list(result["arms"].items())[1:]
-    ]
-    counts = result["filter"]
-    lines.append("")
-    lines.append(f"filter: {counts['kept']} kept, {counts['dropped']} dropped {counts['reasons']}")
-    if result["caught"]:
-        caught = ", ".join(f"{name} {n} of {all}" for name, (n, all) in result["caught"].items())
-        lines.append(f"dropped by what the world planted: {caught}")
-    return "\n".join(lines)
 
 
 def ped2_table(result: Mapping[str, Any]) -> str:
