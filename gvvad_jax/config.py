@@ -54,7 +54,7 @@ READ_IN = {
 }
 _OF_GENERATED = (
     *("lambda_mode", "lambda_value", "mixup", "synthetic_share", *READ_IN),
-    *("batch_norm", "standardise_by", "pair_twins"),
+    *("batch_norm", "standardise_by", "pair_twins", "conflicts"),
 )
 # Functions of ssls.py.
 LAMBDA_MODES = (
@@ -73,6 +73,9 @@ LAMBDA_RANGES = {
     "uncertainty": (0.0, math.inf),
     "meta": (0.0, 1.0),
 }
+
+# The learning rate of lambda in mode meta; ssls.meta says why.
+META_RATE = 0.05
 
 # Settings that are arguments of the compiled training step: other values compile nothing new.
 NUMBERS = (
@@ -253,13 +256,22 @@ class TrainConfig:
         low=0,
     )
     lambda_learning_rate: float | None = SSLS(
-        None, "Learning rate of a learned lambda (default: --learning_rate).", low=0.0
+        None,
+        "Learning rate of a learned lambda (default: 0.05 in mode meta, else --learning_rate).",
+        low=0.0,
     )
     meta_share: float = SSLS(
         0.2,
         "Mode meta: share of the real training videos kept for learning lambda.",
         low=0.0,
         high=0.5,
+    )
+    conflicts: str = SSLS(
+        "keep",
+        "Where the generated videos' gradient has a negative product with the real ones': keep it, "
+        "or project it off the real one, so that it doesn't raise their loss. project takes one "
+        "more backward pass.",
+        choices=("keep", "project"),
     )
     log_gradients: bool = SSLS(
         False,
@@ -379,6 +391,11 @@ class TrainConfig:
                 "--batch_norm: expected shared with --fidelity=reference, as published, found "
                 "per_domain; leave one out"
             )
+        if self.fidelity == "reference" and self.conflicts == "project":
+            raise UserError(
+                "--conflicts: expected keep with --fidelity=reference, as published, found "
+                "project; leave one out"
+            )
         if self.processes != "one" and self.parallel == "single":
             raise UserError(
                 f"--processes={self.processes}: expected --parallel=pmap or mesh, found single; "
@@ -411,7 +428,8 @@ class TrainConfig:
         """The settings of NUMBERS by name, as a compiled training step takes them."""
         numbers = {name: getattr(self, name) for name in NUMBERS}
         if self.lambda_learning_rate is None:
-            numbers["lambda_learning_rate"] = self.learning_rate
+            meta = self.lambda_mode == "meta"
+            numbers["lambda_learning_rate"] = META_RATE if meta else self.learning_rate
         return numbers
 
     def with_numbers(self, numbers: Mapping[str, Any]) -> "TrainConfig":

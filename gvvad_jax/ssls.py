@@ -136,6 +136,14 @@ def meta(config: TrainConfig) -> Lambda:
     rate r along g + lambda g_scaled changes the held-out videos' loss by -r <g_held_out, g_scaled>
     per unit of lambda. So lambda's gradient is -<g_held_out, g_scaled>. Source: Ren et al., ICML
     2018, eq. 11, for one weight.
+
+    Its size shrinks with both losses, by orders of magnitude within a run, while Adam's divisor
+    remembers the first steps. So what is followed is its cosine, c. Adam's step on raw is then
+    about rate x (mean of c / root mean square of c), at most the rate: at a rate of 1e-3, which
+    is the detector's, 100 steps move raw by 0.1 at most, and lambda from 0.5 to 0.525. With the
+    sigmoid's slope in c, n steps of one sign take raw from 0 to x with 2 x + 2 sinh x = 4 rate n.
+    The default of 0.05 (config.META_RATE) takes lambda to 0.94 or 0.06 within 100 such steps,
+    where signs at random move it by about 0.1: raw by rate x sqrt(n), 0.5.
     """
     return dataclasses.replace(sigmoid(config), from_held_out=True)
 

@@ -229,18 +229,30 @@ def make_gradients(
         values, pull, (batch_stats, parts) = jax.vjp(batch_loss, params, lambda_, has_aux=True)
         total, real, synthetic, scaled = jnp.eye(4)
         grads, lambda_gradient = mean(pull(total))
-        comparison = {}
+        raw_gradient = lambda_gradient
+        more: Metrics = {}
+        real_grads: PyTree = None
+        if config.log_gradients or config.conflicts == "project":
+            real_grads = mean(pull(real)[0])
         if config.log_gradients:
-            comparison = compare_gradients(mean(pull(real)[0]), mean(pull(synthetic)[0]))
+            more |= compare_gradients(real_grads, mean(pull(synthetic)[0]))
+        if config.conflicts == "project":
+            added, more["conflict"] = project(optax.tree.sub(grads, real_grads), real_grads)
+            grads = optax.tree.add(real_grads, added)
         if ssls.mode(config).from_held_out:
             held_out_grads = mean(jax.grad(held_out_cost)(params))
-            lambda_gradient = -optax.tree.vdot(held_out_grads, mean(pull(scaled)[0]))
-        grads = {"detector": grads, "ssls": pull_raw(lambda_gradient.astype(lambda_.dtype))[0]}
+            scaled_grads = mean(pull(scaled)[0])
+            if config.conflicts == "project":
+                scaled_grads, _ = project(scaled_grads, real_grads)
+            lambda_gradient = -optax.tree.vdot(held_out_grads, scaled_grads)
+            more["held_out_cosine"] = cosine(held_out_grads, scaled_grads)
+            raw_gradient = -more["held_out_cosine"]
+        grads = {"detector": grads, "ssls": pull_raw(raw_gradient.astype(lambda_.dtype))[0]}
         if config.fidelity == "reference":
             count = gather(noise.videos_V).size * math.prod(videos.visual_VxNxTxD.shape[1:3])
             batch_stats = unbiased_variance(state.batch_stats, batch_stats, count)
         metrics = {"loss": values[0], "lambda": lambda_, "lambda_gradient": lambda_gradient}
-        return grads, batch_stats, metrics | parts | comparison
+        return grads, batch_stats, metrics | parts | more
 
     return gradients
 
@@ -312,20 +324,42 @@ def average(state: TrainState, decay: float) -> Mapping[str, PyTree]:
     return jax.tree.map(lambda old, new: keep * old + (1.0 - keep) * new, state.averaged, now)
 
 
+def cosine(left: PyTree, right: PyTree) -> jax.Array:
+    """Returns the cosine of two gradients, each taken as one vector; 0 where one of them is 0."""
+    product = optax.tree.norm(left) * optax.tree.norm(right)
+    inner = optax.tree.vdot(left, right)
+    return jnp.where(product > 0, inner / jnp.where(product > 0, product, 1.0), 0.0)
+
+
 def compare_gradients(real: PyTree, synthetic: PyTree) -> Metrics:
     """Compares the detector's gradients of the real and the synthetic cost, before lambda.
 
     Returns:
       `grad_norm_real`, `grad_norm_synthetic` and `grad_cosine`, which is 0 where a norm is 0.
     """
-    norm_real, norm_synthetic = optax.tree.norm(real), optax.tree.norm(synthetic)
-    product = norm_real * norm_synthetic
-    inner = optax.tree.vdot(real, synthetic)
     return {
-        "grad_norm_real": norm_real,
-        "grad_norm_synthetic": norm_synthetic,
-        "grad_cosine": jnp.where(product > 0, inner / jnp.where(product > 0, product, 1.0), 0.0),
+        "grad_norm_real": optax.tree.norm(real),
+        "grad_norm_synthetic": optax.tree.norm(synthetic),
+        "grad_cosine": cosine(real, synthetic),
     }
+
+
+def project(added: PyTree, real: PyTree) -> tuple[PyTree, jax.Array]:
+    """Projects what generated videos add to a gradient off the real gradient, if they conflict.
+
+    They conflict where <added, real> < 0. Then `added` becomes added - <added, real> / |real|^2
+    real, which to first order leaves the real cost to the real videos. The detector's parameters
+    are one vector, as in the paper: by tensors, rounding would decide where a gradient is 0 but for
+    it. Source: PCGrad, Yu et al., NeurIPS 2020, algorithm 1; only the synthetic gradient gives way.
+
+    Returns:
+      (the gradient to add, 1.0 where it was projected and else 0.0).
+    """
+    inner, square = optax.tree.vdot(added, real), optax.tree.vdot(real, real)
+    conflict = (inner < 0) & (square > 0)
+    factor = jnp.where(conflict, inner / jnp.where(conflict, square, 1.0), 0.0)
+    projected = jax.tree.map(lambda a, r: a - factor.astype(r.dtype) * r, added, real)
+    return projected, conflict.astype(jnp.float32)
 
 
 def choose_crops(data: TrainingData, noise: Noise, config: TrainConfig) -> jax.Array | None:

@@ -70,6 +70,21 @@ def test_a_value_out_of_range_is_told(name, value, message):
         TrainConfig(**{name: value})
 
 
+def test_the_published_step_projects_nothing():
+    with pytest.raises(UserError, match="--conflicts: expected keep with --fidelity=reference"):
+        TrainConfig(fidelity="reference", conflicts="project")
+
+
+def test_only_meta_has_a_rate_of_its_own_unless_told():
+    rates = {
+        mode: TrainConfig(lambda_mode=mode, learning_rate=0.01).numbers["lambda_learning_rate"]
+        for mode in LAMBDA_MODES
+    }
+    assert rates == dict.fromkeys(LAMBDA_MODES, 0.01) | {"meta": 0.05}
+    told = TrainConfig(lambda_mode="meta", lambda_learning_rate=0.2)
+    assert told.numbers["lambda_learning_rate"] == 0.2
+
+
 def test_text_alone_needs_a_text_stream():
     with pytest.raises(UserError, match="--feature_group: expected visual for rtfm"):
         TrainConfig(detector="rtfm", feature_group="text")

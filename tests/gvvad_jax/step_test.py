@@ -11,7 +11,7 @@ import optax
 import pytest
 
 from gvvad_jax import detectors, ssls, step
-from gvvad_jax.batches import Batch
+from gvvad_jax.batches import Batch, Batches
 from gvvad_jax.config import DETECTORS, TrainConfig
 from gvvad_jax.detectors.layers import Noise
 from gvvad_jax.optimizer import learning_rate, make_optimizer
@@ -191,6 +191,32 @@ def test_a_meta_learned_lambda_follows_the_held_out_gradient():
         assert ((log["lambda_gradient"] < 0) == rises).all()
 
 
+@pytest.mark.parametrize("flipped", [False, True])
+def test_a_meta_learned_lambda_moves_within_100_steps(flipped):
+    """Towards 1 where synthetic videos are copies of real ones, down where labels are flipped."""
+    labels_V, rng = np.array([0, 1] * 16), np.random.default_rng(0)
+    visual = rng.normal(size=(32, 1, 6, 12))
+    visual[labels_V == 1, :, 2:5, 0] += 1.0
+    synthetic_V, held_out_V = np.arange(64) >= 32, np.arange(64) < 16
+    config = TrainConfig(
+        detector="mil_rank", lambda_mode="meta", dropout=0.0, **SMALL | {"batch_size": 8}
+    )
+    data = step.TrainingData(
+        visual_VxNxTxD=jnp.asarray(np.concatenate([visual, visual]), jnp.float32),
+        text_VxTxE=None,
+        synthetic_V=jnp.asarray(synthetic_V),
+        bank_KxE=None,
+    )
+    both_V = np.concatenate([labels_V, 1 - labels_V if flipped else labels_V])
+    drawn = Batches(both_V, synthetic_V, config, held_out_V=held_out_V)
+    state, train_step = step.init_state(config, 12, 0), jax.jit(step.make_train_step(config))
+    for number in range(100):
+        state, metrics = train_step(state, data, drawn.at(number))
+    lambda_ = float(ssls.lambda_of(state.params["ssls"], jnp.array(0), config))
+    assert lambda_ < 0.1 if flipped else lambda_ > 0.9
+    assert -1 <= metrics["held_out_cosine"] <= 1
+
+
 def test_meta_gradient_against_finite_differences():
     """lambda's gradient is what a small SGD step's lambda does to the held-out loss."""
     config = TrainConfig(detector="mil_rank", lambda_mode="meta", dropout=0.0, **SMALL)
@@ -227,6 +253,66 @@ def test_gradients_by_source_add_up_to_the_whole():
     # Without a synthetic video there is nothing to compare.
     _, log = _run(1, log_gradients=True, data=make_data().replace(synthetic_V=jnp.zeros(8, bool)))
     assert log["grad_norm_synthetic"][0] == 0 and log["grad_cosine"][0] == 0
+
+
+def test_a_projection_by_hand():
+    real = {"a": jnp.array([3.0]), "b": jnp.array([4.0])}
+    # <(-2, 1), (3, 4)> = -2, |(3, 4)|^2 = 25; both leaves are one vector.
+    added, conflict = step.project({"a": jnp.array([-2.0]), "b": jnp.array([1.0])}, real)
+    np.testing.assert_allclose(added["a"], [-2 + 2 / 25 * 3], rtol=1e-6)
+    np.testing.assert_allclose(added["b"], [1 + 2 / 25 * 4], rtol=1e-6)
+    assert conflict == 1 and abs(optax.tree.vdot(added, real)) < 1e-6
+    agreeing = {"a": jnp.array([2.0]), "b": jnp.array([-1.0])}
+    for untouched, other in ((agreeing, real), (real, jax.tree.map(jnp.zeros_like, real))):
+        kept, conflict = step.project(untouched, other)
+        chex.assert_trees_all_equal(kept, untouched)
+        assert conflict == 0
+
+
+def _gradients(data, **changes):
+    config = TrainConfig(detector="mil_rank", dropout=0.0, log_gradients=True, **SMALL | changes)
+    state = step.init_state(config, 12, 8)
+    gradients = step.make_gradients(config, None, lambda shard: shard, step.rows_at)
+    noise = Noise(key=jax.random.key(0), videos_V=jnp.arange(4))
+    grads, _, metrics = jax.jit(gradients)(state, data, BATCH, noise)
+    return grads["detector"], metrics
+
+
+def _contradicting(data):
+    """Synthetic videos that are real ones with the labels exchanged."""
+    rows = data.visual_VxNxTxD
+    return data.replace(visual_VxNxTxD=rows.at[2:4].set(rows[:2][::-1]))
+
+
+@pytest.mark.parametrize("lambda_value", [0.5, 2.0])
+def test_a_projected_step_never_works_against_the_real_videos(lambda_value):
+    data = _contradicting(make_data())
+    real, _ = _gradients(data, lambda_value=0.0)
+    kept, metrics = _gradients(data, lambda_value=lambda_value)
+    projected, log = _gradients(data, lambda_value=lambda_value, conflicts="project")
+    square = optax.tree.vdot(real, real)
+    assert metrics["grad_cosine"] < -0.1 and log["conflict"] == 1 and "conflict" not in metrics
+    assert optax.tree.vdot(kept, real) < 0.95 * square
+    np.testing.assert_allclose(optax.tree.vdot(projected, real), square, rtol=1e-4)
+    # What is added is the synthetic gradient less its part along the real one.
+    added = optax.tree.sub(kept, real)
+    along = optax.tree.scale(optax.tree.vdot(added, real) / square, real)
+    chex.assert_trees_all_close(optax.tree.sub(projected, real), optax.tree.sub(added, along),
+                                atol=1e-6)  # fmt: skip
+
+
+@pytest.mark.parametrize("changes", [{"lambda_value": 0.0}, {"real": True}, {"agreeing": True}])
+def test_without_a_conflict_projecting_is_the_usual_step(changes):
+    data, changes = _contradicting(make_data()), dict(changes)
+    if changes.pop("real", False):
+        data = data.replace(synthetic_V=jnp.zeros(8, bool))
+    if changes.pop("agreeing", False):
+        data = data.replace(visual_VxNxTxD=data.visual_VxNxTxD.at[2:4].set(
+            data.visual_VxNxTxD[:2]))  # fmt: skip
+    kept, _ = _gradients(data, **changes)
+    projected, log = _gradients(data, **changes, conflicts="project")
+    chex.assert_trees_all_close(projected, kept, rtol=1e-5, atol=1e-8)
+    assert log["conflict"] == 0 or changes  # At lambda 0 rounding decides.
 
 
 def test_mixtures_by_hand():

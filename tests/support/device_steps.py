@@ -21,6 +21,7 @@ SMALL = {"head_widths": (16, 8), "mtn_channels": 4, "body_width": 8, "memory_row
 VIDEOS, PAIRS, SEGMENTS, DIM, TEXT_DIM, STEPS = 19, 8, 6, 12, 8, 20
 SYNTHETIC = np.arange(VIDEOS) % 4 > 1
 OPTIONS = {"lambda_mode": "meta", "mixup": 0.5, "train_crops": 1, "ema": 0.9, "clip_norm": 1.0}
+OPTIONS |= {"conflicts": "project"}
 
 
 def configs(precision):
