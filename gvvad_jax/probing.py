@@ -12,19 +12,21 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from scipy import optimize, special, stats
+from scipy import optimize, special
 
 from gvvad_jax import metrics
 from gvvad_jax.config import TrainConfig
+from gvvad_jax.folds import corrected_interval, group_folds
 from gvvad_jax.splits import Member, Splits
 from gvvad_jax.standardisation import Standardisation, standardises
 
 FOLDS, REPEATS = 5, 10
-CONFIDENCE = 0.95
 # Groups of each label that a verdict needs: with fewer, repeated folds repeat the same few videos.
 MIN_GROUPS = 4
 # Inverse penalty of the regression, where rows have a mean squared norm of 1 and losses a mean.
 STRENGTH = 1e4
+# Snippets that are read at a time.
+_READ_SNIPPETS = 1024
 HELPS, HURTS, UNKNOWN = "helps", "hurts", "can't tell"
 
 
@@ -87,6 +89,40 @@ class Probe:
         return _rounded(dataclasses.asdict(self))
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Baseline:
+    """What the regression reaches on a run's test videos: what training has to beat.
+
+    Attributes:
+      auc: video-level AUC, trained on all of the run's training videos; None if it can't be
+        measured.
+      real_auc: the same, trained on the real ones alone.
+    """
+
+    auc: float | None
+    real_auc: float | None
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the fields, rounded to four digits."""
+        return _rounded(dataclasses.asdict(self))
+
+    def describe(self, video_auc: float | None) -> str | None:
+        """Says what training gains over the regression, in one line; None if that is unknown.
+
+        Args:
+          video_auc: video-level AUC of the trained detector on the same test videos.
+        """
+        if video_auc is None or self.auc is None:
+            return None
+        gain = video_auc - self.auc
+        alone = "-" if self.real_auc is None else f"{self.real_auc:.3f}"
+        return (
+            f"video AUC {video_auc:.3f}: training {'gains' if gain >= 0 else 'loses'} "
+            f"{abs(gain):.3f} {'over' if gain >= 0 else 'to'} a logistic regression on mean "
+            f"features ({self.auc:.3f}; on real videos alone {alone})"
+        )
+
+
 def _rounded(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _rounded(item) for key, item in value.items()}
@@ -135,23 +171,16 @@ def probe(
       folds: folds of each repeat; fewer where a label has fewer groups.
       repeats: how many times the videos are divided into folds.
     """
-    real = [m for m in splits.train if m.row.source == "real"]
-    by_store: dict[pathlib.Path, list[Member]] = {}
-    for member in splits.train:
-        if member.row.source != "real":
-            by_store.setdefault(member.store.path, []).append(member)
-    uses = [real, splits.test, *by_store.values()]
-    names = iter(_group_names([member for use in uses for member in use]))
-    dim = splits.train[0].store.manifest.dim
-    videos, test, *sets = (_pool(use, [next(names) for _ in use], dim) for use in uses)
+    videos, test, sets = _read(splits)
     fit = _Arm(config, standardises(splits.train, config))
     reason, held_out = _held_out_folds(videos, folds, repeats, config.seed)
     # The first arm is without a set.
+    arms = [[], *([each] for each in sets.values())]
     aucs_AxJ = np.array(
         [[fit.auc(videos[~held_V], arm, videos[held_V]) for held_V in held_out]
-         for arm in (None, *sets)], float,
-    ).reshape(1 + len(sets), -1)  # fmt: skip
-    test_aucs_A = [fit.auc(videos, arm, test) for arm in (None, *sets)]
+         for arm in arms], float,
+    ).reshape(len(arms), -1)  # fmt: skip
+    test_aucs_A = [fit.auc(videos, arm, test) for arm in arms]
     measured_J = ~np.isnan(aucs_AxJ).any(axis=0)
     aucs_AxJ = aucs_AxJ[:, measured_J]
     held_out = [held_V for held_V, measured in zip(held_out, measured_J, strict=True) if measured]
@@ -160,7 +189,7 @@ def probe(
     ratio = float(np.mean([held_V.sum() / (~held_V).sum() for held_V in held_out] or [0.0]))
     results = [
         _set_probe(str(path), each, reason, aucs_AxJ[[0, arm]], ratio, test_aucs_A[arm])
-        for arm, (path, each) in enumerate(zip(by_store, sets, strict=True), start=1)
+        for arm, (path, each) in enumerate(sets.items(), start=1)
     ]
     normal, abnormal = videos.counts()
     return Probe(
@@ -175,6 +204,36 @@ def probe(
     )
 
 
+def baseline(splits: Splits, config: TrainConfig) -> Baseline:
+    """Measures a logistic regression on a run's test videos, to print beside its video-level AUC.
+
+    It costs one pass over the stores and two fits, so fractions of a second for small runs.
+
+    Args:
+      splits: the run's videos.
+      config: the run's settings: how features are standardised.
+    """
+    videos, test, sets = _read(splits)
+    fit = _Arm(config, standardises(splits.train, config))
+    return Baseline(
+        auc=fit.auc(videos, list(sets.values()), test), real_auc=fit.auc(videos, [], test)
+    )
+
+
+def _read(splits: Splits) -> tuple[_Videos, _Videos, dict[pathlib.Path, _Videos]]:
+    """Reads the real training videos, the test videos, and each store's generated ones."""
+    real = [m for m in splits.train if m.row.source == "real"]
+    by_store: dict[pathlib.Path, list[Member]] = {}
+    for member in splits.train:
+        if member.row.source != "real":
+            by_store.setdefault(member.store.path, []).append(member)
+    uses = [real, splits.test, *by_store.values()]
+    names = iter(_group_names([member for use in uses for member in use]))
+    dim = splits.train[0].store.manifest.dim
+    videos, test, *sets = (_pool(use, [next(names) for _ in use], dim) for use in uses)
+    return videos, test, dict(zip(by_store, sets, strict=True))
+
+
 def _set_probe(
     store: str,
     videos: _Videos,
@@ -186,6 +245,8 @@ def _set_probe(
     """Compares the folds' AUCs without and with a set; no verdict where there is a reason."""
     differences_J = aucs_2xJ[1] - aucs_2xJ[0]
     interval = corrected_interval(differences_J, ratio)
+    if interval is not None:  # No difference of two AUCs is larger.
+        interval = max(interval[0], -1.0), min(interval[1], 1.0)
     normal, abnormal = videos.counts()
     return SetProbe(
         store=store,
@@ -208,29 +269,6 @@ def _verdict(interval: tuple[float, float] | None) -> str:
     return HELPS if low > 0 else HURTS if high < 0 else UNKNOWN
 
 
-def corrected_interval(differences_J: np.ndarray, ratio: float) -> tuple[float, float] | None:
-    """Confidence interval of the mean of J differences over repeated folds.
-
-    Folds share training videos, so that their differences are correlated. The corrected resampled
-    t interval therefore takes (1 / J + ratio) s^2 for the mean's variance (Nadeau and Bengio,
-    "Inference for the Generalization Error", 2003; for repeated folds, Bouckaert and Frank, 2004).
-
-    Args:
-      differences_J: the differences.
-      ratio: held-out videos over training videos of a fold.
-
-    Returns:
-      (low, high); None for fewer than two differences.
-    """
-    count = len(differences_J)
-    if count < 2:
-        return None
-    mean, variance = float(np.mean(differences_J)), float(np.var(differences_J, ddof=1))
-    quantile = float(stats.t.ppf((1 + CONFIDENCE) / 2, count - 1))
-    half = quantile * math.sqrt((1 / count + ratio) * variance)
-    return mean - half, mean + half
-
-
 def _group_names(members: Sequence[Member]) -> list[str]:
     """Names each video's group; groups that share a video's rows are one."""
     parents: dict[tuple[str, str], tuple[str, str]] = {}
@@ -251,9 +289,13 @@ def _pool(members: Sequence[Member], groups: Sequence[str], dim: int) -> _Videos
     rows_V = np.zeros(len(members))
     sums_VxD, squares_VxD = np.zeros((2, len(members), dim))
     for i, member in enumerate(members):
-        rows_MxD = np.asarray(member.store.visual(member.video.id), np.float64).reshape(-1, dim)
-        rows_V[i] = len(rows_MxD)
-        sums_VxD[i], squares_VxD[i] = rows_MxD.sum(axis=0), np.square(rows_MxD).sum(axis=0)
+        visual_TxNxD = member.store.visual(member.video.id)
+        for start in range(0, len(visual_TxNxD), _READ_SNIPPETS):
+            rows_MxD = np.asarray(visual_TxNxD[start : start + _READ_SNIPPETS], np.float64)
+            rows_MxD = rows_MxD.reshape(-1, dim)
+            rows_V[i] += len(rows_MxD)
+            sums_VxD[i] += rows_MxD.sum(axis=0)
+            squares_VxD[i] += np.square(rows_MxD).sum(axis=0)
     labels_V = np.array([member.video.label for member in members], int)
     return _Videos(labels_V, np.array(groups, object), rows_V, sums_VxD, squares_VxD)
 
@@ -287,40 +329,6 @@ def _held_out_folds(
     return reason, held_out
 
 
-def group_folds(
-    labels_V: np.ndarray, groups_V: np.ndarray, folds: int, rng: np.random.Generator
-) -> np.ndarray:
-    """Divides videos into folds of about equal shares of each label; groups stay whole.
-
-    The largest groups are placed first, in random order among equals, each in the fold that keeps
-    the folds' shares of the labels most even.
-
-    Args:
-      labels_V: 0 or 1 for each video.
-      groups_V: name of each video's group.
-      folds: number of folds.
-      rng: decides the order of groups of a size.
-
-    Returns:
-      int [V], the fold of each video.
-    """
-    _, group_V = np.unique(groups_V, return_inverse=True)
-    counts_Gx2 = np.zeros((group_V.max() + 1, 2))
-    np.add.at(counts_Gx2, (group_V, labels_V), 1)
-    shares_Gx2 = counts_Gx2 / np.maximum(counts_Gx2.sum(axis=0), 1)
-    order = rng.permutation(len(counts_Gx2))
-    order = order[np.argsort(-counts_Gx2[order].sum(axis=1), kind="stable")]
-    fold_G = np.zeros(len(counts_Gx2), int)
-    filled_Fx2 = np.zeros((folds, 2))
-    for group in order:
-        # What the sum of squared shares grows by, then the smaller fold.
-        growth_F = np.round((filled_Fx2 * shares_Gx2[group]).sum(axis=1), 12)
-        fold = min(range(folds), key=lambda f: (growth_F[f], round(filled_Fx2[f].sum(), 12)))
-        fold_G[group] = fold
-        filled_Fx2[fold] += shares_Gx2[group]
-    return fold_G[group_V]
-
-
 @dataclasses.dataclass(frozen=True)
 class _Arm:
     """One way of training: how features are standardised.
@@ -333,7 +341,7 @@ class _Arm:
     config: TrainConfig
     standardise: bool
 
-    def auc(self, train: _Videos, generated: _Videos | None, held_out: _Videos) -> float | None:
+    def auc(self, train: _Videos, sets: Sequence[_Videos], held_out: _Videos) -> float | None:
         """Trains on real and generated videos and returns the AUC of the held-out ones.
 
         Generated videos of a held-out group are left out.
@@ -341,10 +349,8 @@ class _Arm:
         Returns:
           The AUC; None where training or held-out videos lack a label.
         """
-        domains = [train] if len(train) else []
-        if generated is not None:
-            generated = generated.without(held_out.groups_V)
-            domains += [generated] if len(generated) else []
+        domains = [train, *(each.without(held_out.groups_V) for each in sets)]
+        domains = [domain for domain in domains if len(domain)]
         labels_V = np.concatenate([np.zeros(0, int), *(domain.labels_V for domain in domains)])
         if len(np.unique(labels_V)) < 2 or 0 in held_out.counts():
             return None

@@ -1,6 +1,6 @@
 """Which generated videos help, known before training, in seconds.
 
-    python -m tools.probe --store=REAL --synthetic_store=A,B [--synthetic_keep=decisions.jsonl]
+    python -m tools.probe --store=REAL --synthetic_store=A,B [--synthetic_keep=A.jsonl,B.jsonl]
 
 A logistic regression on each video's mean features stands in for a detector. It is cross-validated
 over groups of the real training videos (`group` in videos.json; a video without one is its own
@@ -8,17 +8,23 @@ group), without and with each store's generated videos, which join the training 
 helps or hurts where the 95 % interval of the paired differences lies above or below 0. The test
 videos are measured too, with all real training videos for training.
 
-Takes a training's flagfile. Prints a table on standard error and one JSON object on standard
-output.
+Stores of two generators may have the same ids, as of one prompts.jsonl; each then has a file of
+decisions of its own. Takes a training's flagfile. Prints a table on standard error and one JSON
+object on standard output.
 """
 
 import copy
 import dataclasses
 import json
 import sys
+from typing import TYPE_CHECKING
 
-from gvvad_jax.command import define_flags, from_flags, run_command
+from gvvad_jax.command import UserError, define_flags, from_flags, run_command
 from gvvad_jax.config import TrainConfig
+
+if TYPE_CHECKING:
+    from gvvad_jax.probing import Probe
+    from gvvad_jax.splits import Splits
 
 # The flags of training that say which videos, and how their features are standardised.
 _READ = (
@@ -33,19 +39,48 @@ ProbeOptions = dataclasses.make_dataclass(
 
 
 def main(_: list[str]) -> None:
-    from gvvad_jax import probing, splits
+    from gvvad_jax import probing
 
     # A detector that needs no text; all training videos of the list train.
     config = TrainConfig(
         detector="rtfm", validation_share=0.0, **dataclasses.asdict(from_flags(ProbeOptions))
     )
-    videos, _ = splits.open_splits(config)
-    result = probing.probe(videos, config)
+    result = probing.probe(open_videos(config), config)
     print(table(result), file=sys.stderr)
     print(json.dumps(result.to_json()))
 
 
-def table(probe) -> str:
+def open_videos(config: TrainConfig) -> "Splits":
+    """Opens the videos; stores of generated ones one by one, so that they may share ids.
+
+    Raises:
+      UserError: see `splits.open_splits`; or there are several files of decisions, but not one for
+        each store.
+    """
+    from gvvad_jax.splits import open_splits
+
+    stores, keeps = config.synthetic_store.split(","), config.synthetic_keep.split(",")
+    if len(keeps) > 1 and len(keeps) != len(stores):
+        raise UserError(
+            "--synthetic_keep: expected one file of decisions, or one for each of the "
+            f"{len(stores)} stores, found {len(keeps)}; name as many"
+        )
+    # One file of decisions for several stores can't tell two videos of one id apart.
+    if len(keeps) == 1 and (config.synthetic_keep or not all(stores)):
+        stores, keeps = [config.synthetic_store], [config.synthetic_keep]
+    keeps = keeps if len(keeps) > 1 else keeps * len(stores)
+    opened = [
+        open_splits(dataclasses.replace(config, synthetic_store=store, synthetic_keep=keep))[0]
+        for store, keep in zip(stores, keeps, strict=True)
+    ]
+    for each in opened:
+        if why := each.reasons.get("synthetic"):
+            print(why, file=sys.stderr)
+    others = [m for each in opened[1:] for m in each.train if m.row.source != "real"]
+    return dataclasses.replace(opened[0], train=[*opened[0].train, *others])
+
+
+def table(probe: "Probe") -> str:
     """Returns the probe as a table for people."""
     names = ["real videos only", *(f"+ {each.store}" for each in probe.sets)]
     width = max(map(len, names))

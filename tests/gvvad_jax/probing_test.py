@@ -52,30 +52,6 @@ def test_the_regression_is_scikit_learns():
     assert intercept == pytest.approx(model.intercept_[0], abs=1e-4)
 
 
-def test_the_interval_is_nadeau_and_bengios():
-    # Mean 0.2, variance 0.01; t(2) = 4.302653; sqrt((1/3 + 1/4) 0.01) = 0.0763763.
-    low, high = probing.corrected_interval(np.array([0.1, 0.2, 0.3]), 0.25)
-    assert (low, high) == pytest.approx((0.2 - 0.328621, 0.2 + 0.328621), abs=1e-5)
-    assert probing.corrected_interval(np.zeros(5), 0.25) == (0.0, 0.0)
-    assert probing.corrected_interval(np.array([0.1]), 0.25) is None
-
-
-def test_folds_are_even_in_both_labels_and_keep_groups_whole():
-    labels_V = np.array([0] * 10 + [1] * 5)
-    rng = np.random.default_rng(0)
-    alone_V = probing.group_folds(labels_V, np.arange(15).astype(str), 5, rng)
-    for fold in range(5):
-        np.testing.assert_array_equal(np.bincount(labels_V[alone_V == fold]), [2, 1])
-    groups_V = np.array([f"camera {i // 3}" for i in range(15)])
-    fold_V = probing.group_folds(labels_V, groups_V, 2, rng)
-    assert all(len(set(fold_V[groups_V == group])) == 1 for group in groups_V)
-    assert set(fold_V) == {0, 1}
-    again_V = probing.group_folds(labels_V, groups_V, 2, np.random.default_rng(3))
-    np.testing.assert_array_equal(
-        again_V, probing.group_folds(labels_V, groups_V, 2, np.random.default_rng(3))
-    )
-
-
 @pytest.mark.parametrize("by", ["real", "domain"])
 def test_test_aucs_are_those_of_scikit_learn_on_features_standardised_as_the_runs(tmp_path, by):
     labels_V = np.array([0] * 9 + [1] * 5)
@@ -174,6 +150,49 @@ def test_the_unit_of_the_features_doesnt_matter(tmp_path):
     small = _probe(_write(tmp_path / "a", rows_VxTxD, labels_V), standardise="no")
     large = _probe(_write(tmp_path / "b", 1024 * rows_VxTxD, labels_V), standardise="no")
     assert small.auc == pytest.approx(large.auc, abs=1e-3)
+
+
+def test_a_runs_baseline_is_the_regression_on_all_of_its_training_videos(tmp_path):
+    labels_V, few_V = np.array([0, 1] * 6), np.array([0, 1, 1])
+    real = _write(tmp_path / "r", _rows(labels_V, signal=0.4), labels_V)
+    rows = _rows(few_V, signal=0.4, seed=1), _rows(few_V, signal=0.4, seed=2)
+    sets = [
+        _write(tmp_path / name, each, few_V, source="synthetic", prefix=name)
+        for name, each in zip("ab", rows, strict=True)
+    ]
+    both = _write(
+        tmp_path / "both", np.concatenate(rows), [*few_V, *few_V], source="synthetic", prefix="c"
+    )
+    test = _write(
+        tmp_path / "t", _rows(labels_V, signal=0.4, seed=3), labels_V, split="test", prefix="t"
+    )
+    probed = _probe(real, sets[0], both, test=test)
+
+    def baseline(*sets, test=test):
+        train = [*real, *(member for members in sets for member in members)]
+        return probing.baseline(Splits(train, [], [], list(test)), TrainConfig(detector="rtfm"))
+
+    assert baseline() == probing.Baseline(auc=probed.test_auc, real_auc=probed.test_auc)
+    one, two = baseline(sets[0]), baseline(*sets)
+    assert (one.auc, one.real_auc) == (probed.sets[0].test_auc, probed.test_auc)
+    # Two stores, standardised by the real videos, are as good as one.
+    assert two.auc == pytest.approx(probed.sets[1].test_auc) and two.auc != one.auc
+    none = baseline(test=[])
+    assert none == probing.Baseline(auc=None, real_auc=None) and none.describe(0.5) is None
+
+
+def test_what_training_gains_is_one_line():
+    baseline = probing.Baseline(auc=0.875, real_auc=0.8125)
+    assert baseline.describe(0.9) == (
+        "video AUC 0.900: training gains 0.025 over a logistic regression on mean features (0.875; "
+        "on real videos alone 0.812)"
+    )
+    assert baseline.describe(0.5) == (
+        "video AUC 0.500: training loses 0.375 to a logistic regression on mean features (0.875; "
+        "on real videos alone 0.812)"
+    )
+    assert baseline.describe(None) is None
+    assert baseline.to_json() == {"auc": 0.875, "real_auc": 0.8125}
 
 
 def test_too_few_videos_have_no_verdict_and_say_why(tmp_path):

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from gvvad_jax import metrics, probing
+from gvvad_jax import folds, metrics, probing
 from gvvad_jax.config import TrainConfig
 from gvvad_jax.splits import Member
 from gvvad_jax.standardisation import standards
@@ -167,7 +167,7 @@ def two_sample_auc(
     groups_V = np.array([*real_groups, *generated_groups], object)
     aucs = []
     for repeat in range(REPEATS):
-        folds_V = probing.group_folds(labels_V, groups_V, FOLDS, np.random.default_rng(repeat))
+        folds_V = folds.group_folds(labels_V, groups_V, FOLDS, np.random.default_rng(repeat))
         scores_V = np.zeros(len(labels_V))
         for fold in range(FOLDS):
             held_V = folds_V == fold
