@@ -83,5 +83,5 @@ if __name__ == "__main__":
         False,
         "Measure how far generated videos lie from real ones, on features, instead of training.",
     )
-    flags.DEFINE_enum("measure", "auc", rows.RESULTS, "Measure that --table shows.")
+    flags.DEFINE_enum("measure", "auc", rows.MEASURES, "Measure that --table shows.")
     run_command(main, usage=__doc__)

@@ -19,9 +19,12 @@ RESULTS = ("auc", "auc_abnormal", "ap", "far", "video_auc", "video_ap")
 LOGGED = ("lambda_gradient", "grad_norm_real", "grad_norm_synthetic", "grad_cosine")
 MEASURES = (
     *RESULTS, "lambda", *LOGGED, "generated_normal", "generated_abnormal", "steps", "cpu_seconds",
+    "lambda_half", "lambda_gradient_positive",
 )  # fmt: skip
 KEYS = tuple(field.name for field in dataclasses.fields(Cell))
 COLUMNS = (*KEYS, "flags", *MEASURES)
+# Columns that every table has; one of an earlier version may lack later measures.
+_REQUIRED = (*KEYS, "flags")
 Measures = Mapping[str, float | None]
 
 
@@ -61,15 +64,26 @@ def train(config: TrainConfig) -> dict[str, float | None]:
 
 
 def logged(path: pathlib.Path, with_generated: bool) -> dict[str, float | None]:
-    """Returns the last lambda of a run's log and the means of other values; None without any."""
+    """Returns what a run's log says of lambda and of gradients; None where it says nothing.
+
+    Lambda is the last one, and the one at half of the logged steps; gradients are means, and the
+    share of logged steps at which lambda's is positive, so that lambda falls.
+    """
     lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    values: dict[str, float | None] = dict.fromkeys(("lambda", *LOGGED))
+    values: dict[str, float | None] = dict.fromkeys(
+        ("lambda", "lambda_half", "lambda_gradient_positive", *LOGGED)
+    )
     if not with_generated:
         return values
-    for name in values:
-        of_name = [line[name] for line in lines if line.get(name) is not None]
-        if of_name:
-            values[name] = of_name[-1] if name == "lambda" else sum(of_name) / len(of_name)
+    for name in ("lambda", *LOGGED):
+        steps = [line[name] for line in lines if line.get(name) is not None]
+        if not steps:
+            continue
+        values[name] = steps[-1] if name == "lambda" else sum(steps) / len(steps)
+        if name == "lambda":
+            values["lambda_half"] = steps[(len(steps) - 1) // 2]
+        if name == "lambda_gradient":
+            values["lambda_gradient_positive"] = sum(v > 0 for v in steps) / len(steps)
     return values
 
 
@@ -83,7 +97,8 @@ def read(path: pathlib.Path) -> list[Row]:
         return []
     lines = csv.reader(io.StringIO(read_text(path, "the table of a study")))
     header = tuple(next(lines, ()))
-    if header != COLUMNS:
+    measured = header[len(_REQUIRED) :]
+    if header[: len(_REQUIRED)] != _REQUIRED or not set(measured) <= set(MEASURES):
         raise UserError(
             f"{path}: expected the columns {', '.join(COLUMNS)}, found {', '.join(header)[:200]}; "
             "give another --csv, or remove the file"
@@ -91,10 +106,10 @@ def read(path: pathlib.Path) -> list[Row]:
     rows = []
     for number, line in enumerate(lines, start=2):
         try:
-            rows.append(_row(dict(zip(COLUMNS, line, strict=True))))
+            rows.append(_row(dict(zip(header, line, strict=True))))
         except ValueError as error:
             raise UserError(
-                f"{path}: line {number}: expected the values of {len(COLUMNS)} columns, found "
+                f"{path}: line {number}: expected the values of {len(header)} columns, found "
                 f"{','.join(line)[:100]!r}; remove the line"
             ) from error
     return rows
@@ -103,7 +118,7 @@ def read(path: pathlib.Path) -> list[Row]:
 def _row(values: Mapping[str, str]) -> Row:
     types: dict[Any, Callable[[str], Any]] = {int: int, str: str}
     cell = Cell(**{f.name: types[f.type](values[f.name]) for f in dataclasses.fields(Cell)})
-    measures = {name: float(values[name]) if values[name] else None for name in MEASURES}
+    measures = {name: float(values[name]) if values.get(name) else None for name in MEASURES}
     return Row(cell, values["flags"], measures)
 
 

@@ -27,6 +27,10 @@ def test_a_table_is_read_back_to_five_digits_without_paths(tmp_path):
     assert line.startswith('world,0,1,30,6,0.5,world,"SSLS 0.5, filter",rtfm,12345678,0.91235,,')
     assert rows.read(path) == [rows.Row(CELL, "12345678", measures(auc=0.91235, steps=150))]
     assert str(tmp_path) not in path.read_text()
+    # A table of an earlier version lacks later measures.
+    header, line = (",".join(text.split(",")[:-1]) for text in path.read_text().splitlines())
+    path.write_text(f"{header}\n{line}\n")
+    assert rows.read(path) == [rows.Row(CELL, "12345678", measures(auc=0.91235, steps=150))]
 
 
 def test_what_is_no_table_is_one_line(tmp_path):
@@ -45,10 +49,14 @@ def test_lambda_is_the_last_one_and_gradients_are_means(tmp_path):
     path.write_text(
         '{"step": 1, "lambda": 0.5, "lambda_gradient": 1.0}\n'
         '{"step": 2, "lambda": 0.25, "lambda_gradient": 3.0}\n'
-        '{"step": 2, "validation_auc": null}\n'
+        '{"step": 3, "lambda": 0.125, "lambda_gradient": -1.0}\n'
+        '{"step": 3, "validation_auc": null}\n'
     )
     empty = dict.fromkeys(("grad_norm_real", "grad_norm_synthetic", "grad_cosine"))
-    assert rows.logged(path, True) == {"lambda": 0.25, "lambda_gradient": 2.0} | empty
+    assert rows.logged(path, True) == empty | {
+        "lambda": 0.125, "lambda_half": 0.25, "lambda_gradient": 1.0,
+        "lambda_gradient_positive": pytest.approx(2 / 3),
+    }  # fmt: skip
     assert set(rows.logged(path, False).values()) == {None}
 
 

@@ -143,31 +143,40 @@ def test_a_kill_at_any_moment_loses_only_rows_in_progress(tmp_path):
 
 
 def test_rows_of_other_flags_are_run_again_in_one_line(tmp_path, capfd):
-    run(tmp_path, draws=1, seeds=1, counts="2+1")
+    run(tmp_path, jobs=1, draws=1, seeds=1, counts="2+1")
     capfd.readouterr()
     ran(tmp_path)
     flags = {"lambda_value": 0.25}
-    run(tmp_path, draws=1, seeds=1, counts="2+1", flags=flags)
+    run(tmp_path, jobs=1, draws=1, seeds=1, counts="2+1", flags=flags)
     # Real videos alone don't depend on lambda.
     assert len(ran(tmp_path)) == 4
     shown = capfd.readouterr().err
     assert "4 rows are of other flags and are run again, first: draw 0, seed 0, 2+1" in shown
     # A smaller grid leaves the other rows where they are.
-    run(tmp_path, draws=1, seeds=1, counts="2+1", flags=flags, detectors="lap", arms=ARMS[1:])
+    run(
+        tmp_path,
+        jobs=1,
+        draws=1,
+        seeds=1,
+        counts="2+1",
+        flags=flags,
+        detectors="lap",
+        arms=ARMS[1:],
+    )
     assert ran(tmp_path) == [] and "4 rows aren't of this grid; they stay" in capfd.readouterr().err
     assert len(rows.read(tmp_path / "t.csv")) == 6
 
 
 def test_rows_that_cannot_be_run_are_reported_and_the_study_goes_on(tmp_path, capfd):
-    assert run(tmp_path, train_but_lap, draws=1, seeds=1, counts="2+1") == 3
+    assert run(tmp_path, train_but_lap, jobs=1, draws=1, seeds=1, counts="2+1") == 3
     shown = capfd.readouterr().err
     assert shown.count("lap: not run: LAP: no videos") == 3
     assert {row.cell.detector for row in rows.read(tmp_path / "t.csv")} == {"rtfm"}
-    assert run(tmp_path, prepare=no_draw_1, seeds=1, counts="2+1") == 6
+    assert run(tmp_path, prepare=no_draw_1, jobs=1, seeds=1, counts="2+1") == 6
     shown = capfd.readouterr().err
     assert "draw 1: 6 rows not run: videos.json: expected videos, found none" in shown
     assert len(rows.read(tmp_path / "t.csv")) == 6
-    assert run(tmp_path, prepare=no_draw_1, seeds=1, counts="2+1,9+1", draws=1) == 6
+    assert run(tmp_path, prepare=no_draw_1, jobs=1, seeds=1, counts="2+1,9+1", draws=1) == 6
     assert "--counts: expected at most the 4 normal training videos" in capfd.readouterr().err
 
 
