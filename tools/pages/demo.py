@@ -10,7 +10,6 @@ from tools.pages.rendering import render
 from tools.studies import arms, findings
 from tools.studies.curves import Curve
 from tools.studies.runs import MEASURES as RULE_MEASURES
-from tools.studies.tables import difference_text
 
 # Flags that differ from run to run.
 _RUN_FLAGS = ("--store=", "--synthetic_store", "--synthetic_keep", "--workdir=", "--seed=",
@@ -40,10 +39,7 @@ def page(
         detector=findings.detector_name(result["detector"]),
         header=[f"{title} {findings.direction(m)}" for m, title in findings.NAMES.items()],
         arms=[_arm_row(result, name) for name in by_name],
-        differences=[
-            [name, *(difference_text(arm["difference"][m], between="±") for m in findings.NAMES)]
-            for name, arm in list(by_name.items())[1:]
-        ],
+        differences=[_difference_row(name, arm) for name, arm in list(by_name.items())[1:]],
         rules=[_rule_row(rule, entry) for rule, entry in result["rules"].items()],
         filtered=[
             ["kept", counts["kept"]],
@@ -72,6 +68,14 @@ def _arm_row(result: Mapping[str, Any], name: str) -> dict[str, Any]:
     ]
     added = f"{trained['abnormal']} abnormal, {trained['normal']} normal" if trained else ""
     return {"name": name, "added": added, "cells": cells}
+
+
+def _difference_row(name: str, arm: Mapping[str, Any]) -> dict[str, Any]:
+    cells = [
+        {"mean": f"{d['mean']:+.3f}", "sd": f"± {d['sd']:.3f} ({d['wins']})", "best": False}
+        for d in (arm["difference"][m] for m in findings.NAMES)
+    ]
+    return {"name": name, "added": "", "cells": cells}
 
 
 def _rule_row(rule: str, entry: Mapping[str, Any]) -> list[str]:

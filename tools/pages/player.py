@@ -12,7 +12,9 @@ from tools.studies.curves import Alarm, Curve
 
 # Width and height of a plot, margins for its labels, and the height of an arm's line of events, in
 # SVG units. Labels are larger on narrow screens (templates/demo.html), so the margins are wide.
-WIDTH, HEIGHT, LEFT, BOTTOM, LANE = 640, 150, 44, 28, 12
+WIDTH, HEIGHT, LEFT, BOTTOM, LANE = 640, 200, 44, 28, 14
+# Width of a label of time on a narrow screen.
+_LABEL = 52
 # x264's quality: the page holds the video's bytes.
 _CRF = 28
 
@@ -53,7 +55,11 @@ def player(curve: Curve) -> dict[str, Any]:
             for start, end in curve.intervals
         ],
         "levels": [(f"{s:g}", f"{y(s):.1f}") for s in (0, 0.5, 1)],
-        "ticks": [(f"{tick}", f"{x(tick):.1f}") for tick in range(0, int(seconds) + 1, every)],
+        "ticks": [
+            (f"{tick}", f"{x(tick):.1f}")
+            for tick in range(0, int(seconds) + 1, every)
+            if x(tick) < WIDTH - _LABEL
+        ],
         "thresholds": [
             f"{y(alarm.threshold['threshold']):.1f}" if alarm.threshold else None
             for alarm in curve.alarms.values()

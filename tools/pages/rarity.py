@@ -104,7 +104,7 @@ def plot(detector: str, arms: Mapping[str, str], path: pathlib.Path = TABLE) -> 
         "left": _LEFT,
         "levels": [
             (f"{low + i * step:.2f}", f"{y(low + i * step):.1f}")
-            for i in range(round((high - low) / step) + 1)
+            for i in range(int((high - low) / step + 1e-9) + 1)
         ],
         "ticks": [(n, f"{x(n, 0) + _APART * (len(by_arm) - 1) / 2:.1f}") for n in abnormal],
         "lines": [

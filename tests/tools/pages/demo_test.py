@@ -94,6 +94,9 @@ def test_it_opens_with_the_finding_and_marks_the_best(page):
     assert rows[0] == ["", "AUC ↑", "abnormal-only AUC ↑", "AP ↑", "FAR ↓"]
     assert rows[1] == [NAMES[0], "0.510 ± 0.014", "0.600 ± 0.000", "0.700 ± 0.000", "0.050 ± 0.000"]
     assert rows[3][0] == f"{NAMES[2]}21 abnormal, 31 normal"
+    differences = list(tree.iter("table"))[1]
+    cells = ["".join(cell.itertext()) for cell in list(differences)[1]]
+    assert cells[:2] == [NAMES[1], "+0.100 ± 0.000 (2)"]
     marks = [[cell.get("class") == "best" for cell in row[1:]] for row in list(table)[1:]]
     # Equal ones are all best; the lowest rate of false alarms is.
     assert marks == [[False, True, True, True], [False, True, True, False],
@@ -106,12 +109,12 @@ def test_plots_are_drawn_by_hand_and_the_cursor_knows_their_scale(page):
     # 10 seconds are 596 units wide, from 44 on: frames 20 to 60; the event at 2 to 5 seconds.
     truth, event = first.iter("rect")
     assert (truth.get("x"), truth.get("width")) == ("163.2", "238.4")
-    assert (event.get("x"), event.get("width"), event.get("y")) == ("163.2", "178.8", "154")
+    assert (event.get("x"), event.get("width"), event.get("y")) == ("163.2", "178.8", "204")
     assert [rect.get("class") for rect in second.iter("rect")] == ["event"]
     # The first frame has score 0, at the bottom; its middle is at 0.05 seconds.
-    assert first.find("polyline").get("points").startswith("47.0,150.0 ")
+    assert first.find("polyline").get("points").startswith("47.0,200.0 ")
     (dashed,) = (line for line in first.iter("line") if line.get("stroke-dasharray"))
-    assert dashed.get("y1") == "77.0"
+    assert dashed.get("y1") == "102.0"
     captions = ["".join(c.itertext()) for c in _body(page).iter("figcaption")]
     assert captions[0] == (
         "Events. real only: 2.0 to 5.0 s (up to 0.90). "

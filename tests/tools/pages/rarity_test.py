@@ -47,12 +47,16 @@ def test_it_reads_a_detectors_means_beside_most_normal_videos(table):
 def test_it_draws_by_hand(table):
     drawn = rarity.plot("lap", ARMS, table)
     assert drawn["reason"] == "" and drawn["runs"] == "1 to 3" and drawn["normal"] == 30
-    # From the lowest to the highest spread, by 0.05: 0.60 at the floor, 0.95 at the top.
-    assert drawn["levels"][0] == ("0.60", "220.0") and drawn["levels"][-1][1] != "220.0"
-    assert [number for number, _ in drawn["ticks"]] == [3, 6, 30]
-    first, second = drawn["lines"]
-    assert len(first["points"].split()) == len(second["points"].split()) == 3
-    assert first["points"].split()[0].split(",")[0] != second["points"].split()[0].split(",")[0]
+    # From 0.60 at the floor to 0.95, above the highest spread.
+    assert drawn["levels"] == [
+        ("0.60", "220.0"), ("0.70", "159.4"), ("0.80", "98.9"), ("0.90", "38.3"),
+    ]  # fmt: skip
+    # In equal steps, arms beside each other by 9.
+    assert drawn["ticks"] == [(3, "70.0"), (6, "343.0"), (30, "616.0")]
+    alone, both = drawn["lines"]
+    assert alone["points"] == "65.5,201.8 338.5,183.7 611.5,38.3"
+    assert both["points"].startswith("74.5,38.3 347.5,78.7 ")
+    assert both["spreads"][1] == ["347.5", "8.7", "148.6", "78.7"]
 
 
 def test_it_says_why_there_is_none(tmp_path, table):
