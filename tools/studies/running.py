@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import os
 import pathlib
 import shutil
 import sys
@@ -13,7 +12,7 @@ from typing import Any
 from gvvad_jax.config import TrainConfig
 from gvvad_jax.store import folders
 from gvvad_jax.store.files import write_json
-from tools.studies import draws, grid, rows
+from tools.studies import draws, grid, rows, sharing
 from tools.studies.grid import Arm, Cell, GridStudy
 from tools.studies.workers import Outcome, Worker
 
@@ -54,7 +53,8 @@ def run(
         todo = table.todo()
         if not todo:
             return 0
-        cores = sorted(os.sched_getaffinity(0))
+        # One core also for a single process: the number of threads changes the order of sums.
+        cores = sharing.cores() or [None]
         trainers = [
             Worker(folder / f"worker-{i}.log", cores[i % len(cores)]) for i in range(study.jobs)
         ]
