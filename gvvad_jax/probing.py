@@ -8,7 +8,7 @@ folds only. It takes seconds, overfits small sets less than detectors do, and ha
 import dataclasses
 import math
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -132,7 +132,7 @@ def _rounded(value: Any) -> Any:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class _Videos:
+class Videos:
     """Videos by what the probe needs of them: V labels and groups, and sums over their rows."""
 
     labels_V: np.ndarray
@@ -144,21 +144,44 @@ class _Videos:
     def __len__(self) -> int:
         return len(self.labels_V)
 
-    def __getitem__(self, chosen_V: np.ndarray) -> "_Videos":
+    def __getitem__(self, chosen_V: np.ndarray) -> "Videos":
         arrays = (getattr(self, field.name) for field in dataclasses.fields(self))
-        return _Videos(*(array[chosen_V] for array in arrays))
+        return Videos(*(array[chosen_V] for array in arrays))
 
     def counts(self) -> tuple[int, int]:
         """Returns the numbers of normal and of abnormal videos."""
         return int((self.labels_V == 0).sum()), int((self.labels_V == 1).sum())
 
-    def without(self, groups_V: np.ndarray) -> "_Videos":
+    def without(self, groups_V: np.ndarray) -> "Videos":
         """Returns the videos of other groups than these."""
         return self[~np.isin(self.groups_V, groups_V)]
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class Pools:
+    """The videos of a run as the regression takes them.
+
+    Attributes:
+      real: the real training videos.
+      validation, test: the videos held out.
+      sets: the generated training videos by their store.
+      standardise: whether the run standardises its features.
+    """
+
+    real: Videos
+    validation: Videos
+    test: Videos
+    sets: Mapping[pathlib.Path, Videos]
+    standardise: bool
+
+
 def probe(
-    splits: Splits, config: TrainConfig, *, folds: int = FOLDS, repeats: int = REPEATS
+    splits: Splits,
+    config: TrainConfig,
+    *,
+    folds: int = FOLDS,
+    repeats: int = REPEATS,
+    pools: Pools | None = None,
 ) -> Probe:
     """Measures a logistic regression on a run's videos, without and with its generated ones.
 
@@ -170,10 +193,12 @@ def probe(
       config: the run's settings: how features are standardised, and the seed of the folds.
       folds: folds of each repeat; fewer where a label has fewer groups.
       repeats: how many times the videos are divided into folds.
+      pools: the same videos, if they have been read.
     """
-    videos, test, sets = _read(splits)
-    fit = _Arm(config, standardises(splits.train, config))
-    reason, held_out = _held_out_folds(videos, folds, repeats, config.seed)
+    pools = pools or read(splits, config)
+    videos, test, sets = pools.real, pools.test, pools.sets
+    fit = Regression(config, pools.standardise)
+    reason, held_out = held_out_folds(videos, folds, repeats, config.seed)
     # The first arm is without a set.
     arms = [[], *([each] for each in sets.values())]
     aucs_AxJ = np.array(
@@ -204,7 +229,7 @@ def probe(
     )
 
 
-def baseline(splits: Splits, config: TrainConfig) -> Baseline:
+def baseline(splits: Splits, config: TrainConfig, pools: Pools | None = None) -> Baseline:
     """Measures a logistic regression on a run's test videos, to print beside its video-level AUC.
 
     It costs one pass over the stores and two fits, so fractions of a second for small runs.
@@ -212,31 +237,39 @@ def baseline(splits: Splits, config: TrainConfig) -> Baseline:
     Args:
       splits: the run's videos.
       config: the run's settings: how features are standardised.
+      pools: the same videos, if they have been read.
     """
-    videos, test, sets = _read(splits)
-    fit = _Arm(config, standardises(splits.train, config))
+    pools = pools or read(splits, config)
+    sets = list(pools.sets.values())
+    fit = Regression(config, pools.standardise)
     return Baseline(
-        auc=fit.auc(videos, list(sets.values()), test), real_auc=fit.auc(videos, [], test)
+        auc=fit.auc(pools.real, sets, pools.test), real_auc=fit.auc(pools.real, [], pools.test)
     )
 
 
-def _read(splits: Splits) -> tuple[_Videos, _Videos, dict[pathlib.Path, _Videos]]:
-    """Reads the real training videos, the test videos, and each store's generated ones."""
+def read(splits: Splits, config: TrainConfig) -> Pools:
+    """Reads the rows of a run's videos, once, but for those that only lambda learns from."""
     real = [m for m in splits.train if m.row.source == "real"]
     by_store: dict[pathlib.Path, list[Member]] = {}
     for member in splits.train:
         if member.row.source != "real":
             by_store.setdefault(member.store.path, []).append(member)
-    uses = [real, splits.test, *by_store.values()]
+    uses = [real, splits.validation, splits.test, *by_store.values()]
     names = iter(_group_names([member for use in uses for member in use]))
     dim = splits.train[0].store.manifest.dim
-    videos, test, *sets = (_pool(use, [next(names) for _ in use], dim) for use in uses)
-    return videos, test, dict(zip(by_store, sets, strict=True))
+    videos, validation, test, *sets = (_pool(use, [next(names) for _ in use], dim) for use in uses)
+    return Pools(
+        real=videos,
+        validation=validation,
+        test=test,
+        sets=dict(zip(by_store, sets, strict=True)),
+        standardise=standardises(splits.train, config),
+    )
 
 
 def _set_probe(
     store: str,
-    videos: _Videos,
+    videos: Videos,
     reason: str | None,
     aucs_2xJ: np.ndarray,
     ratio: float,
@@ -284,7 +317,7 @@ def _group_names(members: Sequence[Member]) -> list[str]:
     return [root(("group", member.video.kin))[1] for member in members]
 
 
-def _pool(members: Sequence[Member], groups: Sequence[str], dim: int) -> _Videos:
+def _pool(members: Sequence[Member], groups: Sequence[str], dim: int) -> Videos:
     """Reads videos' rows once, and keeps their numbers, sums and sums of squares."""
     rows_V = np.zeros(len(members))
     sums_VxD, squares_VxD = np.zeros((2, len(members), dim))
@@ -297,11 +330,11 @@ def _pool(members: Sequence[Member], groups: Sequence[str], dim: int) -> _Videos
             sums_VxD[i] += rows_MxD.sum(axis=0)
             squares_VxD[i] += np.square(rows_MxD).sum(axis=0)
     labels_V = np.array([member.video.label for member in members], int)
-    return _Videos(labels_V, np.array(groups, object), rows_V, sums_VxD, squares_VxD)
+    return Videos(labels_V, np.array(groups, object), rows_V, sums_VxD, squares_VxD)
 
 
-def _held_out_folds(
-    videos: _Videos, folds: int, repeats: int, seed: int
+def held_out_folds(
+    videos: Videos, folds: int, repeats: int, seed: int
 ) -> tuple[str | None, list[np.ndarray]]:
     """Divides videos into stratified folds by group, several times.
 
@@ -330,8 +363,8 @@ def _held_out_folds(
 
 
 @dataclasses.dataclass(frozen=True)
-class _Arm:
-    """One way of training: how features are standardised.
+class Regression:
+    """The regression, and how its features are standardised.
 
     Attributes:
       config: the run's settings.
@@ -341,13 +374,21 @@ class _Arm:
     config: TrainConfig
     standardise: bool
 
-    def auc(self, train: _Videos, sets: Sequence[_Videos], held_out: _Videos) -> float | None:
-        """Trains on real and generated videos and returns the AUC of the held-out ones.
+    def auc(self, train: Videos, sets: Sequence[Videos], held_out: Videos) -> float | None:
+        """Returns the AUC of `scores`; None where training or held-out videos lack a label."""
+        scores_V = self.scores(train, sets, held_out)
+        return None if scores_V is None else metrics.roc_auc(scores_V, held_out.labels_V)
 
-        Generated videos of a held-out group are left out.
+    def scores(
+        self, train: Videos, sets: Sequence[Videos], held_out: Videos, weight: float = 1.0
+    ) -> np.ndarray | None:
+        """Trains on real and generated videos and returns the scores [V] of the held-out ones.
+
+        Generated videos of a held-out group are left out. The others weigh `weight` against a real
+        one's 1.
 
         Returns:
-          The AUC; None where training or held-out videos lack a label.
+          The scores; None where training or held-out videos lack a label.
         """
         domains = [train, *(each.without(held_out.groups_V) for each in sets)]
         domains = [domain for domain in domains if len(domain)]
@@ -363,10 +404,13 @@ class _Arm:
         centre_D = rows[0].mean(axis=0)
         size = math.sqrt(np.square(rows[0] - centre_D).sum(axis=1).mean()) or 1.0
         train_VxD = (np.concatenate(rows) - centre_D) / size
-        weights_D, _ = fit_logistic(train_VxD, labels_V)
-        return metrics.roc_auc((held_VxD - centre_D) / size @ weights_D, held_out.labels_V)
+        counts_V = np.ones(len(labels_V))
+        counts_V[len(train) :] = weight
+        weights_D, _ = fit_logistic(train_VxD, labels_V, counts_V=counts_V)
+        scores_V: np.ndarray = (held_VxD - centre_D) / size @ weights_D
+        return scores_V
 
-    def _standards(self, domains: Sequence[_Videos]) -> list[Standardisation]:
+    def _standards(self, domains: Sequence[Videos]) -> list[Standardisation]:
         if not self.standardise:
             return [Standardisation()] * len(domains)
         if self.config.standardise_by == "real":
@@ -374,11 +418,11 @@ class _Arm:
         return [_statistics(_by_label(domain)) for domain in domains]
 
 
-def _by_label(videos: _Videos) -> list[_Videos]:
+def _by_label(videos: Videos) -> list[Videos]:
     return [videos[videos.labels_V == label] for label in np.unique(videos.labels_V)]
 
 
-def _statistics(parts: Sequence[_Videos]) -> Standardisation:
+def _statistics(parts: Sequence[Videos]) -> Standardisation:
     """Statistics of videos' rows; every part of the videos counts the same, as in a run."""
     moments_2xD = np.mean(
         [np.stack([p.sums_VxD.sum(axis=0), p.squares_VxD.sum(axis=0)]) / p.rows_V.sum()
@@ -387,13 +431,16 @@ def _statistics(parts: Sequence[_Videos]) -> Standardisation:
     return Standardisation.from_moments(*moments_2xD)
 
 
-def _rows(videos: _Videos, standard: Standardisation) -> np.ndarray:
+def _rows(videos: Videos, standard: Standardisation) -> np.ndarray:
     """Returns the mean of each video's standardised rows, float64 [V, D]."""
     return standard.apply(videos.sums_VxD / videos.rows_V[:, None]).astype(np.float64)
 
 
 def fit_logistic(
-    rows_VxD: np.ndarray, labels_V: np.ndarray, strength: float = STRENGTH
+    rows_VxD: np.ndarray,
+    labels_V: np.ndarray,
+    strength: float = STRENGTH,
+    counts_V: np.ndarray | None = None,
 ) -> tuple[np.ndarray, float]:
     """Fits a logistic regression in which each label counts half.
 
@@ -404,12 +451,14 @@ def fit_logistic(
       rows_VxD: a row of features for each video, about centred and of a size near 1.
       labels_V: 0 or 1 for each video; both must occur.
       strength: inverse of the penalty.
+      counts_V: what each video counts in its label's mean; all the same for None.
 
     Returns:
       (weights [D], intercept).
     """
     signs_V = 2.0 * labels_V - 1.0
-    share_V = 0.5 / np.bincount(labels_V)[labels_V]
+    counts_V = np.ones(len(labels_V)) if counts_V is None else counts_V
+    share_V = 0.5 * counts_V / np.bincount(labels_V, counts_V)[labels_V]
 
     def loss(parameters: np.ndarray) -> tuple[float, np.ndarray]:
         weights_D = parameters[1:]
