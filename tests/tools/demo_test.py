@@ -3,7 +3,6 @@
 import html
 import json
 import pathlib
-import signal
 import subprocess
 import sys
 import time
@@ -16,6 +15,8 @@ from gvvad_jax.config import TrainConfig
 from gvvad_jax.splits import read_decisions
 from tools.studies import arms
 
+# Two demos, of which each starts three processes: minutes on a machine that does other work too.
+pytestmark = pytest.mark.timeout(900)
 ROOT = pathlib.Path(__file__).parents[2]
 SMALL = (
     "--train_pairs=3", "--real_abnormal=1", "--test_pairs=2", "--generated_pairs=4",
@@ -41,11 +42,13 @@ def stamps(out, *patterns):
 def kill_after_the_first_run(out):
     """Kills the demo once a run has ended; returns the stamps of what was made until then."""
     demo = subprocess.Popen(command(out), stderr=subprocess.DEVNULL, cwd=ROOT)
-    while demo.poll() is None and not any(out.glob("runs/*/result.json")):
-        time.sleep(0.05)
-    assert demo.poll() is None
-    demo.send_signal(signal.SIGKILL)
-    demo.wait()
+    try:
+        while demo.poll() is None and not any(out.glob("runs/*/result.json")):
+            time.sleep(0.05)
+        assert demo.poll() is None
+    finally:
+        demo.kill()
+        demo.wait()
     return stamps(out, "footage/videos/*.mp4", "generated/videos/*.mp4", "*/shard-*", "rules/*/*",
                   "runs/*/result.json")  # fmt: skip
 
