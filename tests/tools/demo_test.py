@@ -41,11 +41,13 @@ def stamps(out, *patterns):
 
 def kill_after_the_first_run(out):
     """Kills the demo once a run has ended; returns the stamps of what was made until then."""
-    demo = subprocess.Popen(command(out), stderr=subprocess.DEVNULL, cwd=ROOT)
+    errors = out.with_name("errors.txt")
+    with errors.open("w") as file:
+        demo = subprocess.Popen(command(out), stderr=file, cwd=ROOT)
     try:
         while demo.poll() is None and not any(out.glob("runs/*/result.json")):
             time.sleep(0.05)
-        assert demo.poll() is None
+        assert demo.poll() is None, errors.read_text()
     finally:
         demo.kill()
         demo.wait()
