@@ -25,6 +25,9 @@ from gvvad_jax.store.reader import Store
 from tools.studies import ped2
 from tools.studies.grid import GENERATED_PAIRS, TEST_PAIRS, TRAIN_PAIRS, Cell, GridStudy
 
+# Beside real video, random splits take turns with the clips of so many worlds, and of others from
+# split 100 on.
+CLIP_SETS = 5
 # Control decisions of a draw, which take turns over the seeds.
 RANDOM_DROPS = 4
 _VIDEO_ENDINGS = (".gif", ".mp4", ".avi", ".mkv", ".webm", ".mov")
@@ -87,7 +90,10 @@ def prepare(study: GridStudy, number: int, with_clips: bool) -> Draw:
             store = _encoded(study, str(listed_path), study.clips_name, "synthetic")
             clips[gap] = _judged(study, store, real, annotated, number, "")
         else:
-            data = _world(study, number, gap, real)
+            world = number
+            if study.footage == "videos":
+                world = number // 100 * 100 + number % CLIP_SETS
+            data = _world(study, world, gap, real)
             clips[gap] = Clips(
                 data["synthetic_store"], data["decisions"], tuple(data["random_decisions"])
             )
