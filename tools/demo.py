@@ -16,6 +16,8 @@ from absl import flags
 from generation import pipeline
 from gvvad_jax.command import define_flags, from_flags, run_command
 from gvvad_jax.config import TrainConfig
+from gvvad_jax.store.files import write_atomically
+from tools.pages import demo as demo_page
 from tools.studies import arms, findings
 
 
@@ -27,8 +29,11 @@ def main(_: list[str]) -> None:
         real_abnormal=flags.FLAGS.real_abnormal,
         workers=flags.FLAGS.workers,
     )
-    print(findings.table(arms.run(demo)))
-    print(demo.folder / "demo.html")
+    result, videos = arms.run(demo)
+    page = demo.folder / "demo.html"
+    write_atomically(page, demo_page.page(result, videos).encode())
+    print(findings.table(result))
+    print(page)
 
 
 if __name__ == "__main__":

@@ -75,7 +75,7 @@ if __name__ == "__main__":
         "arm",
         [],
         "Way to train, NAME: FLAGS of training, with --keep=none|all|filter|random (which "
-        "generated videos) and --base=NAME (the arm to compare with, else the first). Repeated.",
+        "generated videos) and --base=NAME (the arm to compare with, else the first).",
     )
     flags.DEFINE_bool("table", False, "Print tables of --csv and run nothing.")
     flags.DEFINE_bool(

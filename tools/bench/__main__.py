@@ -29,7 +29,7 @@ SECTIONS = ("step", "data", "evaluation", "metrics", "startup", "memory", "accur
 
 def main(_: Sequence[str]) -> None:
     values = flags.FLAGS
-    unknown = set(values.sections) - set(SECTIONS) | set(values.detectors) - set(DETECTORS)
+    unknown = set(values.sections) - set(SECTIONS) | set(_detectors(values)) - set(DETECTORS)
     if unknown:
         raise UserError(
             f"--sections, --detectors: expected of {', '.join((*SECTIONS, *DETECTORS))}, found "
@@ -53,6 +53,10 @@ def main(_: Sequence[str]) -> None:
             figures[section] = _measure(section, pathlib.Path(folder), device)
             if values.json:  # After each section, so that an interrupted run keeps its figures.
                 write_json(values.json, figures)
+
+
+def _detectors(values: flags.FlagValues) -> list[str]:
+    return values.detectors.split(",")
 
 
 def _machine() -> dict[str, Any]:
@@ -89,7 +93,7 @@ def _measure(section: str, folder: pathlib.Path, device: str) -> dict[str, Any]:
     elif section == "startup":
         measured = startup.measure(folder, values.repeats)
     elif section == "memory":
-        measured = data.memory(folder) | {"detectors": memory.detectors(values.detectors)}
+        measured = data.memory(folder) | {"detectors": memory.detectors(_detectors(values))}
         measured |= {"encoders": encoding_memory.encoders(folder / "encoders")}
     else:
         measured = accuracy.measure(values.store, folder, values.seeds, values.steps)
@@ -115,7 +119,7 @@ def _steps(device: str) -> dict[str, dict[str, Any]]:
     ]
     print("\n" + "".join(f"{name:>11}" for name in head))
     rows: dict[str, dict[str, Any]] = {}
-    for detector in values.detectors:
+    for detector in _detectors(values):
         for segments in values.segments:
             case = step.Case(detector, int(segments), values.pairs)
             row = step.measure(
@@ -150,7 +154,9 @@ def _print(measured: Mapping[str, Any], indent: str) -> None:
 
 if __name__ == "__main__":
     flags.DEFINE_list("sections", [s for s in SECTIONS if s != "accuracy"], "Sections to measure.")
-    flags.DEFINE_list("detectors", list(DETECTORS), "Detectors of the section step.")
+    flags.DEFINE_string(
+        "detectors", ",".join(DETECTORS), "Detectors to train, separated by commas."
+    )
     flags.DEFINE_list("segments", ["32", "64"], "Segments of a video; data uses the first number.")
     flags.DEFINE_integer("pairs", 32, "Pairs of videos in a batch.", lower_bound=1)
     flags.DEFINE_integer("repeats", 5, "Number of rounds.", lower_bound=1)

@@ -14,7 +14,7 @@ from gvvad_jax import splits
 from gvvad_jax.command import UserError, to_flagfile
 from gvvad_jax.config import TrainConfig, unread_flags
 from gvvad_jax.store import annotations, digests, folders
-from gvvad_jax.store.files import read_json, write_atomically, write_json
+from gvvad_jax.store.files import read_json, write_json
 from gvvad_jax.store.reader import Store
 from tools.studies import curves, findings, runs, sharing, statistics
 from tools.studies.workers import Worker
@@ -89,20 +89,18 @@ class DemoRun:
         return not self.data.plan.videos
 
 
-def run(demo: DemoRun) -> dict[str, Any]:
-    """Runs or resumes the demo; writes demo.json and demo.html into its folder.
+def run(demo: DemoRun) -> tuple[dict[str, Any], list[curves.Curve]]:
+    """Runs or resumes the demo; writes demo.json into its folder.
 
     Returns:
-      {"finding", "detector", "arms": see `compare`, "trained": what each arm trains on,
-      "thresholds": of events, with seed 0, "rules": {rule: {"auc", "auc_abnormal", "flipped"}},
-      "filter", "caught", "data", "rendered", "seeds", "flags", "plan", "provenance"}.
+      (result, the test videos to show with their scores). The result is {"finding", "detector",
+      "arms": see `compare`, "trained": what each arm trains on, "thresholds": of events, with seed
+      0, "rules": {rule: {"auc", "auc_abnormal", "flipped"}}, "filter", "caught", "data", "rendered", "seeds", "flags", "plan", "provenance"}.
 
     Raises:
       UserError: a fault of the flags or videos, no test video, or a folder that was begun with
         other flags or that another demo works in.
     """
-    from tools.pages import demo as demo_page
-
     out = demo.folder
     # The folder is a pipeline's too, which takes none that holds anything else.
     folders.claim(out, "pipeline")
@@ -136,12 +134,9 @@ def run(demo: DemoRun) -> dict[str, Any]:
     }
     result = {"finding": findings.finding(result)} | result
     write_json(out / "demo.json", result)
-    stage = _Stage("page")
     first = {name: results[name][0] for name in results}
     videos = curves.of(annotations.load(paths["real_videos"]), paths["real_store"], shown, first)
-    write_atomically(out / "demo.html", demo_page.page(result, videos).encode())
-    stage.end()
-    return result
+    return result, videos
 
 
 class _Stage:
