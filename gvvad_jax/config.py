@@ -45,26 +45,25 @@ READ_BY = {
 _OF_BOTH_STREAMS = ("fusion",)
 _OF_TEXT = ("pseudo_weight", "triplet_weight")
 # The modes of lambda that read a flag, likewise.
+_LEARNED = ("learnable", "sigmoid", "softplus", "uncertainty", "meta")
 READ_IN = {
+    "lambda_value": ("fixed", "scheduled", *_LEARNED),
     "lambda_rise": ("scheduled",),
     "lambda_decay": ("scheduled",),
     "lambda_shift": ("scheduled",),
-    "lambda_learning_rate": ("learnable", "sigmoid", "softplus", "uncertainty", "meta"),
+    "lambda_learning_rate": _LEARNED,
     "meta_share": ("meta",),
 }
 _OF_GENERATED = (
-    *("lambda_mode", "lambda_value", "mixup", "synthetic_share", *READ_IN),
+    *("lambda_mode", "mixup", "synthetic_share", *READ_IN),
     *("batch_norm", "standardise_by", "pair_twins", "conflicts"),
 )
 # Functions of ssls.py.
 LAMBDA_MODES = (
     "fixed",
     "scheduled",
-    "learnable",
-    "sigmoid",
-    "softplus",
-    "uncertainty",
-    "meta",
+    *_LEARNED,
+    "auto",
 )
 # The range that lambda must start in; modes that aren't here take any number.
 LAMBDA_RANGES = {
@@ -139,7 +138,8 @@ class TrainConfig:
     standardise_by: str = DATA(
         "real",
         "Videos whose statistics standardise: real standardises generated videos by the real "
-        "ones', domain by those of their own store.",
+        "ones', domain by those of their own store, and gives their text the real text's mean and "
+        "deviation.",
         choices=("real", "domain"),
     )
     synthetic_share: float | str | None = DATA(
@@ -237,7 +237,8 @@ class TrainConfig:
 
     lambda_mode: str = SSLS(
         "fixed",
-        "How lambda, the weight of generated videos' loss, is set; BUILD.md describes each mode.",
+        "How lambda, the weight of generated videos' loss, is set; auto chooses it before training "
+        "and leaves out stores that lose. BUILD.md describes each mode.",
         choices=LAMBDA_MODES,
     )
     lambda_value: float = SSLS(0.5, "Lambda, or its first value where it is learned.")
@@ -269,9 +270,9 @@ class TrainConfig:
     conflicts: str = SSLS(
         "keep",
         "Where the generated videos' gradient has a negative product with the real ones': keep it, "
-        "or project it off the real one, so that it doesn't raise their loss. project takes one "
-        "more backward pass.",
-        choices=("keep", "project"),
+        "or project it off the real one, so that it doesn't raise their loss; limit also keeps it "
+        "shorter than lambda times the real one. Both take one more backward pass.",
+        choices=("keep", "project", "limit"),
     )
     log_gradients: bool = SSLS(
         False,
@@ -391,10 +392,10 @@ class TrainConfig:
                 "--batch_norm: expected shared with --fidelity=reference, as published, found "
                 "per_domain; leave one out"
             )
-        if self.fidelity == "reference" and self.conflicts == "project":
+        if self.fidelity == "reference" and self.conflicts != "keep":
             raise UserError(
                 "--conflicts: expected keep with --fidelity=reference, as published, found "
-                "project; leave one out"
+                f"{self.conflicts}; leave one out"
             )
         if self.processes != "one" and self.parallel == "single":
             raise UserError(

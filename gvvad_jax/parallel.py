@@ -291,7 +291,8 @@ class _Mesh:
         exchange = jax.shard_map(
             _exchange, mesh=mesh, in_specs=(split, split, whole), out_specs=split
         )
-        fields = dict.fromkeys(("visual_VxNxTxD", "text_VxTxE", "synthetic_V"), self._by_row)
+        split_fields = ("visual_VxNxTxD", "text_VxTxE", "stream_VxTxE", "synthetic_V")
+        fields = dict.fromkeys(split_fields, self._by_row)
         data: PyTree = TrainingData(**fields, bank_KxE=self._replicated)  # type: ignore[arg-type]
         self.step: Step = jax.jit(
             make_train_step(program, rows_at=exchange),

@@ -73,7 +73,8 @@ class Segments:
       folder: folder of the mapped files that keep segmented videos; without it none are kept.
 
     Attributes:
-      shapes: shape of one video's features by kind, `visual` and, where it is used, `text`.
+      shapes: shape of one video's features by kind: `visual`; where it is used, `text`; and where
+        the text stream takes other rows than are stored, `stream`.
     """
 
     def __init__(
@@ -89,6 +90,8 @@ class Segments:
         self.shapes["visual"] = (manifest.crops["count"], config.segments, manifest.dim)
         if config.uses_text and manifest.text:
             self.shapes["text"] = (config.segments, manifest.text["dim"])
+        if standards.text:
+            self.shapes["stream"] = self.shapes["text"]
         self._kept: dict[str, np.memmap] = {}
         if folder:
             shapes = {kind: (num_videos, *shape) for kind, shape in self.shapes.items()}
@@ -113,7 +116,7 @@ class Segments:
         return self.padded_rows * of_one
 
     def rows(self, kind: str, videos_V: Sequence[int] | np.ndarray) -> np.ndarray:
-        """Returns some videos' features, float32: `visual` [V, N, S, D] or `text` [V, S, E]."""
+        """Returns some videos' features, float32: `visual` [V, N, S, D], others [V, S, E]."""
         rows = np.empty((len(videos_V), *self.shapes[kind]), np.float32)
         # The progress bar appears only for long reads: a large store is read once.
         for i, video in enumerate(tqdm.tqdm(videos_V, desc=f"segment {kind}", delay=5)):
@@ -136,10 +139,12 @@ class Segments:
     def _segmented(self, kind: str, video: int) -> np.ndarray:
         member = self._members[video]
         store, video_id = member.store, member.video.id
-        if kind == "text":
+        if kind != "visual":
             text_TxE = store.text(video_id)
             assert text_TxE is not None
             segments = segment(text_TxE, self._segments)
+            if kind == "stream":
+                segments = self._standards.text_of(member).apply(segments)
         else:
             feat_SxNxD = segment(store.visual(video_id), self._segments)
             segments = self._standards.of(member).apply(feat_SxNxD).swapaxes(0, 1)
@@ -153,7 +158,8 @@ class Segments:
         for member in self._members:
             path = member.store.path
             if path not in of_stores:
-                of_stores[path] = digests.of_json(self._standards.of(member).to_json())
+                standards = (self._standards.of(member), self._standards.text_of(member))
+                of_stores[path] = digests.of_json([each.to_json() for each in standards])
             digest.update(f"{member.video.id} {member.row.sha256} {of_stores[path]}\n".encode())
         return digest.hexdigest()
 
@@ -283,6 +289,7 @@ def _training_data(
     return TrainingData(
         visual_VxNxTxD=features("visual"),
         text_VxTxE=features("text") if "text" in segments.shapes else None,
+        stream_VxTxE=features("stream") if "stream" in segments.shapes else None,
         synthetic_V=by_row((), lambda start, stop: synthetic_V[start:stop]),
         bank_KxE=runner.on_each(fixed.bank_KxE),
     )

@@ -1,9 +1,9 @@
-"""Standardises a run's visual features: by which videos' mean and deviation."""
+"""Standardises a run's features: by which videos' mean and deviation."""
 
 import dataclasses
 import pathlib
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -65,14 +65,21 @@ class Standards:
       real: of real videos, and of all where generated ones have none of their own; scoring takes
         these.
       generated: of the generated videos of a store, by the store's path.
+      text: what gives a store's generated text rows the real ones' mean and deviation, by the
+        store's path; real text rows stay as they are stored, in training and in scoring.
     """
 
     real: Standardisation = dataclasses.field(default_factory=Standardisation)
     generated: Mapping[pathlib.Path, Standardisation] = dataclasses.field(default_factory=dict)
+    text: Mapping[pathlib.Path, Standardisation] = dataclasses.field(default_factory=dict)
 
     def of(self, member: Member) -> Standardisation:
         """Returns the statistics that standardise a video."""
         return self.generated.get(member.store.path, self.real)
+
+    def text_of(self, member: Member) -> Standardisation:
+        """Returns what the text stream's input of a video is standardised by."""
+        return self.text.get(member.store.path, Standardisation())
 
 
 def standardises(training: Sequence[Member], config: TrainConfig) -> bool:
@@ -82,36 +89,59 @@ def standardises(training: Sequence[Member], config: TrainConfig) -> bool:
 
 
 def standards(training: Sequence[Member], config: TrainConfig) -> Standards:
-    """Computes the statistics that standardise a run's visual features.
+    """Computes the statistics that standardise a run's features.
 
-    They come from the real training videos, so that runs with and without generated videos share
-    them; without a real one, they come from all. `auto` standardises where the encoder says that
-    its features need it. By domain, each label counts half wherever a domain has both, because
-    domains differ in how many of their videos are abnormal.
+    Those of visual features come from the real training videos, so that runs with and without
+    generated videos share them; without a real one, they come from all. `auto` standardises where
+    the encoder says that its features need it. By domain, each label counts half wherever a domain
+    has both, because domains differ in how many of their videos are abnormal. Text is never
+    standardised but by domain, and then only the generated videos'.
 
     Args:
       training: the training videos.
       config: the run's settings.
     """
-    if not standardises(training, config):
-        if config.standardise_by == "domain":
-            print(
-                "--standardise_by=domain has no effect, because nothing is standardised: give "
-                "--standardise=yes",
-                file=sys.stderr,
-            )
-        return Standards()
+    visual = standardises(training, config)
     real = [m for m in training if m.row.source == "real"]
     if config.standardise_by == "real" or not real:
-        return Standards(_statistics([real or training]))
+        return Standards(_statistics([real or training]) if visual else Standardisation())
     generated: dict[pathlib.Path, list[Member]] = {}
     for member in training:
         if member.row.source != "real":
             generated.setdefault(member.store.path, []).append(member)
+    stores = {path: _by_label(members) for path, members in generated.items()}
+    text = {}
+    if config.uses_text and stores:
+        goal = _statistics(_by_label(real), _text)
+        text = {path: _to(goal, _statistics(labels, _text)) for path, labels in stores.items()}
+    if not visual:
+        print(
+            f"--standardise_by=domain has no effect{' on visual features' if text else ''}, "
+            "because they aren't standardised: give --standardise=yes",
+            file=sys.stderr,
+        )
+        return Standards(text=text)
     return Standards(
         _statistics(_by_label(real)),
-        {path: _statistics(_by_label(members)) for path, members in generated.items()},
+        {path: _statistics(labels) for path, labels in stores.items()},
+        text,
     )
+
+
+def _to(goal: Standardisation, own: Standardisation) -> Standardisation:
+    """Returns what gives features of mean and deviation `own` those of `goal`."""
+    assert goal.mean_D is not None and goal.std_D is not None
+    assert own.mean_D is not None and own.std_D is not None
+    ratio_D = own.std_D / goal.std_D
+    return Standardisation(own.mean_D - goal.mean_D * ratio_D, ratio_D)
+
+
+def _visual(member: Member) -> np.ndarray:
+    return np.asarray(member.store.visual(member.video.id), np.float64)
+
+
+def _text(member: Member) -> np.ndarray:
+    return np.asarray(member.store.text(member.video.id), np.float64)
 
 
 def _by_label(members: Sequence[Member]) -> list[list[Member]]:
@@ -119,16 +149,18 @@ def _by_label(members: Sequence[Member]) -> list[list[Member]]:
     return [[m for m in members if m.video.label == label] for label in labels]
 
 
-def _statistics(groups: Sequence[Sequence[Member]]) -> Standardisation:
+def _statistics(
+    groups: Sequence[Sequence[Member]], read: Callable[[Member], np.ndarray] = _visual
+) -> Standardisation:
     """Computes mean and deviation of videos' features; every group of videos counts the same."""
-    dim = groups[0][0].store.manifest.dim
-    moments_2xD = np.zeros((2, dim))
+    moments_2xD = np.zeros((2, 1))
     for members in groups:
-        count, totals_2xD = 0, np.zeros((2, dim))
+        count, totals_2xD = 0, np.zeros((2, 1))
         for member in members:
-            rows_MxD = np.asarray(member.store.visual(member.video.id), np.float64)
+            rows_MxD = read(member)
             rows_MxD = rows_MxD.reshape(-1, rows_MxD.shape[-1])
             count += len(rows_MxD)
-            totals_2xD += np.stack([rows_MxD.sum(axis=0), np.square(rows_MxD).sum(axis=0)])
-        moments_2xD += totals_2xD / count
+            sums_2xD = np.stack([rows_MxD.sum(axis=0), np.square(rows_MxD).sum(axis=0)])
+            totals_2xD = totals_2xD + sums_2xD
+        moments_2xD = moments_2xD + totals_2xD / count
     return Standardisation.from_moments(*moments_2xD / len(groups))

@@ -37,6 +37,7 @@ class TrainingData(struct.PyTreeNode, kw_only=True):
     Attributes:
       visual_VxNxTxD: visual features of V videos, N crops, T segments.
       text_VxTxE: text features; None where text isn't used.
+      stream_VxTxE: text features as the text stream takes them; None where as `text_VxTxE`.
       synthetic_V: whether each video is generated; a share between 0 and 1 for a mixture.
       bank_KxE: embedded anomaly prompts; None where text isn't used.
     """
@@ -45,6 +46,7 @@ class TrainingData(struct.PyTreeNode, kw_only=True):
     text_VxTxE: jax.Array | None
     synthetic_V: jax.Array
     bank_KxE: jax.Array | None
+    stream_VxTxE: jax.Array | None = None
 
 
 class TrainState(struct.PyTreeNode, kw_only=True):
@@ -160,11 +162,12 @@ def make_loss(
         # The detector multiplies in config.precision. Statistics, losses and gradients keep the
         # precision of the parameters.
         # Of a mixture, the larger part counts.
+        stream_VxTxE = videos.stream_VxTxE
         generated_V = videos.synthetic_V > 0.5 if config.normalises_by_domain else None
         outputs, changed = detector.apply(
             {"params": cast(params, config.precision), "batch_stats": batch_stats},
             cast(videos.visual_VxNxTxD, config.precision),
-            cast(videos.text_VxTxE, config.precision),
+            cast(videos.text_VxTxE if stream_VxTxE is None else stream_VxTxE, config.precision),
             noise=noise,
             train=True,
             generated_V=generated_V,
@@ -232,17 +235,19 @@ def make_gradients(
         raw_gradient = lambda_gradient
         more: Metrics = {}
         real_grads: PyTree = None
-        if config.log_gradients or config.conflicts == "project":
+        if config.log_gradients or config.conflicts != "keep":
             real_grads = mean(pull(real)[0])
         if config.log_gradients:
             more |= compare_gradients(real_grads, mean(pull(synthetic)[0]))
-        if config.conflicts == "project":
+        if config.conflicts != "keep":
             added, more["conflict"] = project(optax.tree.sub(grads, real_grads), real_grads)
+            if config.conflicts == "limit":
+                added = limit(added, real_grads, lambda_)
             grads = optax.tree.add(real_grads, added)
         if ssls.mode(config).from_held_out:
             held_out_grads = mean(jax.grad(held_out_cost)(params))
             scaled_grads = mean(pull(scaled)[0])
-            if config.conflicts == "project":
+            if config.conflicts != "keep":
                 scaled_grads, _ = project(scaled_grads, real_grads)
             lambda_gradient = -optax.tree.vdot(held_out_grads, scaled_grads)
             more["held_out_cosine"] = cosine(held_out_grads, scaled_grads)
@@ -362,6 +367,18 @@ def project(added: PyTree, real: PyTree) -> tuple[PyTree, jax.Array]:
     return projected, conflict.astype(jnp.float32)
 
 
+def limit(added: PyTree, real: PyTree, lambda_: jax.Array) -> PyTree:
+    """Shortens what generated videos add to a gradient to lambda times the real gradient's length.
+
+    Adam divides a gradient by its usual size, so once real videos cost nothing, lambda no longer
+    matters: generated ones alone would move the parameters, at the full rate.
+    """
+    length = optax.tree.norm(added)
+    most = jnp.abs(lambda_) * optax.tree.norm(real)
+    factor = jnp.where(length > most, most / jnp.where(length > most, length, 1.0), 1.0)
+    return jax.tree.map(lambda a: factor.astype(a.dtype) * a, added)
+
+
 def choose_crops(data: TrainingData, noise: Noise, config: TrainConfig) -> jax.Array | None:
     """Chooses the crops that a step sees [k]; None for all of them.
 
@@ -383,10 +400,14 @@ def take(
 ) -> TrainingData:
     """Gathers some videos in the given order; some of their crops, or all for None."""
     chex.assert_rank(videos_M, 1)
-    text_VxTxE = data.text_VxTxE
+
+    def rows(array_Vx: jax.Array | None) -> jax.Array | None:
+        return None if array_Vx is None else rows_at(array_Vx, videos_M, None)
+
     return data.replace(
         visual_VxNxTxD=rows_at(data.visual_VxNxTxD, videos_M, crops_k),
-        text_VxTxE=None if text_VxTxE is None else rows_at(text_VxTxE, videos_M, None),
+        text_VxTxE=rows(data.text_VxTxE),
+        stream_VxTxE=rows(data.stream_VxTxE),
         synthetic_V=rows_at(data.synthetic_V.astype(jnp.float32), videos_M, None),
     )
 
@@ -410,6 +431,7 @@ def mixed_videos(
     return videos.replace(
         visual_VxNxTxD=mix(videos.visual_VxNxTxD, partners.visual_VxNxTxD),
         text_VxTxE=jax.tree.map(mix, videos.text_VxTxE, partners.text_VxTxE),
+        stream_VxTxE=jax.tree.map(mix, videos.stream_VxTxE, partners.stream_VxTxE),
         synthetic_V=mix(videos.synthetic_V, partners.synthetic_V),
     )
 

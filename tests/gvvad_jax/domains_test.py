@@ -1,15 +1,19 @@
 """Real and generated videos normalised apart: neither moves what the other is normalised by."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gvvad_jax import step
+from gvvad_jax import segments, step
 from gvvad_jax.batches import Batch
 from gvvad_jax.command import UserError
 from gvvad_jax.config import TrainConfig
 from gvvad_jax.detectors import lap, layers
+from gvvad_jax.splits import open_splits
+from gvvad_jax.standardisation import standards
 from tests.support.steps import SMALL, make_data
 
 # LAP has all that RTFM and TEVAD have, and more.
@@ -178,3 +182,62 @@ def test_triplets_of_a_domain_weigh_what_its_share_is():
 def test_the_published_objective_has_shared_statistics():
     with pytest.raises(UserError, match="--batch_norm: expected shared with --fidelity=reference"):
         TrainConfig(fidelity="reference", batch_norm="per_domain")
+
+
+def _balanced_moments(members, rows_of):
+    """Mean and deviation over rows in which each label counts half."""
+    moments = []
+    for label in (0, 1):
+        rows = np.concatenate([rows_of(m) for m in members if m.video.label == label])
+        moments.append([rows.mean(axis=0), np.square(rows).mean(axis=0)])
+    mean, square = np.mean(moments, axis=0)
+    return mean, np.sqrt(square - mean**2)
+
+
+def test_generated_text_gets_the_mean_and_deviation_of_real_text(real_store, synthetic_store):
+    config = TrainConfig(
+        store=str(real_store), synthetic_store=str(synthetic_store), standardise_by="domain"
+    )
+    train = open_splits(config)[0].train
+    standard = standards(train, config)
+    real = [m for m in train if m.row.source == "real"]
+    generated = [m for m in train if m.row.source != "real"]
+
+    def stream(member):
+        return standard.text_of(member).apply(member.store.text(member.video.id))
+
+    found = _balanced_moments(generated, stream)
+    expected = _balanced_moments(real, lambda m: m.store.text(m.video.id))
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+    kept = segments.Segments(train, standard, config)
+    text, moved = (kept.rows(kind, np.arange(len(train))) for kind in ("text", "stream"))
+    for i, member in enumerate(train):
+        if member in real:
+            np.testing.assert_array_equal(moved[i], text[i])
+        else:
+            assert np.abs(moved[i] - text[i]).max() > 1e-3
+            np.testing.assert_allclose(moved[i], standard.text_of(member).apply(text[i]), rtol=1e-6)
+    for other in ({"standardise_by": "real"}, {"detector": "rtfm"}, {"synthetic_store": ""}):
+        changed = dataclasses.replace(config, **other)
+        assert standards(open_splits(changed)[0].train, changed).text == {}
+
+
+def test_snippets_are_suspected_by_the_text_as_stored():
+    """What the text stream takes moves every loss but what is compared with the bank."""
+    rng = np.random.default_rng(3)
+    data = make_data()
+    other = jnp.asarray(rng.normal(size=data.text_VxTxE.shape), jnp.float32)
+    config, state, data = prepare("float32", data, detector="lap")
+    loss = jax.jit(step.make_loss(config, None, lambda shard: shard))
+
+    def parts(data):
+        videos = step.take(data, BATCH.videos_Bx2.reshape(-1))
+        arguments = state.params["detector"], jnp.array(0.5), state.batch_stats
+        return loss(*arguments, videos, None)[1][1]
+
+    plain, same = parts(data), parts(data.replace(stream_VxTxE=data.text_VxTxE))
+    assert plain == same
+    stored = parts(data.replace(stream_VxTxE=data.text_VxTxE, text_VxTxE=other))
+    moved = parts(data.replace(stream_VxTxE=other))
+    assert stored["bag"] == plain["bag"] and stored["pseudo"] != plain["pseudo"]
+    assert moved["bag"] != plain["bag"]

@@ -269,6 +269,22 @@ def test_a_projection_by_hand():
         assert conflict == 0
 
 
+def test_a_limit_by_hand():
+    real = {"a": jnp.array([0.0]), "b": jnp.array([2.0])}
+    added = {"a": jnp.array([3.0]), "b": jnp.array([4.0])}
+    # Length 5, shortened to half of 2.
+    chex.assert_trees_all_close(
+        step.limit(added, real, jnp.array(0.5)), {"a": jnp.array([0.6]), "b": jnp.array([0.8])}
+    )
+    chex.assert_trees_all_equal(step.limit(added, real, jnp.array(2.5)), added)
+    nothing = jax.tree.map(jnp.zeros_like, real)
+    for gone in (
+        step.limit(added, nothing, jnp.array(1.0)),
+        step.limit(added, real, jnp.zeros(())),
+    ):
+        chex.assert_trees_all_equal(gone, nothing)
+
+
 def _gradients(data, **changes):
     config = TrainConfig(detector="mil_rank", dropout=0.0, log_gradients=True, **SMALL | changes)
     state = step.init_state(config, 12, 8)
@@ -299,6 +315,25 @@ def test_a_projected_step_never_works_against_the_real_videos(lambda_value):
     along = optax.tree.scale(optax.tree.vdot(added, real) / square, real)
     chex.assert_trees_all_close(optax.tree.sub(projected, real), optax.tree.sub(added, along),
                                 atol=1e-6)  # fmt: skip
+
+
+def test_a_limited_step_is_led_by_the_real_videos():
+    data = _contradicting(make_data())
+    # Real videos that cost next to nothing.
+    data = data.replace(visual_VxNxTxD=data.visual_VxNxTxD.at[:2].multiply(1e-3))
+    real, _ = _gradients(data, lambda_value=0.0)
+    added = {}
+    for conflicts in ("project", "limit"):
+        grads, _ = _gradients(data, lambda_value=0.5, conflicts=conflicts)
+        added[conflicts] = optax.tree.sub(grads, real)
+    shortened = optax.tree.norm(added["limit"]) / optax.tree.norm(added["project"])
+    assert shortened < 0.5
+    np.testing.assert_allclose(
+        optax.tree.norm(added["limit"]), 0.5 * optax.tree.norm(real), rtol=1e-4
+    )
+    chex.assert_trees_all_close(
+        added["limit"], optax.tree.scale(shortened, added["project"]), atol=1e-6
+    )
 
 
 @pytest.mark.parametrize("changes", [{"lambda_value": 0.0}, {"real": True}, {"agreeing": True}])
