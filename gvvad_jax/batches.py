@@ -14,8 +14,8 @@ from gvvad_jax.command import UserError
 from gvvad_jax.config import TrainConfig
 from gvvad_jax.pairing import TwinPairs
 
-# --synthetic_share=auto: a quarter of each batch, until the studies settle on another share.
-AUTO_SHARE = 0.25
+# --synthetic_share=auto: half of each batch (docs/studies.md).
+AUTO_SHARE = 0.5
 _LABELS = ("normal", "abnormal")
 
 # Rows of videos, and how many of them a batch takes.

@@ -8,9 +8,9 @@ grid: trains arms, such as with and without generated videos, on several draws o
 generated videos, numbers of real videos, and detectors (tools/studies/grid.py). The flagfile names
 the arms and the table, a CSV to which each finished run adds a row; a row that it holds isn't run
 again. --table prints means and paired differences of that CSV without running anything, and
---measure_gaps writes a second table of how far the generated videos lie from the real ones. Stores
-and runs lie below --out and are made again from their seeds. Exit status 3: some rows couldn't be
-run.
+--features_table writes a second table, measured on features: how far the generated videos lie from
+the real ones (gaps), or which of a domain's videos should standardise it (standards). Stores and
+runs lie below --out and are made again from their seeds. Exit status 3: some rows couldn't be run.
 
 ped2: one detector on a small real data set, on the split of videos.json and on random splits of 6
 abnormal and 4 normal training videos, beside rules that learn nothing (tools/studies/ped2.py).
@@ -44,11 +44,12 @@ def main(_: list[str]) -> None:
         print(tables.study_table(held, measure=flags.FLAGS.measure, bases=bases))
         return None
     study.require_videos()
-    if flags.FLAGS.measure_gaps:
-        from tools.studies import gaps
+    if flags.FLAGS.features_table:
+        from tools.studies import gaps, standards
 
-        gaps.measure(study)
-        print(gaps.path_of(study))
+        table = gaps if flags.FLAGS.features_table == "gaps" else standards
+        table.measure(study)
+        print(table.path_of(study))
         return None
     from tools.studies import running
 
@@ -78,10 +79,12 @@ if __name__ == "__main__":
         "generated videos) and --base=NAME (the arm to compare with, else the first).",
     )
     flags.DEFINE_bool("table", False, "Print tables of --csv and run nothing.")
-    flags.DEFINE_bool(
-        "measure_gaps",
-        False,
-        "Measure how far generated videos lie from real ones, on features, instead of training.",
+    flags.DEFINE_enum(
+        "features_table",
+        None,
+        ["gaps", "standards"],
+        "Measure features instead of training: how far generated videos lie from real ones, or "
+        "which of a domain's videos should standardise it.",
     )
     flags.DEFINE_enum("measure", "auc", rows.MEASURES, "Measure that --table shows.")
     run_command(main, usage=__doc__)

@@ -236,16 +236,15 @@ def test_mixup_and_lambdas_held_out_videos_go_with_twins():
         assert batch.videos_Bx2.dtype == np.int32 and batch.videos_Bx2.shape == (6, 2)
 
 
-def test_the_automatic_share_is_a_quarter_where_both_sources_have_both_labels():
+def test_the_automatic_share_is_a_half_where_both_sources_have_both_labels():
     pairs = _pairs(**_ALL, batch_size=8, synthetic_share="auto")
-    fixed = _pairs(**_ALL, batch_size=8, synthetic_share=0.25)
+    fixed = _pairs(**_ALL, batch_size=8, synthetic_share=0.5)
     for step in range(5):
         np.testing.assert_array_equal(_videos(pairs, step), _videos(fixed, step))
         # No pair mixes sources.
-        assert (_videos(pairs, step) % 12 >= 8).tolist() == [[False, False]] * 6 + [
-            [True, True]
-        ] * 2
-    assert pairs.notes() == ["--synthetic_share=auto: 0.25 of each half of a batch is generated"]
+        generated = (_videos(pairs, step) % 12 >= 8).tolist()
+        assert generated == [[False, False]] * 4 + [[True, True]] * 4
+    assert pairs.notes() == ["--synthetic_share=auto: 0.5 of each half of a batch is generated"]
     assert fixed.notes() == []
 
 
@@ -253,7 +252,7 @@ def test_the_automatic_share_is_a_quarter_where_both_sources_have_both_labels():
     ("changes", "why"),
     [
         ({"synthetic": (20, 21)}, "a label has videos of one source only"),
-        ({"batch_size": 2}, "batches of 2 pairs have no room for both"),
+        ({"batch_size": 1}, "batches of 1 pairs have no room for both"),
     ],
 )
 def test_the_automatic_share_falls_back_to_one_pool(changes, why):

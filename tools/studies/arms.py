@@ -95,7 +95,8 @@ def run(demo: DemoRun) -> tuple[dict[str, Any], list[curves.Curve]]:
     Returns:
       (result, the test videos to show with their scores). The result is {"finding", "detector",
       "arms": see `compare`, "trained": what each arm trains on, "thresholds": of events, with seed
-      0, "rules": {rule: {"auc", "auc_abnormal", "flipped"}}, "filter", "caught", "data", "rendered", "seeds", "flags", "plan", "provenance"}.
+      0, "rules": {rule: {"auc", "auc_abnormal", "flipped"}}, "filter", "caught", "data",
+      "rendered", "seeds", "flags", "plan", "provenance"}.
 
     Raises:
       UserError: a fault of the flags or videos, no test video, or a folder that was begun with
