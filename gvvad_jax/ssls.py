@@ -148,6 +148,11 @@ def meta(config: TrainConfig) -> Lambda:
     return dataclasses.replace(sigmoid(config), from_held_out=True)
 
 
+def auto(config: TrainConfig) -> Lambda:
+    """Constant within a run, which chooses lambda before it starts (choosing.py)."""
+    return fixed(config)
+
+
 def mode(config: TrainConfig) -> Lambda:
     """Returns the config's way to set lambda."""
     make: Callable[[TrainConfig], Lambda] = globals()[config.lambda_mode]

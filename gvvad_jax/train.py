@@ -56,6 +56,7 @@ def check_unread(config: TrainConfig) -> None:
 def summary(result: "Result", config: TrainConfig) -> str:
     """Results, their place and the next commands, for people."""
     from gvvad_jax.evaluation import describe
+    from gvvad_jax.probing import Baseline
 
     lines = [f"\nTrained {config.detector} for {result.steps} steps on {config.store}."]
     if result.last:
@@ -63,6 +64,9 @@ def summary(result: "Result", config: TrainConfig) -> str:
     for name in ("best_on_validation", "best_on_test"):
         if measures := getattr(result, name):
             lines.append(f"  {name}, step {measures['step']}: {describe(measures)}")
+    if result.last and result.probe:
+        gain = Baseline(**result.probe).describe(result.last["video_auc"])
+        lines += [f"  last step: {gain}"] if gain else []
     if not result.last:
         lines.append("  No test videos, so there are no measures.")
     store = config.store.split(",")[0]

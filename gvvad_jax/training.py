@@ -15,12 +15,14 @@ import jax
 import numpy as np
 import tqdm
 
-from gvvad_jax import batches, ground_truth, pairing, parallel, segments
+from gvvad_jax import batches, ground_truth, pairing, parallel, probing, segments
+from gvvad_jax.choosing import Choice
 from gvvad_jax.command import UserError, raise_if_interrupted
 from gvvad_jax.config import TrainConfig
 from gvvad_jax.evaluation import Measures
 from gvvad_jax.run import checkpoints
 from gvvad_jax.run import folder as run_folder
+from gvvad_jax.run.lambda_choice import choose_once, to_begun
 from gvvad_jax.run.log import RunLog
 from gvvad_jax.run.selection import Selection
 from gvvad_jax.splits import Member, Splits, open_splits, read_decisions, report_reasons
@@ -56,6 +58,9 @@ class Result:
         what they rest on; the content of calibration.Calibration.
       reasons: why a checkpoint has no measures, by its name, and under "synthetic" why no generated
         video of a label trained; measures have reasons of their own.
+      probe: what a logistic regression reaches on the test videos, the content of
+        probing.Baseline; None without test videos.
+      chosen_lambda: what `--lambda_mode=auto` chose, `lambda` in result.json; else None.
 
     Of several processes (`TrainConfig.processes`) the first one alone measures: in the others
     all measures are None.
@@ -70,15 +75,19 @@ class Result:
     reports_best_on_test: bool = False
     calibration: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     reasons: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    probe: Mapping[str, float | None] | None = None
+    chosen_lambda: Mapping[str, Any] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The content of result.json, which doesn't name the folder that it lies in."""
-        best = {"best_on_validation": self.best_on_validation}
+        best: dict[str, Any] = {"best_on_validation": self.best_on_validation}
         if self.reports_best_on_test:
             best["best_on_test"] = self.best_on_test
         return {
             "last": self.last,
             **best,
+            "probe": self.probe and dict(self.probe),
+            **({"lambda": dict(self.chosen_lambda)} if self.chosen_lambda else {}),
             "calibration": dict(self.calibration),
             "reasons": dict(self.reasons),
             "steps": self.steps,
@@ -153,11 +162,13 @@ def _fit(config: TrainConfig, workdir: pathlib.Path) -> Result:
             folders.claim(workdir, "run", flag="--workdir", signs=["config.flags"])
             stack.enter_context(run_folder.locked(workdir))
             saved = stack.enter_context(contextlib.closing(checkpoints.Checkpoints(workdir)))
-        inputs = _prepare(config)
+        flags, inputs = config, _prepare(config)
+        # The lambda that auto chose, for everything but the folder of the run.
+        config = inputs.config
         if is_first:
             _report(config, inputs.splits)
             inputs.drawn.report()
-        run_folder.require_data(workdir, config, inputs.made_of)
+        run_folder.require_data(workdir, flags, inputs.made_of)
         text_dim = (inputs.manifest.text or {}).get("dim", 0)
         state = init_state(config, inputs.manifest.dim, text_dim)
         start = int(parallel.from_first((saved.latest("last") or 0) if saved else 0))
@@ -174,10 +185,10 @@ def _fit(config: TrainConfig, workdir: pathlib.Path) -> Result:
         runner = parallel.Runner(one_domain if inputs.synthetic_V.all() else config, state)
         feed = stack.enter_context(contextlib.closing(_feed(config, inputs, runner, workdir)))
         if is_first:
-            run_folder.claim(workdir, config, inputs.made_of)
+            run_folder.claim(workdir, flags, inputs.made_of, to_begun(inputs.choice))
             if not (workdir / "model.json").exists():
                 standard = inputs.standards.real.to_json()
-                checkpoints.write_model(workdir, config, inputs.manifest, standard)
+                checkpoints.write_model(workdir, flags, inputs.manifest, standard)
         log = stack.enter_context(contextlib.closing(RunLog(workdir if is_first else None, start)))
         done = _run_steps(config, start, runner, feed, selection, saved, log)
         if saved:
@@ -196,10 +207,12 @@ def _fit(config: TrainConfig, workdir: pathlib.Path) -> Result:
             calibration={kind: c.to_json() for kind, c in calibrations.checkpoints.items()},
             reasons={kind: why for kind, why in reasons.items() if kind in measured}
             | {kind: why for kind, why in inputs.splits.reasons.items() if kind == "synthetic"},
+            probe=_probe(config, inputs.splits) if is_first else None,
+            chosen_lambda=inputs.choice.to_json() if inputs.choice else None,
         )
         if is_first:
             standard = inputs.standards.real.to_json()
-            checkpoints.write_model(workdir, config, inputs.manifest, standard, calibrations)
+            checkpoints.write_model(workdir, flags, inputs.manifest, standard, calibrations)
             write_json(workdir / "result.json", result.to_json())
         return result
 
@@ -290,6 +303,8 @@ class _Inputs(NamedTuple):
       drawn: which of `members` make each batch.
       members: all videos whose features a step may ask for, by their number.
       made_of: digests of what was read.
+      config: the settings to train with: with a fixed lambda where `auto` chose it.
+      choice: what `auto` chose; None in other modes of lambda.
     """
 
     splits: Splits
@@ -300,6 +315,8 @@ class _Inputs(NamedTuple):
     drawn: batches.Batches
     members: Sequence[Member]
     made_of: dict[str, Any]
+    config: TrainConfig
+    choice: Choice | None
 
     @property
     def manifest(self) -> Manifest:
@@ -307,8 +324,10 @@ class _Inputs(NamedTuple):
 
 
 def _prepare(config: TrainConfig) -> _Inputs:
-    """Opens the stores; features are read when they are asked for."""
+    """Opens the stores, and chooses lambda; features are read when they are asked for."""
     splits, stores = open_splits(config)
+    if choice := choose_once(config, splits, stores):
+        splits, config = choice.apply(splits, config)
     members = [*splits.train, *splits.held_out]
     synthetic_V = np.array([member.row.source == "synthetic" for member in members])
     drawn = batches.Batches(
@@ -328,7 +347,14 @@ def _prepare(config: TrainConfig) -> _Inputs:
         drawn=drawn,
         members=members,
         made_of=_made_of(config, splits, stores, bank_KxE),
+        config=config,
+        choice=choice,
     )
+
+
+def _probe(config: TrainConfig, splits: Splits) -> dict[str, Any] | None:
+    """What training has to beat on the test videos."""
+    return probing.baseline(splits, config).to_json() if splits.test else None
 
 
 def _report(config: TrainConfig, splits: Splits) -> None:

@@ -35,6 +35,20 @@ MAY_CHANGE = (
 )
 
 
+class ChosenLambda(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What `--lambda_mode=auto` chose when a run was begun, so that a resumed one goes on with it.
+
+    Attributes:
+      value: lambda.
+      by_set: lambda of each synthetic store, in their order.
+      why: what the choice rests on.
+    """
+
+    value: float
+    by_set: list[float]
+    why: str
+
+
 class Begun(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The content of begun.json: digests of a run's data by its role, none by its path.
 
@@ -43,6 +57,7 @@ class Begun(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
       stores: of the real videos' stores, in order.
       synthetic_store, decisions, annotations, bank: None for what the run doesn't use.
       splits, labels: which videos are used how, and their labels.
+      chosen: lambda, where the run chose it.
     """
 
     format_version: Literal[2]
@@ -53,6 +68,7 @@ class Begun(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     bank: str | None
     splits: str
     labels: str
+    chosen: ChosenLambda | None = None
 
 
 def require_flags(config: TrainConfig) -> pathlib.Path:
@@ -159,12 +175,25 @@ def require_data(workdir: pathlib.Path, config: TrainConfig, made_of: Mapping[st
         )
 
 
-def claim(workdir: pathlib.Path, config: TrainConfig, made_of: Mapping[str, Any]) -> None:
+def chosen_lambda(workdir: pathlib.Path) -> ChosenLambda | None:
+    """Returns the lambda that the run begun in a folder chose; None where there is none."""
+    return read_begun(workdir).chosen if (workdir / "config.flags").exists() else None
+
+
+def claim(
+    workdir: pathlib.Path,
+    config: TrainConfig,
+    made_of: Mapping[str, Any],
+    chosen: ChosenLambda | None = None,
+) -> None:
     """Writes which run the folder is of; call it when the run can start.
 
     A run that is refused before leaves the folder free for a corrected command.
     """
-    note = json.dumps({"format_version": FORMAT_VERSION} | dict(made_of), indent=1) + "\n"
+    begun = {"format_version": FORMAT_VERSION} | dict(made_of)
+    if chosen:
+        begun["chosen"] = msgspec.to_builtins(chosen)
+    note = json.dumps(begun, indent=1) + "\n"
     write_atomically(workdir / "begun.json", note.encode())
     # Written last, because `require_flags` takes it for the sign of a run.
     write_atomically(workdir / "config.flags", to_flagfile(config).encode())

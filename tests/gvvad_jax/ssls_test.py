@@ -100,7 +100,7 @@ def test_every_mode_starts_at_lambda_value():
     for name in LAMBDA_MODES:
         config = TrainConfig(lambda_mode=name, lambda_value=0.3)
         params = ssls.init_lambda(config)
-        assert ("lambda" in params) == (name not in ("fixed", "scheduled"))
+        assert ("lambda" in params) == (name not in ("fixed", "scheduled", "auto"))
         lambda_ = ssls.lambda_of(params, jnp.array(0), config)
         assert lambda_.dtype == jnp.float32 and lambda_.shape == ()
         np.testing.assert_allclose(lambda_, 0.3, rtol=1e-6, err_msg=name)

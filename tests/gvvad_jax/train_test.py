@@ -14,7 +14,7 @@ import jax
 import numpy as np
 import pytest
 
-from gvvad_jax import parallel, scoring, step, training
+from gvvad_jax import choosing, parallel, probing, scoring, step, train, training
 from gvvad_jax.command import Interrupted, UserError, to_flagfile
 from gvvad_jax.config import DETECTORS, LAMBDA_MODES
 from gvvad_jax.run import checkpoints, folder
@@ -234,7 +234,47 @@ def test_every_way_of_setting_lambda_trains(config, mode):
     for line in losses:
         assert needed <= set(line) and all(np.isfinite(list(line.values())))
     moved = [line["lambda"] for line in losses]
-    assert len(set(moved)) == (1 if mode == "scheduled" else 4)
+    assert len(set(moved)) == (1 if mode in ("scheduled", "auto") else 4)
+
+
+def test_a_run_goes_on_with_the_lambda_that_it_chose(config, monkeypatch, capsys):
+    """A set that loses isn't trained on; the choice is made once, printed and in result.json."""
+    chosen = []
+
+    def choose(splits, config):
+        chosen.append({m.store.path for m in splits.train if m.row.source != "real"})
+        by_set = dict.fromkeys(map(str, chosen[-1]), value)
+        return choosing.Choice(value=value, by_set=by_set, why="told")
+
+    monkeypatch.setattr(choosing, "choose", choose)
+    config = dataclasses.replace(config, detector="mil_rank", lambda_mode="auto", log_every=1)
+    for value, steps, workdir in ((0.25, 2, "a"), (1.0, 4, "a"), (0.0, 2, "b")):
+        changes = {"workdir": str(pathlib.Path(config.workdir) / workdir), "steps": steps}
+        if not value:
+            changes["synthetic_share"] = 0.5  # No generated video is left to fill it.
+        run = dataclasses.replace(config, **changes)
+        result = training.fit(run)
+        first = value if workdir == "b" else 0.25
+        expected = {"value": first, "by_set": {config.synthetic_store: first}, "why": "told"}
+        assert result.to_json()["lambda"] == result.chosen_lambda == expected
+        log = [line for line in _log(run.workdir) if "loss" in line]
+        assert [line["lambda"] for line in log] == [first] * steps
+        assert any(line["cost_synthetic"] > 1e-3 for line in log) == bool(value)
+        out = f"; {config.synthetic_store} left out, lambda 0" * (not value)
+        assert f"--lambda_mode=auto: lambda {first:g}{out}: told\n" in capsys.readouterr().err
+    assert len(chosen) == 2
+    assert checkpoints.read_model(run.workdir).config == run
+
+
+def test_what_training_gains_stands_beside_its_video_auc(trained):
+    config, result = trained("mil_rank")
+    splits, _ = open_splits(config)
+    assert result.probe == probing.baseline(splits, config).to_json()
+    assert result.to_json()["probe"].keys() == {"auc", "real_auc"}
+    gain = result.last["video_auc"] - result.probe["auc"]
+    word = "gains" if gain >= 0 else "loses"
+    assert f"training {word} {abs(gain):.3f}" in train.summary(result, config)
+    assert "lambda" not in result.to_json()
 
 
 def test_options_resume_too(config, tmp_path):
