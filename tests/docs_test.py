@@ -1,8 +1,9 @@
-"""The notebook of docs/ runs, and the API reference names everything public."""
+"""The notebook of docs/ runs, tables are those of their studies, the API reference is complete."""
 
 import json
 import os
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -49,3 +50,21 @@ def test_the_reference_names_everything_public():
     reference = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
     for name in set(gv.__all__) - {"__version__"}:
         assert f"::: {getattr(gv, name).__module__}.{name}\n" in reference
+
+
+def _tables_of_studies():
+    """The tables of docs/studies.md, each below a comment with the command that prints it."""
+    text = (ROOT / "docs" / "studies.md").read_text(encoding="utf-8")
+    found = re.findall(
+        r"<!-- (python -m tools\.study [^\n]*--table[^\n]*) -->\n\n(.*?)\n\n", text, re.S
+    )
+    return dict(found)
+
+
+@pytest.mark.parametrize("command", _tables_of_studies())
+def test_a_table_of_the_studies_is_what_its_csv_gives(command):
+    done = subprocess.run(
+        [sys.executable, *command.split()[1:]], capture_output=True, text=True, cwd=ROOT
+    )
+    assert done.returncode == 0, done.stderr
+    assert _tables_of_studies()[command] in done.stdout

@@ -311,7 +311,9 @@ def test_flags_without_effect_are_refused_or_named(tmp_path):
         "no effect: leave it out"
     ]
     path = tmp_path / "some.flags"
-    path.write_text("--fusion=add\n--mtn_channels=8\n--heads=2\n--nobest_on_test\n")
+    path.write_text(
+        "--fusion=add\n--mtn_channels=8\n--heads=2\n--nobest_on_test\n--batch_norm=per_domain\n"
+    )
     said = _trains("--detector=ur_dmu", f"--flagfile={path}")
     assert said[0] == (
         "flags without effect in this run: --fusion (needs --detector=tevad or lap), "
