@@ -47,6 +47,8 @@ def random_split(
 ) -> annotations.Annotations:
     """Draws training videos of each label at random; all other videos are for testing.
 
+    Groups that videos.json names are drawn whole, so that none is both trained and tested on.
+
     Args:
       annotated: the videos; their own split has no effect.
       abnormal_train: number of abnormal training videos.
@@ -54,10 +56,11 @@ def random_split(
       number: number of the split, its seed.
 
     Raises:
-      UserError: too few videos of a label to leave one for testing.
+      UserError: too few videos of a label to leave one for testing, or groups that don't make up
+        the numbers.
     """
     rng = np.random.default_rng([number, 6])
-    training = set()
+    training: set[str] = set()
     for label, count, name in ((1, abnormal_train, "abnormal"), (0, normal_train, "normal")):
         ids = sorted(v.id for v in annotated.videos.values() if v.label == label)
         if len(ids) <= count:
@@ -65,12 +68,42 @@ def random_split(
                 f"{annotated.path}: expected more than {count} {name} videos, found {len(ids)}; "
                 f"lower --{name}_train"
             )
-        training.update(rng.choice(ids, count, replace=False).tolist())
+        if all(video.group is None for video in annotated.videos.values()):
+            training.update(rng.choice(ids, count, replace=False).tolist())
+    if not training:
+        training = _whole_groups(annotated, (normal_train, abnormal_train), rng)
     videos = {
         video_id: dataclasses.replace(video, split="train" if video_id in training else "test")
         for video_id, video in annotated.videos.items()
     }
     return annotations.Annotations(videos, annotated.path)
+
+
+def _whole_groups(
+    annotated: annotations.Annotations, wanted: tuple[int, int], rng: np.random.Generator
+) -> set[str]:
+    """Draws groups at random that together have the wanted numbers of normal and abnormal videos.
+
+    Raises:
+      UserError: no hundred random orders make up these numbers.
+    """
+    groups: dict[str, list[annotations.VideoAnnotation]] = {}
+    for video in annotated.videos.values():
+        groups.setdefault(video.kin, []).append(video)
+    for _ in range(100):
+        left, drawn = np.array(wanted), set[str]()
+        for name in rng.permutation(sorted(groups)).tolist():
+            counts = np.bincount([video.label for video in groups[name]], minlength=2)
+            if (counts <= left).all():
+                left -= counts
+                drawn.update(video.id for video in groups[name])
+        if not left.any():
+            return drawn
+    raise UserError(
+        f"{annotated.path}: expected groups that make up {wanted[0]} normal and {wanted[1]} "
+        "abnormal training videos, found none in a hundred draws; change --abnormal_train or "
+        "--normal_train"
+    )
 
 
 def run(study: Ped2Study, train: TrainConfig) -> dict[str, Any]:

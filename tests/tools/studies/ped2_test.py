@@ -46,6 +46,22 @@ def test_random_splits_are_stratified_and_repeat():
         ped2.random_split(annotated, 8, 2, 0)
 
 
+def test_random_splits_divide_no_group():
+    content = {"videos": {
+        f"{label}{i}": {"file": "x.mp4", "label": label, "split": "test", "group": f"camera {i % 4}"}
+        for label in (0, 1) for i in range(8)
+    }}  # fmt: skip
+    annotated = annotations.from_json(content, "videos.json")
+    for number in range(5):
+        # A camera has two videos of each label.
+        split = ped2.random_split(annotated, 4, 4, number)
+        groups = [{v.group for v in split.in_split(name)} for name in ("train", "test")]
+        assert len(groups[0]) == 2 and not groups[0] & groups[1]
+        assert [sum(v.label == n for v in split.in_split("train")) for n in (0, 1)] == [4, 4]
+    with pytest.raises(UserError, match="expected groups that make up 3 normal and 4 abnormal"):
+        ped2.random_split(annotated, 4, 3, 0)
+
+
 def test_summary_by_hand():
     def measured(auc, abnormal):
         return {"auc": auc, "auc_abnormal": abnormal}
