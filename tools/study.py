@@ -37,6 +37,11 @@ def main(_: list[str]) -> None:
     if flags.FLAGS.study == "ped2":
         return _ped2()
     study, arms = from_flags(grid.GridStudy), grid.parse_arms(flags.FLAGS.arm)
+    if flags.FLAGS.table and flags.FLAGS.features_table == "standards":
+        from tools.studies import standards
+
+        print(standards.table_text(standards.read(standards.path_of(study))))
+        return None
     if flags.FLAGS.table:
         bases = {arm.name: arm.base for arm in arms if arm.base}
         names = [arm.name for arm in arms]

@@ -20,7 +20,7 @@ from gvvad_jax.probing import Videos
 from gvvad_jax.splits import open_splits
 from gvvad_jax.standardisation import Standardisation
 from gvvad_jax.store.files import write_atomically, write_json
-from tools.studies import draws
+from tools.studies import draws, statistics, tables
 from tools.studies.grid import Cell, GridStudy
 
 
@@ -137,3 +137,42 @@ def write(path: pathlib.Path, table: Sequence[Standard]) -> None:
         writer.writerow([f"{v:.5g}" if isinstance(v, float) else v for v in values])
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, text.getvalue().encode())
+
+
+def read(path: pathlib.Path) -> list[Standard]:
+    """Reads a table back."""
+    kinds = {"draw": int, "seed": int, "normal": int, "abnormal": int}
+    with open(path, encoding="utf-8", newline="") as file:
+        return [
+            Standard(
+                **{
+                    name: (float(text) if text else None)
+                    if name in ("real_auc", "auc")
+                    else kinds.get(name, str)(text)
+                    for name, text in row.items()
+                }
+            )
+            for row in csv.DictReader(file)
+        ]
+
+
+def table_text(table: Sequence[Standard]) -> str:
+    """The table as Markdown: mean +- standard deviation over draws and seeds."""
+    lines = [
+        f"| real videos | {' | '.join(f'statistics: {name}' for name in CHOICES)} | real only |",
+        "|---" * (len(CHOICES) + 2) + "|",
+    ]
+    for normal, abnormal in dict.fromkeys((row.normal, row.abnormal) for row in table):
+        rows = [row for row in table if (row.normal, row.abnormal) == (normal, abnormal)]
+        columns = [[row.auc for row in rows if row.statistics == name] for name in CHOICES]
+        columns.append([row.real_auc for row in rows if row.statistics == "by label"])
+        cells = [_cell([value for value in values if value is not None]) for values in columns]
+        lines.append(
+            f"| {normal} normal + {abnormal} abnormal, n = {len(columns[0])} "
+            f"| {' | '.join(cells)} |"
+        )
+    return "\n".join(lines)
+
+
+def _cell(values: Sequence[float]) -> str:
+    return tables.spread_text(statistics.spread(values)) if values else "-"

@@ -48,7 +48,7 @@ def test_random_splits_are_stratified_and_repeat():
 
 def test_random_splits_divide_no_group():
     content = {"videos": {
-        f"{label}{i}": {"file": "x.mp4", "label": label, "split": "test", "group": f"camera {i % 4}"}
+        f"{label}{i}": {"file": "x.mp4", "label": label, "split": "test", "group": f"c{i % 4}"}
         for label in (0, 1) for i in range(8)
     }}  # fmt: skip
     annotated = annotations.from_json(content, "videos.json")

@@ -1,6 +1,7 @@
 """The table of statistics: three choices, by hand and on stores."""
 
 import csv
+import dataclasses
 
 import numpy as np
 import pytest
@@ -53,6 +54,29 @@ def test_each_number_of_real_videos_and_no_abnormal_one(
     assert [(r["abnormal"], r["statistics"]) for r in rows] == [
         (abnormal, choice) for abnormal in ("3", "0") for choice in standards.CHOICES
     ]
+    again = standards.read(standards.path_of(study))
+    assert [(r.draw, r.abnormal, r.statistics) for r in again] == [
+        (r.draw, r.abnormal, r.statistics) for r in measured
+    ]
+    assert again[0].auc == pytest.approx(measured[0].auc, abs=1e-5) and again[3].real_auc is None
     # Without abnormal real videos there is nothing to train on but generated ones.
     assert [row.real_auc is None for row in measured] == [False] * 3 + [True] * 3
     assert all(0 <= row.auc <= 1 for row in measured)
+
+
+def test_a_table_by_hand():
+    row = standards.Standard("world", 0, 0, 30, 6, "1", "world", "all", 0.5, 0.6)
+    table = [
+        dataclasses.replace(row, draw=draw, statistics=name, auc=0.6 + draw / 10)
+        for draw in (0, 1)
+        for name in standards.CHOICES
+    ]
+    table += [
+        dataclasses.replace(row, abnormal=0, statistics=name, auc=0.7, real_auc=None)
+        for name in standards.CHOICES
+    ]
+    assert standards.table_text(table).splitlines()[2:] == [
+        "| 30 normal + 6 abnormal, n = 2 | 0.650 +- 0.071 | 0.650 +- 0.071 | 0.650 +- 0.071 "
+        "| 0.500 +- 0.000 |",
+        "| 30 normal + 0 abnormal, n = 1 | 0.700 +- 0.000 | 0.700 +- 0.000 | 0.700 +- 0.000 | - |",
+    ]
