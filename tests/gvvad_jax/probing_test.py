@@ -63,7 +63,7 @@ def test_test_aucs_are_those_of_scikit_learn_on_features_standardised_as_the_run
     test_rows = _rows(test_labels_V, signal=0.6, seed=2) * 5
     test = _write(tmp_path / "t", test_rows, test_labels_V, split="test", prefix="t")
     result = _probe(real, generated, test=test, standardise="yes", standardise_by=by)
-    config = TrainConfig(standardise="yes", standardise_by=by)
+    config = TrainConfig(detector="rtfm", standardise="yes", standardise_by=by)
     for train, found in (
         (real, result.test_auc),
         ([*real, *generated], result.sets[0].test_auc),
