@@ -74,7 +74,7 @@ def test_a_result_is_what_result_json_says(trained):
     assert json.loads((result.workdir / "result.json").read_text()) == result.to_json()
     asked = dataclasses.replace(result, best_on_test=None, reports_best_on_test=True)
     assert list(asked.to_json()) == [
-        "last", "best_on_validation", "best_on_test", "calibration", "reasons",
+        "last", "best_on_validation", "best_on_test", "probe", "calibration", "reasons",
         "steps", "provenance",
     ]  # fmt: skip
     with pytest.raises(gv.UserError, match="config: expected a TrainConfig, found dict"):

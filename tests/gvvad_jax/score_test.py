@@ -10,7 +10,7 @@ import types
 import numpy as np
 import pytest
 
-from gvvad_jax import evaluation, score, scoring
+from gvvad_jax import evaluation, score, scoring, step
 from gvvad_jax.command import UserError
 from gvvad_jax.splits import members_of
 from gvvad_jax.store import alignment
@@ -50,6 +50,7 @@ def test_scores_in_padded_batches_equal_one_by_one(run, real_store):
 
 
 def test_a_set_of_videos_is_compiled_once(run, real_store):
+    step._compiled_score.cache_clear()  # Models of one detector share it.
     model, opened = scoring.load(str(run[0])), Store(real_store)
     features = {i: (opened.visual(i), opened.text(i)) for i in opened.rows}
     lengths = {i: row.num_snippets for i, row in opened.rows.items()}
