@@ -129,9 +129,9 @@ def test_every_row_is_run_once_in_two_processes_on_their_data(tmp_path, capfd):
 
 def test_a_kill_at_any_moment_loses_only_rows_in_progress(tmp_path):
     done = subprocess.run(
-        [sys.executable, "-c", KILLED, str(tmp_path)], check=False, stderr=subprocess.DEVNULL
+        [sys.executable, "-c", KILLED, str(tmp_path)], check=False, capture_output=True, text=True
     )
-    assert done.returncode == -signal.SIGKILL
+    assert done.returncode == -signal.SIGKILL, done.stderr
     before, first = rows.read(tmp_path / "t.csv"), ran(tmp_path)
     assert len(first) >= 9 and len(before) >= len(first) - 2
     # The first rows of the grid, but for those in progress.
