@@ -27,7 +27,7 @@ class Preset:
       height, width: pixels.
       num_frames, fps: frames per video, and per second.
       frame_step: K of the K*N+1 frames that the model can generate; see `limits.frame_step`.
-      any_rate: whether the model is told the frame rate, and sets the pace of motion by it.
+      any_rate: whether the frame rate is an input of the model, so that motion keeps its pace.
       steps, guidance: denoising steps and guidance scale.
     """
 

@@ -6,9 +6,7 @@ videos from real ones (Lopez-Paz and Oquab, ICLR 2017): 0.5 where it can't. Both
 real videos' statistics standardise all features, and where each domain's own do.
 """
 
-import csv
 import dataclasses
-import io
 import math
 import pathlib
 from collections.abc import Sequence
@@ -20,10 +18,10 @@ from gvvad_jax.config import TrainConfig
 from gvvad_jax.splits import Member
 from gvvad_jax.standardisation import standards
 from gvvad_jax.store import annotations
-from gvvad_jax.store.files import write_atomically
 from gvvad_jax.store.reader import Store
 from tools.studies import draws
 from tools.studies.grid import GridStudy
+from tools.studies.rows import write_records
 
 FOLDS, REPEATS = 5, 4
 # Inverse penalty of the classifier. Domains that are far apart are separable, where a weak penalty
@@ -76,7 +74,7 @@ def measure(study: GridStudy) -> list[Gap]:
                         frechet(*map(np.concatenate, rows)), auc, len(real), len(generated),
                     )
                 )  # fmt: skip
-        write(path_of(study), gaps)
+        write_records(path_of(study), gaps)
     return gaps
 
 
@@ -84,18 +82,6 @@ def path_of(study: GridStudy) -> pathlib.Path:
     """The path of the second table, beside the first."""
     path = pathlib.Path(study.csv)
     return path.with_name(f"{path.stem}_features.csv")
-
-
-def write(path: pathlib.Path, gaps: Sequence[Gap]) -> None:
-    """Writes the table, whole or not at all."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([field.name for field in dataclasses.fields(Gap)])
-    for gap in gaps:
-        values = dataclasses.astuple(gap)
-        writer.writerow([f"{v:.5g}" if isinstance(v, float) else v for v in values])
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, text.getvalue().encode())
 
 
 def _members(path: str, annotated: annotations.Annotations | None = None) -> list[Member]:

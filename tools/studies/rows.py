@@ -6,7 +6,7 @@ import io
 import json
 import pathlib
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from gvvad_jax.command import UserError
@@ -136,3 +136,15 @@ def write(path: pathlib.Path, rows: Iterable[Row]) -> None:
 
 def _text(value: float | None) -> str:
     return "" if value is None else f"{value:.5g}"
+
+
+def write_records(path: pathlib.Path, records: Sequence[Any]) -> None:
+    """Writes dataclasses of one kind as a table, whole or not at all; numbers to five digits."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow([field.name for field in dataclasses.fields(records[0])])
+    for record in records:
+        values = dataclasses.astuple(record)
+        writer.writerow([f"{v:.5g}" if isinstance(v, float) else v for v in values])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, text.getvalue().encode())

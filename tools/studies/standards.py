@@ -8,7 +8,6 @@ measured on the draw's test videos.
 
 import csv
 import dataclasses
-import io
 import pathlib
 from collections.abc import Callable, Sequence
 
@@ -19,9 +18,10 @@ from gvvad_jax.config import TrainConfig
 from gvvad_jax.probing import Videos
 from gvvad_jax.splits import open_splits
 from gvvad_jax.standardisation import Standardisation
-from gvvad_jax.store.files import write_atomically, write_json
+from gvvad_jax.store.files import write_json
 from tools.studies import draws, statistics, tables
 from tools.studies.grid import Cell, GridStudy
+from tools.studies.rows import write_records
 
 
 def _by_label(videos: Videos) -> list[Videos]:
@@ -99,7 +99,7 @@ def measure(study: GridStudy) -> list[Standard]:
                     "",
                 )
                 table += _of_cell(study, draw, cell)
-        write(path_of(study), table)
+        write_records(path_of(study), table)
     return table
 
 
@@ -125,18 +125,6 @@ def _of_cell(study: GridStudy, draw: draws.Draw, cell: Cell) -> list[Standard]:
         aucs = [fit.auc(pools.real, sets, pools.test) for sets in ([], list(pools.sets.values()))]
         rows.append(Standard(*dataclasses.astuple(cell)[:7], name, *aucs))
     return rows
-
-
-def write(path: pathlib.Path, table: Sequence[Standard]) -> None:
-    """Writes the table, whole or not at all."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([field.name for field in dataclasses.fields(Standard)])
-    for row in table:
-        values = dataclasses.astuple(row)
-        writer.writerow([f"{v:.5g}" if isinstance(v, float) else v for v in values])
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, text.getvalue().encode())
 
 
 def read(path: pathlib.Path) -> list[Standard]:
