@@ -18,9 +18,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy import stats
 
-from gvvad_jax import metrics, probing
+from gvvad_jax import metrics, probing, regression
 from gvvad_jax.config import TrainConfig
 from gvvad_jax.folds import CONFIDENCE
+from gvvad_jax.regression import Pools, Regression, Videos
 from gvvad_jax.splits import Splits
 
 # The first one is the paper's, which stays where nothing else is known.
@@ -87,10 +88,10 @@ class _Difference(NamedTuple):
 
 
 # Sets of generated videos that join the real ones, and their weight.
-_Arm = tuple[Sequence[probing.Videos], float]
+_Arm = tuple[Sequence[Videos], float]
 
 
-def choose(splits: Splits, config: TrainConfig, pools: probing.Pools | None = None) -> Choice:
+def choose(splits: Splits, config: TrainConfig, pools: Pools | None = None) -> Choice:
     """Chooses lambda for each set of generated videos.
 
     Args:
@@ -98,7 +99,7 @@ def choose(splits: Splits, config: TrainConfig, pools: probing.Pools | None = No
       config: the run's settings: how features are standardised, and the seed of the folds.
       pools: the same videos, if they have been read.
     """
-    pools = pools or probing.read(splits, config)
+    pools = pools or regression.read(splits, config)
     trial = _Trial(pools, config)
     result = probing.probe(splits, config, repeats=repeats_for(pools), pools=pools)
     notes, left_out = [], set()
@@ -123,7 +124,7 @@ def choose(splits: Splits, config: TrainConfig, pools: probing.Pools | None = No
     return Choice(value=value, by_set=by_set, why="; ".join(notes))
 
 
-def repeats_for(pools: probing.Pools) -> int:
+def repeats_for(pools: Pools) -> int:
     """Returns how often folds are repeated: less where many videos make them alike, and slow."""
     return int(np.clip(1000 // max(len(pools.real), 1), 2, probing.REPEATS))
 
@@ -135,7 +136,7 @@ def _by_folds(each: probing.SetProbe, result: probing.Probe) -> _Difference | No
     return _Difference(each.difference, 0.0, each.interval, where)
 
 
-def _best(trial: "_Trial", sets: Sequence[probing.Videos], reason: str | None) -> tuple[float, str]:
+def _best(trial: "_Trial", sets: Sequence[Videos], reason: str | None) -> tuple[float, str]:
     """Returns the best lambda of sets that are trained on, and why."""
     usual, *others = CANDIDATES
     measured = {
@@ -163,9 +164,9 @@ def _best(trial: "_Trial", sets: Sequence[probing.Videos], reason: str | None) -
 class _Trial:
     """Compares arms of the probe on the same held-out videos."""
 
-    def __init__(self, pools: probing.Pools, config: TrainConfig):
+    def __init__(self, pools: Pools, config: TrainConfig):
         self._pools = pools
-        self._regression = probing.Regression(config, pools.standardise)
+        self._regression = Regression(config, pools.standardise)
         _, self._held_out = probing.held_out_folds(
             pools.real, probing.FOLDS, repeats_for(pools), config.seed
         )
@@ -218,7 +219,7 @@ class _Trial:
         where = f"on {len(held_out)} validation videos"
         return _difference(differences[0], float(error), count, where)
 
-    def _auc(self, train: probing.Videos, arm: _Arm, held_out: probing.Videos) -> float | None:
+    def _auc(self, train: Videos, arm: _Arm, held_out: Videos) -> float | None:
         sets, weight = arm
         scores_V = self._regression.scores(train, sets, held_out, weight)
         return None if scores_V is None else metrics.roc_auc(scores_V, held_out.labels_V)

@@ -248,7 +248,9 @@ class TrainConfig:
         choices=("none", "linear", "exponential", "cosine"),
     )
     lambda_decay: str = SSLS(
-        "none", "Mode scheduled: lambda's decay after the rise.", choices=("none", "cosine", "step")
+        "none",
+        "Mode scheduled: lambda's decay after the rise; half falls to 0 at half of the run.",
+        choices=("none", "cosine", "half", "step"),
     )
     lambda_shift: int = SSLS(
         100,

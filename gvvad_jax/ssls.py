@@ -58,9 +58,9 @@ def scheduled(config: TrainConfig) -> Lambda:
 
     With N steps, W = N / 10 and n = step + lambda_shift, the rise from a = 0.001 for n < W is
     linear a + (1-a) n/W, exponential a (1/a)^(n/W), or cosine a + (1-a)/2 (1 - cos(pi n/W)); the
-    decay after it is none 1, cosine (1 + cos(pi (n-W)/(N-W)))/2, or step 0.1^floor((n-W)/200).
-    With a shift, n exceeds N at the end of the run. There the cosine stays at 0; as published
-    (`reference`) it rises again.
+    decay after it is none 1, cosine (1 + cos(pi (n-W)/(N-W)))/2, half the same with N/2 for N and
+    0 from N/2 on, or step 0.1^floor((n-W)/200). With a shift, n exceeds N at the end of the run.
+    There the cosine stays at 0; as published (`reference`) it rises again.
     """
     floor, num_steps = 0.001, config.steps
     warmup = 0.1 * num_steps
@@ -80,6 +80,7 @@ def scheduled(config: TrainConfig) -> Lambda:
         decay = {
             "none": jnp.ones_like(n),
             "cosine": (1.0 + jnp.cos(jnp.pi * progress)) / 2,
+            "half": (1.0 + jnp.cos(jnp.pi * jnp.minimum(down / (num_steps / 2 - warmup), 1.0))) / 2,
             "step": 0.1 ** jnp.floor(down / 200.0),
         }
         factor = jnp.where(n < warmup, rise[config.lambda_rise], decay[config.lambda_decay])

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from gvvad_jax import choosing, probing
+from gvvad_jax import choosing, probing, regression
 from gvvad_jax.config import TrainConfig
 from gvvad_jax.splits import Splits, members_of
 from gvvad_jax.store.reader import Store
@@ -97,14 +97,14 @@ def test_ten_validation_videos_of_each_label_choose(videos):
 
 def test_a_validations_standard_error_is_the_jackknifes_over_groups(videos):
     _, splits, config = _choose(videos, "real", "flipped", validation=videos["validation"])
-    pools = probing.read(splits, config)
+    pools = regression.read(splits, config)
     sets = list(pools.sets.values())
     trial = choosing._Trial(pools, config)
     found = trial.on_validation(([], 1.0), (sets, 1.0))
-    regression = probing.Regression(config, pools.standardise)
+    fit = regression.Regression(config, pools.standardise)
 
     def difference(held_out):
-        alone, with_set = (regression.auc(pools.real, each, held_out) for each in ([], sets))
+        alone, with_set = (fit.auc(pools.real, each, held_out) for each in ([], sets))
         return with_set - alone
 
     every, count = np.arange(len(pools.validation)), len(pools.validation)
@@ -137,14 +137,12 @@ def test_weights_of_generated_videos_are_as_if_there_were_more_real_ones(videos)
     """A weight of one half is every real video twice."""
     train, sets = videos["real"], videos["like"]
     config = TrainConfig(detector="mil_rank")
-    pools = probing.read(Splits([*train, *sets], [], videos["validation"], []), config)
-    regression = probing.Regression(config, pools.standardise)
+    pools = regression.read(Splits([*train, *sets], [], videos["validation"], []), config)
+    fit = regression.Regression(config, pools.standardise)
     twice_V = np.repeat(np.arange(len(pools.real)), 2)
     generated = list(pools.sets.values())
-    half_V = regression.scores(pools.real, generated, pools.validation, 0.5)
+    half_V = fit.scores(pools.real, generated, pools.validation, 0.5)
     twice = dataclasses.replace(pools, real=pools.real[twice_V]).real
-    np.testing.assert_allclose(
-        half_V, regression.scores(twice, generated, pools.validation), rtol=1e-5
-    )
-    alone_V = regression.scores(pools.real, [], pools.validation)
+    np.testing.assert_allclose(half_V, fit.scores(twice, generated, pools.validation), rtol=1e-5)
+    alone_V = fit.scores(pools.real, [], pools.validation)
     assert np.abs(half_V - alone_V).max() > 0.01

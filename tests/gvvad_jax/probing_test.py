@@ -5,7 +5,7 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
-from gvvad_jax import probing
+from gvvad_jax import probing, regression
 from gvvad_jax.config import TrainConfig
 from gvvad_jax.splits import Splits, members_of, open_splits
 from gvvad_jax.standardisation import standards
@@ -44,7 +44,7 @@ def _probe(real, *sets, test=(), **changes):
 def test_the_regression_is_scikit_learns():
     labels_V = np.array([0] * 20 + [1] * 6)
     rows_VxD = _rows(labels_V).mean(axis=1) / 3
-    weights_D, intercept = probing.fit_logistic(rows_VxD, labels_V, strength=50.0)
+    weights_D, intercept = regression.fit_logistic(rows_VxD, labels_V, strength=50.0)
     share_V = np.where(labels_V == 1, 0.5 / 6, 0.5 / 20)
     model = LogisticRegression(C=50.0, tol=1e-10, max_iter=10_000)
     model.fit(rows_VxD, labels_V, sample_weight=share_V)
@@ -78,7 +78,7 @@ def test_test_aucs_are_those_of_scikit_learn_on_features_standardised_as_the_run
         centre_D = train_VxD[: len(real)].mean(axis=0)
         size = np.sqrt(np.square(train_VxD[: len(real)] - centre_D).sum(axis=1).mean())
         y = np.array([m.video.label for m in train])
-        model = LogisticRegression(C=probing.STRENGTH, tol=1e-10, max_iter=100_000)
+        model = LogisticRegression(C=regression.STRENGTH, tol=1e-10, max_iter=100_000)
         model.fit((train_VxD - centre_D) / size, y, sample_weight=0.5 / np.bincount(y)[y])
         scores_V = model.decision_function((test_VxD - centre_D) / size)
         assert found == pytest.approx(roc_auc_score([m.video.label for m in test], scores_V))

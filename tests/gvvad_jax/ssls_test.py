@@ -127,6 +127,7 @@ def test_decays_by_hand():
     for decay, expected in {
         "none": {100: 1.0, 550: 1.0, 999: 1.0},
         "cosine": {100: 1.0, 550: 0.5, 775: (1 + np.cos(np.pi * 0.75)) / 2},
+        "half": {100: 1.0, 300: 0.5, 500: 0.0, 999: 0.0},
         "step": {100: 1.0, 299: 1.0, 300: 0.1, 500: 0.01, 999: 1e-4},
     }.items():
         for step, factor in expected.items():

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from gvvad_jax import folds, metrics, probing
+from gvvad_jax import folds, metrics, regression
 from gvvad_jax.config import TrainConfig
 from gvvad_jax.splits import Member
 from gvvad_jax.standardisation import standards
@@ -160,7 +160,7 @@ def two_sample_auc(
             train_VxD = rows_VxD[~held_V]
             centre_D = train_VxD.mean(axis=0)
             size = math.sqrt(np.square(train_VxD - centre_D).sum(axis=1).mean()) or 1.0
-            weights_D, intercept = probing.fit_logistic(
+            weights_D, intercept = regression.fit_logistic(
                 (train_VxD - centre_D) / size, labels_V[~held_V], STRENGTH
             )
             scores_V[held_V] = (rows_VxD[held_V] - centre_D) / size @ weights_D + intercept

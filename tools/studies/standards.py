@@ -11,21 +11,15 @@ import dataclasses
 import pathlib
 from collections.abc import Callable, Sequence
 
-import numpy as np
-
-from gvvad_jax import probing
+from gvvad_jax import regression
 from gvvad_jax.config import TrainConfig
-from gvvad_jax.probing import Videos
+from gvvad_jax.regression import Videos
 from gvvad_jax.splits import open_splits
 from gvvad_jax.standardisation import Standardisation
 from gvvad_jax.store.files import write_json
 from tools.studies import draws, statistics, tables
 from tools.studies.grid import Cell, GridStudy
 from tools.studies.rows import write_records
-
-
-def _by_label(videos: Videos) -> list[Videos]:
-    return [videos[videos.labels_V == label] for label in np.unique(videos.labels_V)]
 
 
 def _normal(videos: Videos) -> list[Videos]:
@@ -36,7 +30,7 @@ def _normal(videos: Videos) -> list[Videos]:
 # Parts of a domain's videos that count the same in its statistics, by the choice's name.
 CHOICES: dict[str, Callable[[Videos], list[Videos]]] = {
     "all": lambda videos: [videos],
-    "by label": _by_label,
+    "by label": regression.by_label,
     "normal": _normal,
 }
 
@@ -66,13 +60,13 @@ class Standard:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Regression(probing.Regression):
+class _Regression(regression.Regression):
     """The probe's regression with another choice of statistics."""
 
     parts: Callable[[Videos], list[Videos]]
 
     def _standards(self, domains: Sequence[Videos]) -> list[Standardisation]:
-        return [probing.statistics(self.parts(domain)) for domain in domains]
+        return [regression.statistics(self.parts(domain)) for domain in domains]
 
 
 def measure(study: GridStudy) -> list[Standard]:
@@ -118,7 +112,7 @@ def _of_cell(study: GridStudy, draw: draws.Draw, cell: Cell) -> list[Standard]:
         synthetic_keep=clips.decisions("filter", cell.seed), standardise_by="domain",
         validation_share=0.0,
     )  # fmt: skip
-    pools = probing.read(open_splits(config)[0], config)
+    pools = regression.read(open_splits(config)[0], config)
     rows = []
     for name, parts in CHOICES.items():
         fit = _Regression(config, True, parts)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from gvvad_jax.config import TrainConfig
-from gvvad_jax.probing import Videos
+from gvvad_jax.regression import Videos
 from gvvad_jax.store.reader import Store
 from tools.studies import draws, standards
 from tools.studies.grid import GridStudy
