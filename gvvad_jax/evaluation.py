@@ -368,8 +368,28 @@ def _measure_frames(
     snippets: Mapping[str, np.ndarray],
     truths: Mapping[str, np.ndarray],
 ) -> Measures:
-    """Measures of frames, aligned with their labels [frames] as the config's fidelity says."""
-    scores, labels = {}, {}
+    scores, labels = align_frames(model, members, snippets, truths)
+    classes = {m.video.id: m.video.cls for m in members}
+    abnormal = {m.video.id for m in members if m.video.label}
+    return _frame_measures(scores, labels, classes, abnormal)
+
+
+def align_frames(
+    model: "Model",
+    members: Sequence[Member],
+    snippets: Mapping[str, np.ndarray],
+    truths: Mapping[str, np.ndarray],
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Turns snippet scores into the frame scores and labels that are measured, both by id.
+
+    Args:
+      model: its config's fidelity chooses the alignment; see `measure_members`.
+      members: the videos.
+      snippets: snippet scores [T] by id.
+      truths: labels [frames] by id.
+    """
+    scores: dict[str, np.ndarray] = {}
+    labels: dict[str, np.ndarray] = {}
     by_time: list[Member] = []
     for member in members:
         video_id, row = member.video.id, member.row
@@ -385,9 +405,7 @@ def _measure_frames(
             )
             labels[video_id] = truths[video_id]
     ground_truth.report_alignment(by_time)
-    classes = {m.video.id: m.video.cls for m in members}
-    abnormal = {m.video.id for m in members if m.video.label}
-    return _frame_measures(scores, labels, classes, abnormal)
+    return scores, labels
 
 
 def _is_published(member: Member) -> bool:
