@@ -129,9 +129,9 @@ def find_events(
         raise ValueError("times_Tx2, fps: expected one of the two, found both or neither")
     if fps is not None:
         times_Tx2 = frame_times(len(np.atleast_1d(scores_T)), fps)
-    footage = _join({video: scores_T}, {video: times_Tx2})
+    footage = join_footage({video: scores_T}, {video: times_Tx2})
     found = []
-    for first, last in zip(*_spans(footage, rule), strict=True):
+    for first, last in zip(*event_spans(footage, rule), strict=True):
         event_scores = footage.scores_T[first : last + 1]
         highest = int(np.argmax(event_scores))
         at = first + highest
@@ -249,7 +249,7 @@ def _middle(start: float, end: float) -> float:
     return (start + end) / 2
 
 
-class _Footage(NamedTuple):
+class Footage(NamedTuple):
     """Snippets of several videos one after another.
 
     Attributes:
@@ -270,8 +270,8 @@ class _Footage(NamedTuple):
         return np.bincount(self.videos_T, covered_T) if len(covered_T) else covered_T
 
 
-def _join(scores: Mapping[str, npt.ArrayLike], times: Mapping[str, Any]) -> _Footage:
-    """Checks and joins the snippets of videos; see _Footage."""
+def join_footage(scores: Mapping[str, npt.ArrayLike], times: Mapping[str, Any]) -> Footage:
+    """Checks and joins the snippets of videos; see Footage."""
     parts = [(np.zeros(0), np.zeros((0, 2)), np.zeros(0, np.int64))]
     for number, (video, values) in enumerate(scores.items()):
         where = f"video {video!r}: " if video else ""
@@ -296,10 +296,10 @@ def _join(scores: Mapping[str, npt.ArrayLike], times: Mapping[str, Any]) -> _Foo
             )
         parts.append((scores_T, times_Tx2, np.full(len(scores_T), number, np.int64)))
     scores_T, times_Tx2, videos_T = (np.concatenate(part) for part in zip(*parts, strict=True))
-    return _Footage(scores_T, times_Tx2[:, 0], times_Tx2[:, 1], videos_T)
+    return Footage(scores_T, times_Tx2[:, 0], times_Tx2[:, 1], videos_T)
 
 
-def _spans(footage: _Footage, rule: Rule) -> tuple[np.ndarray, np.ndarray]:
+def event_spans(footage: Footage, rule: Rule) -> tuple[np.ndarray, np.ndarray]:
     """First and last snippet of each event [E], by whole arrays."""
     scores_T, starts_T, ends_T, videos_T = footage
     if not len(scores_T):
@@ -323,8 +323,8 @@ def _spans(footage: _Footage, rule: Rule) -> tuple[np.ndarray, np.ndarray]:
     return first_E[long_E], last_E[long_E]
 
 
-def _count(footage: _Footage, rule: Rule) -> int:
-    first_E, last_E = _spans(footage, rule)
+def _count(footage: Footage, rule: Rule) -> int:
+    first_E, last_E = event_spans(footage, rule)
     seconds_E = footage.ends_T[last_E] - footage.starts_T[first_E]
     return int(np.maximum(1, np.ceil((seconds_E - _SLACK) / ALARM_SECONDS)).sum())
 
@@ -342,7 +342,7 @@ def count_alarms(
     Returns:
       (alarms, hours of the videos).
     """
-    footage = _join(scores, times)
+    footage = join_footage(scores, times)
     return _count(footage, rule), float(footage.seconds().sum()) / 3600
 
 
@@ -398,7 +398,7 @@ def threshold_for(
         raise ValueError(
             f"alarms_per_hour: expected above 0 and below {most:g}, found {alarms_per_hour}"
         )
-    footage = _join(scores, times)
+    footage = join_footage(scores, times)
     usable_V = footage.seconds() >= Rule(threshold=0.0, **rule).min_seconds - _SLACK
     hours = float(footage.seconds()[usable_V].sum()) / 3600
     if not hours:
@@ -408,7 +408,7 @@ def threshold_for(
             asked=alarms_per_hour,
             reason="no normal footage to set a threshold on",
         )
-    footage = _Footage(*(array[usable_V[footage.videos_T]] for array in footage))
+    footage = Footage(*(array[usable_V[footage.videos_T]] for array in footage))
     threshold, reason, rate = float(footage.scores_T.max()), None, alarms_per_hour
     # A second of rounding, because times add up.
     if hours < SUPPORT / alarms_per_hour - 1 / 3600:
@@ -430,7 +430,7 @@ def threshold_for(
     )
 
 
-def _lowest(footage: _Footage, allowed: float, rule: Mapping[str, float]) -> float:
+def _lowest(footage: Footage, allowed: float, rule: Mapping[str, float]) -> float:
     """The lowest score at which, and at all higher ones, there are no more alarms than allowed."""
 
     def exceeds(threshold: float) -> bool:
@@ -442,7 +442,7 @@ def _lowest(footage: _Footage, allowed: float, rule: Mapping[str, float]) -> flo
     # Of what is below the lower threshold everywhere, the first snippet of each run says enough.
     kept_T = footage.scores_T >= Rule(threshold=bound, **rule).leave
     kept_T |= np.append(True, kept_T[:-1] | (np.diff(footage.videos_T) != 0))
-    footage = _Footage(*(array[kept_T] for array in footage))
+    footage = Footage(*(array[kept_T] for array in footage))
     lowest = falling[0]
     for score in falling:
         if score < bound or exceeds(score):
