@@ -21,7 +21,7 @@ STAGES = {
     "Data": {
         "encode": ("generation.encode", "Encode videos into a feature store."),
         "store": ("gvvad_jax.store", "Validate a feature store and print a summary."),
-        "list-ucf-crime": ("tools.list_ucf_crime", "List UCF-Crime's files in a videos.json."),
+        "import-truth": ("tools.import_truth", "Import ground truth of any format."),
     },
     "Generated videos": {
         "pipeline": ("generation.pipeline", "Run every stage from descriptions to decisions."),

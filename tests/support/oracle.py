@@ -24,7 +24,7 @@ COMMANDS = (
     "generation.videos", "generation.encode", "generation.filter", "generation.pipeline",
     "tools.demo", "tools.study", "tools.bench", "tools.bench_encode", "tools.check_world",
     "tools.filter_report", "tools.filter_suite", "tools.generation_budget",
-    "tools.import_checkpoint", "tools.list_ucf_crime", "tools.reference_step",
+    "tools.import_checkpoint", "tools.import_truth", "tools.reference_step",
 )  # fmt: skip
 # Runs a command's module up to the parsing of its flags, and prints the command's own.
 SHOW_FLAGS = """

@@ -1,12 +1,10 @@
 import json
-import subprocess
-import sys
 
 import pytest
 
 from gvvad_jax.command import UserError
 from gvvad_jax.store import annotations
-from tools.published import ucf_crime
+from tools.importing.truth import TruthImport, import_truth
 
 FILES = (
     "Part-1/Abuse/Abuse001_x264.mp4",
@@ -35,38 +33,46 @@ def root(tmp_path):
     return tmp_path
 
 
+def _import(root, **options):
+    """Imports the folder into its videos.json, and returns the summary."""
+    return import_truth(TruthImport(truth=str(root), out=str(root / "videos.json"), **options))
+
+
+def _listed(root):
+    (root / "videos.json").unlink(missing_ok=True)
+    _import(root)
+    return json.loads((root / "videos.json").read_text())["videos"]
+
+
 def test_lists_and_folders_become_a_videos_json(root):
-    command = [sys.executable, "-m", "tools.list_ucf_crime", f"--root={root}"]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    summary = json.loads(done.stdout)
+    summary = _import(root)
     assert summary["train"] == {"normal": 1, "abnormal": 1} and not summary["as_published"]
     listed = annotations.load(root / "videos.json")
     assert all(listed.resolve(video).exists() for video in listed.videos.values())
-    abuse = listed.videos["Abuse028_x264"]
-    # Frames 165 to 240, counted from 1 and both included.
-    assert [list(i) for i in abuse.abnormal_frames] == [[164, 240], [299, 310]]
+    abuse = listed.videos["Abuse028"]
+    # [start, end), as in the ground truth that circulates.
+    assert [list(i) for i in abuse.abnormal_frames] == [[165, 240], [300, 310]]
     assert (abuse.cls, abuse.label, abuse.split) == ("Abuse", 1, "test")
-    normal = listed.videos["Normal_Videos001_x264"]
+    normal = listed.videos["Normal_Videos001"]
     assert (normal.cls, normal.label, normal.split) == ("Normal", 0, "train")
-    assert list(listed.videos["Normal_Videos_003_x264"].abnormal_frames) == []
+    assert list(listed.videos["Normal_Videos_003"].abnormal_frames) == []
 
 
 def test_an_edited_list_is_not_overwritten(root):
-    command = [sys.executable, "-m", "tools.list_ucf_crime", f"--root={root}"]
     for _ in range(2):
-        subprocess.run(command, capture_output=True, check=True)
+        _import(root)
     edited = json.loads((root / "videos.json").read_text())
-    edited["videos"]["Abuse028_x264"]["num_frames"] = 1412
+    edited["videos"]["Abuse028"]["num_frames"] = 1412
     (root / "videos.json").write_text(json.dumps(edited))
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 2 and "videos.json: expected no list here yet" in done.stderr
+    with pytest.raises(UserError, match="videos.json: expected no list here yet"):
+        _import(root)
     assert json.loads((root / "videos.json").read_text()) == edited
 
 
 def test_what_is_missing_is_named(root):
     (root / FILES[0]).unlink()
     with pytest.raises(UserError, match=r"1 missing, 'Abuse001_x264.mp4'"):
-        ucf_crime.list_videos(root)
+        _listed(root)
 
 
 def test_of_copies_the_listed_one_is_taken(root):
@@ -75,15 +81,15 @@ def test_of_copies_the_listed_one_is_taken(root):
     copy.parent.mkdir()
     copy.write_bytes(b"")
     (root / "Events" / "Anomaly_Train.txt").write_text("")
-    listed = ucf_crime.list_videos(root)["videos"]["Normal_Videos001_x264"]
+    listed = _listed(root)["Normal_Videos001"]
     assert listed["file"] in (FILES[2], "Events/Normal_Videos001_x264.mp4")
     copy.write_bytes(b"another video")
     with pytest.raises(UserError, match="of another size"):
-        ucf_crime.list_videos(root)
+        _listed(root)
     named = root / "Training_Normal_Videos_Anomaly" / copy.name
     named.parent.mkdir()
     named.write_bytes(b"the listed one")
-    listed = ucf_crime.list_videos(root)["videos"]["Normal_Videos001_x264"]
+    listed = _listed(root)["Normal_Videos001"]
     assert listed["file"] == "Training_Normal_Videos_Anomaly/Normal_Videos001_x264.mp4"
 
 
@@ -104,24 +110,45 @@ def test_of_copies_the_listed_one_is_taken(root):
 def test_a_wrong_line_is_named(root, name, content, message):
     (root / "splits" / name).write_text(content)
     with pytest.raises(UserError, match=message):
-        ucf_crime.list_videos(root)
+        _listed(root)
 
 
 @pytest.mark.parametrize("start", [b"", b"\xef\xbb\xbf"])
 @pytest.mark.parametrize("end", [b"\n", b"\r\n"])
 def test_copies_may_differ_in_line_ends_and_byte_order_marks(root, start, end):
-    expected = ucf_crime.list_videos(root)
+    expected = _listed(root)
     for name, content in LISTS.items():
         copy = root / "Events" / name
         copy.parent.mkdir(exist_ok=True)
         copy.write_bytes(start + content.encode().replace(b"\n", end))
-    assert ucf_crime.list_videos(root) == expected
+    assert _listed(root) == expected
     for name in LISTS:
         (root / "splits" / name).unlink()
-    assert ucf_crime.list_videos(root) == expected
+    assert _listed(root) == expected
 
 
 def test_a_missing_list_is_named(root):
     (root / "splits" / "Anomaly_Test.txt").unlink()
     with pytest.raises(UserError, match="Anomaly_Test.txt"):
-        ucf_crime.list_videos(root)
+        _listed(root)
+
+
+def test_features_do_without_videos(root):
+    for name in FILES:
+        (root / name).unlink()
+    listed = _listed(root)
+    assert listed["Abuse028"]["file"] == "Abuse/Abuse028_x264.mp4"
+    assert list(listed) == ["Abuse001", "Normal_Videos001", "Abuse028", "Normal_Videos_003"]
+
+
+def test_intervals_may_count_from_1(root):
+    _import(root, intervals="inclusive")
+    listed = annotations.load(root / "videos.json").videos
+    assert listed["Abuse028"].abnormal_frames == ((164, 240), (299, 310))
+
+
+def test_files_are_relative_to_the_list(root):
+    out = root.parent / "elsewhere.json"
+    import_truth(TruthImport(truth=str(root), out=str(out)))
+    listed = annotations.load(out)
+    assert all(listed.resolve(video).exists() for video in listed.videos.values())
