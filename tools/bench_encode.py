@@ -24,7 +24,7 @@ from tools.bench import encode
 def main(_: list[str]) -> None:
     # As generation.encode does; the plain loop gains by it too.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    from generation.encoders.clip import ClipEncoder
+    from generation.encoders.images import ImageEncoder
     from generation.encoders.options import VisualOptions
 
     values = flags.FLAGS
@@ -41,7 +41,7 @@ def main(_: list[str]) -> None:
             compute_dtype=values.compute_dtype, device=values.device,
             crops_at_once=values.crops_at_once,
         )  # fmt: skip
-        encoder = ClipEncoder(options)
+        encoder = ImageEncoder(options)
         figures = encode.measure(videos, weights, values.crops, encoder, values.repeats)
     frames = values.clips * round(values.seconds * values.fps)
     seconds = figures["seconds"]
@@ -84,7 +84,9 @@ if __name__ == "__main__":
         "",
         "Number format of the models: float32, float16 or bfloat16 (default: by the device).",
     )
-    flags.DEFINE_integer("crops_at_once", 64, "Crops that go through CLIP in one batch.", 1)
+    flags.DEFINE_integer(
+        "crops_at_once", 64, "Crops that go through the visual encoder in one batch.", 1
+    )
     flags.DEFINE_float(
         "peak_tflops", 0.0, "Peak of the GPU in TFLOP/s, with --device=cuda; 0 measures it.", 0
     )

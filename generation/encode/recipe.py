@@ -5,14 +5,15 @@ import os
 from typing import Any
 
 from generation import ranks
+from generation.encoders.families import FAMILIES
 from generation.encoders.options import CaptionOptions, TextOptions, VisualOptions
 from generation.encoders.protocols import Captioner, StandIn, TextEncoder, VisualEncoder
 from gvvad_jax.command import UserError, group, settled
 from gvvad_jax.store import digests
 from gvvad_jax.store.format import DTYPES, SOURCES, Manifest
 
-# Motion is cheap enough for overlapping snippets; CLIP's do not overlap, as in published work.
-DEFAULT_STRIDES = {"motion": 4, "clip-l14": 16}
+# Motion is cheap enough for overlapping snippets; others don't overlap, as in published work.
+DEFAULT_STRIDES = {"motion": 4} | dict.fromkeys(FAMILIES, 16)
 SNIPPETS = group("Snippets")
 ROWS = group("Data")
 
@@ -89,8 +90,7 @@ class EncodeOptions(VisualOptions, CaptionOptions, TextOptions):
     snippet_stride: int | None = SNIPPETS(
         None,
         "Frames from the start of one snippet to the start of the next (default: "
-        + ", ".join(f"{stride} for {name}" for name, stride in DEFAULT_STRIDES.items())
-        + ").",
+        "4 for motion, 16 for the others).",
         low=1,
     )
     fps_policy: str = SNIPPETS(
@@ -108,7 +108,7 @@ class EncodeOptions(VisualOptions, CaptionOptions, TextOptions):
         super().__post_init__()
         parse_fps_policy(self.fps_policy)
         for flag, value, choice, choices in (
-            ("weights", self.weights, self.encoder, ("clip-l14",)),
+            ("weights", self.weights, self.encoder, tuple(FAMILIES)),
             ("caption_weights", self.caption_weights, self.captioner, ("git", "blip")),
         ):
             if value and choice not in choices:
@@ -129,7 +129,7 @@ class EncodeOptions(VisualOptions, CaptionOptions, TextOptions):
         return self.encoder != "motion" or self.captioner in ("git", "blip") or encodes_text
 
     def recipe(self, out: str | os.PathLike = "store") -> Recipe:
-        """Loads the models, except for CLIP's weights, which are read when they are needed.
+        """Loads the models, except the visual encoder's weights, which are read when needed.
 
         Args:
           out: the store's folder; without --cache, a chat server's answers are kept beside it.
@@ -186,11 +186,11 @@ class EncodeOptions(VisualOptions, CaptionOptions, TextOptions):
 
     def _checkpoints(self) -> dict[str, str]:
         """Returns the name or folder of each checkpoint that is used, by field."""
-        from generation.encoders import captions, clip, text
+        from generation.encoders import captions, text
 
         used = {}
-        if self.encoder == "clip-l14":
-            used["weights"] = self.weights or clip.DEFAULT_WEIGHTS
+        if self.encoder in FAMILIES:
+            used["weights"] = self.weights or FAMILIES[self.encoder].weights
         if self.captioner in captions.DEFAULT_WEIGHTS:
             default = captions.DEFAULT_WEIGHTS[self.captioner]
             used["caption_weights"] = self.caption_weights or default

@@ -127,7 +127,8 @@ class _PretrainedCaptioner(SnippetCaptioner):
         self.dtype = options.compute_dtype or pretrained.usual_dtype(self._device)
         self._dtype = pretrained.torch_dtype(self.dtype)
         self._batch_size = pretrained.batch_size(self._device)
-        with pretrained.reading(weights, f"a {self.kind.upper()} captioning checkpoint"):
+        expected = f"a {self.kind.upper()} captioning checkpoint"
+        with pretrained.reading(weights, expected, "--caption_weights"):
             self._tokenizer = transformers.AutoTokenizer.from_pretrained(
                 weights, trust_remote_code=False
             )

@@ -4,11 +4,12 @@ import dataclasses
 
 from generation.chat.options import ChatOptions
 from generation.encoders.banks import BANKS
+from generation.encoders.families import FAMILIES
 from generation.ranks import DEVICE, WORKERS
 from gvvad_jax.command import check, group
 from gvvad_jax.store.format import STAND_IN
 
-VISUAL_ENCODERS = ("motion", "clip-l14")
+VISUAL_ENCODERS = ("motion", *FAMILIES)
 CAPTIONERS = ("rules", "git", "blip", "chat", STAND_IN, "none")
 TEXT_ENCODERS = ("hashed", "simcse", "clip-l14", "transformer")
 POOLINGS = ("mean", "middle")
@@ -29,15 +30,16 @@ class VisualOptions:
     encoder: str = VISUAL("motion", "Visual encoder.", choices=VISUAL_ENCODERS)
     weights: str = VISUAL(
         "",
-        "CLIP checkpoint: a Hub name or a folder, with --encoder=clip-l14 (default: "
-        "openai/clip-vit-large-patch14).",
+        "Checkpoint of --encoder: a Hub name or a folder (default: the published one, see "
+        "docs/encoders.md); motion has none.",
     )
     pooling: str = VISUAL(
         "mean", "Pooling of a snippet's frames: their mean or the middle one.", choices=POOLINGS
     )
     crops: str = VISUAL(
         "",
-        "Crops of a frame, with --encoder=clip-l14: centre, ten or whole (default: centre).",
+        "Crops of a frame: centre, ten or whole (default: as the model's own processor; whole for "
+        "motion).",
     )
     resize: int | None = VISUAL(
         None,
@@ -45,7 +47,9 @@ class VisualOptions:
         "model of 224).",
         low=1,
     )
-    crops_at_once: int = VISUAL(64, "Crops that go through CLIP in one batch.", low=1, free=True)
+    crops_at_once: int = VISUAL(
+        64, "Crops that go through the visual encoder in one batch.", low=1, free=True
+    )
     compute_dtype: str = COMPUTE_DTYPE
     device: str = DEVICE
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from generation.encoders import hub
 from gvvad_jax.command import UserError
 from gvvad_jax.store import digests, files
 
@@ -22,7 +23,11 @@ DTYPES = ("float32", "float16", "bfloat16")
 # Files of weights in the order in which transformers looks for them; an index names several.
 _WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 # Other files that shape what a model computes, by what it takes: they belong to its identity.
-IMAGES = ("preprocessor_config.json", "processor_config.json")
+IMAGES = (
+    "preprocessor_config.json",
+    "processor_config.json",
+    "video_preprocessor_config.json",
+)
 TEXTS = (
     "tokenizer_config.json",
     "special_tokens_map.json",
@@ -195,12 +200,13 @@ def torch_dtype(name: str) -> "torch.dtype":
 
 
 @contextlib.contextmanager
-def reading(weights: str, expected: str) -> Iterator[None]:
+def reading(weights: str, expected: str, flag: str) -> Iterator[None]:
     """Turns everything that the libraries raise for an unreadable checkpoint into a UserError.
 
     Args:
       weights: the checkpoint's name or folder.
       expected: the expected kind of checkpoint, e.g. "a CLIP checkpoint".
+      flag: the flag that takes its folder, e.g. "--weights".
     """
     import torch
     from transformers.utils import logging
@@ -208,15 +214,17 @@ def reading(weights: str, expected: str) -> Iterator[None]:
     verbosity = logging.get_verbosity()
     # `load` raises errors for what transformers warns of.
     logging.set_verbosity_error()
+    hub.settle(weights)
     try:
         yield
     except (UserError, MemoryError, torch.OutOfMemoryError):
         raise
     except Exception as error:  # A dozen types, depending on which file is wrong and how.
-        raise UserError(
-            f"{weights}: expected {expected}, found {_problem(weights, error)}; give the folder of "
-            "a downloaded one"
-        ) from error
+        if hub.is_offline() and not hub.is_folder(weights) and known_digest(weights, ()) is None:
+            problem = hub.not_found(flag)
+        else:
+            problem = f"{_problem(weights, error)}; give the folder of a downloaded one: {flag}"
+        raise UserError(f"{weights}: expected {expected}, found {problem}") from error
     finally:
         logging.set_verbosity(verbosity)
 
@@ -269,7 +277,7 @@ def load(
 
 
 def _problem(weights: str, error: Exception) -> str:
-    if weights.startswith(("/", ".", "~")) and not os.path.isdir(weights):
+    if hub.is_folder(weights) and not os.path.isdir(weights):
         return "no such folder"
     if isinstance(error, pickle.UnpicklingError):
         # PyTorch's own message is not shown, because it advises to load the file unsafely.

@@ -129,7 +129,7 @@ class PretrainedTextEncoder:
         types = ("clip", "clip_text_model") if clip else ()
         options = {} if clip else {"trust_remote_code": False}
         expected = f"a {'CLIP' if clip else 'BERT-like'} checkpoint for --text_encoder={kind}"
-        with pretrained.reading(weights, expected):
+        with pretrained.reading(weights, expected, "--text_weights"):
             self._tokenizer = transformers.AutoTokenizer.from_pretrained(
                 weights, trust_remote_code=False
             )

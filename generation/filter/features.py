@@ -117,9 +117,9 @@ def clip_text_encoder(manifest: Manifest, weights: str = "") -> TextEncoder:
     Raises:
       UserError: the store's encoder is not CLIP, or the weights are of another checkpoint.
     """
-    from generation.encoders import clip, options, text
+    from generation.encoders import families, options, text
 
-    weights = weights or clip.DEFAULT_WEIGHTS
+    weights = weights or families.FAMILIES["clip-l14"].weights
     name, store_name = pretrained.name_of(weights), str(manifest.encoder["weights"])
     remedy = "give the name or folder that the store was encoded with"
     digest = manifest.encoder.get("digest")

@@ -2,12 +2,12 @@
 
 
 def make_encoder(weights, **settings):
-    """Returns the ClipEncoder of a checkpoint, by default of each snippet's middle frame."""
-    from generation.encoders.clip import ClipEncoder
+    """Returns the ImageEncoder of a checkpoint, by default of each snippet's middle frame."""
+    from generation.encoders.images import ImageEncoder
     from generation.encoders.options import VisualOptions
 
     fields = {"encoder": "clip-l14", "weights": str(weights), "pooling": "middle"}
-    return ClipEncoder(VisualOptions(**(fields | settings)))
+    return ImageEncoder(VisualOptions(**(fields | settings)))
 
 
 def save(folder, image_size=16, patch_size=8, scale=1.0):

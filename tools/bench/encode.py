@@ -26,7 +26,7 @@ if TYPE_CHECKING:
         CLIPVisionModelWithProjection,
     )
 
-    from generation.encoders.clip import ClipEncoder
+    from generation.encoders.images import ImageEncoder
 
 SNIPPET = 16
 # Largest relative distance allowed between the features. Resizing differs by at most two grey
@@ -103,7 +103,7 @@ def encode_plainly(
     from PIL import Image, ImageOps
     from transformers import CLIPImageProcessorPil
 
-    from generation.encoders.clip import resized_size
+    from generation.encoders.preprocessing import resized_size
     from generation.media import reading
 
     processor = CLIPImageProcessorPil.from_pretrained(weights)
@@ -146,7 +146,7 @@ def _embed_one(
     return embedded[0].float().cpu().numpy()
 
 
-def encode_ahead(videos: annotations.Annotations, encoder: "ClipEncoder") -> list[np.ndarray]:
+def encode_ahead(videos: annotations.Annotations, encoder: "ImageEncoder") -> list[np.ndarray]:
     """The same features as generation.encode computes them."""
     from generation.encode import decode_ahead
     from generation.encode.recipe import Recipe
@@ -167,7 +167,7 @@ def measure(
     videos: annotations.Annotations,
     weights: str,
     crops: str,
-    encoder: "ClipEncoder",
+    encoder: "ImageEncoder",
     repeats: int,
 ) -> dict[str, Any]:
     """Times the plain loop and generation.encode in turn.

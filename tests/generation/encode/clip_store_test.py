@@ -309,7 +309,7 @@ def test_options_offer_existing_choices(weights):
         ({"fps_policy": "fast"}, "--fps_policy"),
         ({"crops": "five"}, "--crops"),
         ({"compute_dtype": "int8"}, "--compute_dtype"),
-        ({"encoder": "motion"}, "--weights: expected clip-l14"),
+        ({"encoder": "motion"}, "--weights: expected clip-b32 or clip-b16 or clip-l14"),
         ({"caption_weights": "git"}, "--caption_weights: expected git or blip"),
         ({"bank": "ucfcrime"}, "--bank: expected one of ucf_crime"),
         ({"captioner": "rules", "text_encoder": "word2vec"}, "--text_encoder: expected one of"),

@@ -154,7 +154,7 @@ def test_features_are_a_pure_function():
 
 
 def test_unknown_encoders_poolings_and_crops_are_errors():
-    with pytest.raises(UserError, match="motion, clip-l14"):
+    with pytest.raises(UserError, match="motion, clip-b32, clip-b16, clip-l14, siglip2"):
         VisualOptions(encoder="i3d")
     with pytest.raises(UserError, match="--pooling"):
         make_encoder(VisualOptions(pooling="middle"))

@@ -10,7 +10,8 @@ import torch
 from PIL import Image, ImageOps
 
 from generation.encoders import pretrained
-from generation.encoders.clip import CROPS, resized_size, ten_crops
+from generation.encoders.images import CROPS, ten_crops
+from generation.encoders.preprocessing import resized_size
 from generation.media import reading
 from generation.media.writing import write_video
 from gvvad_jax.command import UserError
