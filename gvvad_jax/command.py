@@ -49,9 +49,14 @@ _REMEDIES = {
     errno.EISDIR: "choose another",
 }
 # The extra of pyproject.toml that installs a module.
-_EXTRAS = {"av": "video", "jinja2": "pages", "cv2": "video", "sklearn": "dev"} | dict.fromkeys(
-    ("torch", "transformers", "diffusers", "pydantic", "openai"), "generation"
-)
+_EXTRAS = {
+    "av": "video",
+    "h5py": "features",
+    "huggingface_hub": "features",
+    "jinja2": "pages",
+    "cv2": "video",
+    "sklearn": "dev",
+} | dict.fromkeys(("torch", "transformers", "diffusers", "pydantic", "openai"), "generation")
 _INTERRUPTED = "interrupted: finished work is kept; run the same command again to go on from there"
 _HELP = ("--help", "-help", "-h", "--helpfull", "--helpshort")
 
