@@ -1,9 +1,14 @@
 """Chooses lambda before training (`--lambda_mode=auto`), by the probe. numpy and scipy only.
 
-A set of generated videos (a store) that makes the probe worse gets lambda 0: it isn't trained on.
-For the others one lambda is chosen among CANDIDATES, as the weight of generated videos in the
-probe's regression: on validation videos where there are enough, else cross-validated by group. The
-paper's 0.5 stays unless another one is better by a standard error.
+A set of generated videos (a store) with which the probe's mean AUC is lower gets lambda 0: it isn't
+trained on. For the others one lambda is chosen among `--lambda_value`, half of it and twice it, as
+the weight of generated videos in the probe's regression: on validation videos where there are
+enough, else cross-validated by group. `--lambda_value` stays unless another one is better by a
+standard error.
+
+A set is judged by the mean and not by its interval: with six abnormal videos no interval excludes
+0, and of two choices of which neither is known to be better the likelier one is taken. That it
+can't be known is a verdict for `tools.probe`, which decides nothing.
 
 Whole trainings would be the other judge, at a run for each candidate. With ten validation videos of
 each label an AUC's standard error is near 0.1, and a detector's AUC differs by 0.02 to 0.15 between
@@ -24,8 +29,8 @@ from gvvad_jax.folds import CONFIDENCE
 from gvvad_jax.regression import Pools, Regression, Videos
 from gvvad_jax.splits import Splits
 
-# The first one is the paper's, which stays where nothing else is known.
-CANDIDATES = (0.5, 0.25, 1.0)
+# The lambdas that are compared, as multiples of --lambda_value.
+FACTORS = (0.5, 2.0)
 # Held-out videos of each label that validation needs to choose lambda.
 MIN_VALIDATION = 10
 
@@ -108,17 +113,18 @@ def choose(splits: Splits, config: TrainConfig, pools: Pools | None = None) -> C
             lost = trial.on_validation(([], 1.0), ([videos], 1.0))
         else:
             lost = _by_folds(each, result)
-        if lost and lost.interval[1] < 0:
+        if lost and lost.mean < 0:
             left_out.add(store)
+        if lost:
             low, high = lost.interval
             notes.append(
-                f"with {store} the probe loses {-lost.mean:.3f} AUC [{low:+.3f}, {high:+.3f}] "
-                f"{lost.where}"
+                f"with {store} the probe {'loses' if lost.mean < 0 else 'gains'} "
+                f"{abs(lost.mean):.3f} AUC [{low:+.3f}, {high:+.3f}] {lost.where}"
             )
     kept = [videos for store, videos in pools.sets.items() if store not in left_out]
     value = 0.0
     if kept:
-        value, why = _best(trial, kept, result.reason)
+        value, why = _best(trial, kept, result.reason, config.lambda_value)
         notes.append(why)
     by_set = {str(store): 0.0 if store in left_out else value for store in pools.sets}
     return Choice(value=value, by_set=by_set, why="; ".join(notes))
@@ -136,9 +142,11 @@ def _by_folds(each: probing.SetProbe, result: probing.Probe) -> _Difference | No
     return _Difference(each.difference, 0.0, each.interval, where)
 
 
-def _best(trial: "_Trial", sets: Sequence[Videos], reason: str | None) -> tuple[float, str]:
+def _best(
+    trial: "_Trial", sets: Sequence[Videos], reason: str | None, usual: float
+) -> tuple[float, str]:
     """Returns the best lambda of sets that are trained on, and why."""
-    usual, *others = CANDIDATES
+    others = [factor * usual for factor in FACTORS]
     measured = {
         candidate: trial.on_validation((sets, usual), (sets, candidate))
         or (None if reason else trial.in_folds((sets, usual), (sets, candidate)))
@@ -147,16 +155,16 @@ def _best(trial: "_Trial", sets: Sequence[Videos], reason: str | None) -> tuple[
     known = {candidate: found for candidate, found in measured.items() if found}
     if len(known) < len(others):
         return usual, (
-            f"the paper's, because fewer than {MIN_VALIDATION} validation videos of a label are "
+            f"--lambda_value, because fewer than {MIN_VALIDATION} validation videos of a label are "
             f"held out, and {reason or 'no fold and its training videos hold both labels'}"
         )
     best = max(known, key=lambda candidate: known[candidate].mean)
     mean, error, _, where = known[best]
     compared = f"{mean:+.3f} +- {error:.3f} AUC {where}"
     if mean > error:
-        return best, f"better in the probe than the paper's {usual:g}, {compared}"
+        return best, f"better in the probe than --lambda_value's {usual:g}, {compared}"
     return usual, (
-        f"the paper's, since no other is better in the probe by a standard error ({best:g}: "
+        f"--lambda_value, since no other is better in the probe by a standard error ({best:g}: "
         f"{compared})"
     )
 

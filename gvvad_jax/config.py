@@ -47,7 +47,7 @@ _OF_TEXT = ("pseudo_weight", "triplet_weight")
 # The modes of lambda that read a flag, likewise.
 _LEARNED = ("learnable", "sigmoid", "softplus", "uncertainty", "meta")
 READ_IN = {
-    "lambda_value": ("fixed", "scheduled", *_LEARNED),
+    "lambda_value": ("fixed", "scheduled", "auto", *_LEARNED),
     "lambda_rise": ("scheduled",),
     "lambda_decay": ("scheduled",),
     "lambda_shift": ("scheduled",),
@@ -241,7 +241,9 @@ class TrainConfig:
         "and leaves out stores that lose. BUILD.md describes each mode.",
         choices=LAMBDA_MODES,
     )
-    lambda_value: float = SSLS(0.5, "Lambda, or its first value where it is learned.")
+    lambda_value: float = SSLS(
+        0.5, "Lambda, its first value where it is learned, or what mode auto begins with."
+    )
     lambda_rise: str = SSLS(
         "linear",
         "Mode scheduled: lambda's rise in the first tenth of the run.",
