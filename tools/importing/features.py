@@ -43,7 +43,7 @@ class FeatureImport:
         "", "Repository of the Hugging Face Hub, with @REVISION if wanted; paths are within it."
     )
     annotations: str = _MEANING(
-        "", "videos.json with labels, splits and frame counts (gvvad import-truth)."
+        "", "A videos.json with labels, splits and frame counts (from import-truth)."
     )
     synthetic: str = _MEANING(
         "", "Pattern of names, or list, of generated videos; they get the store OUT-synthetic."
