@@ -20,8 +20,8 @@ OWN = {
     "fusion", "crops", "weights", "fps", "height", "width", "steps", "segments", "clips", "pairs",
     "peak_tflops", "repeats", "generator", "test_pairs", "generated_pairs", "workdir", "prompts",
     "checkpoint", "annotations", "snippet_frames", "snippet_stride", "defect_share", "preset",
-    "abnormal_train", "normal_train", "num_frames", "text", "train_pairs", "visual", "dtype", "encoder",
-    "text_encoder",
+    "abnormal_train", "normal_train", "num_frames", "text", "train_pairs", "visual", "dtype",
+    "encoder", "text_encoder",
 }  # fmt: skip
 
 
