@@ -46,7 +46,8 @@ def main(_: list[str]) -> None:
         bases = {arm.name: arm.base for arm in arms if arm.base}
         names = [arm.name for arm in arms]
         held = [row for row in rows.read(pathlib.Path(study.csv)) if row.cell.arm in names]
-        print(tables.study_table(held, measure=flags.FLAGS.measure, bases=bases))
+        shown = {"measure": flags.FLAGS.measure, "alternative": flags.FLAGS.alternative}
+        print(tables.study_table(held, bases=bases, **shown))
         return None
     study.require_videos()
     if flags.FLAGS.features_table:
@@ -92,4 +93,10 @@ if __name__ == "__main__":
         "which of a domain's videos should standardise it.",
     )
     flags.DEFINE_enum("measure", "auc", rows.MEASURES, "Measure that --table shows.")
+    flags.DEFINE_enum(
+        "alternative",
+        "two-sided",
+        ["two-sided", "greater", "less"],
+        "What --table tests: that an arm differs, is better (greater) or is worse (less).",
+    )
     run_command(main, usage=__doc__)

@@ -51,7 +51,8 @@ def study_table(
     """A grid's rows as Markdown tables, one for each number of real videos and each gap.
 
     A cell holds mean and standard deviation of an arm, then the mean of its paired differences to
-    the arm that it is compared with, and their p-value, corrected over the detectors by Holm.
+    the arm that it is compared with, and their p-value, corrected over the detectors by Holm; and how many pairs, where it has fewer than
+    other cells.
 
     Args:
       rows: rows in the order of their table; arms and detectors are shown in this order.
@@ -96,7 +97,7 @@ def _grid_table(
         ]
         corrected = statistics.holm([statistics.p_value(d, alternative) for d in differences])
         cells = [
-            _grid_cell(values.get((arm, d), {}), [] if arm == base else difference, p)
+            _grid_cell(values.get((arm, d), {}), [] if arm == base else difference, p, pairs[-1])
             for d, difference, p in zip(detectors, differences, corrected, strict=True)
         ]
         lines.append(f"| {arm} | {' | '.join(cells)} |")
@@ -111,7 +112,10 @@ def paired_differences(
 
 
 def _grid_cell(
-    values: Mapping[tuple[int, int], float], differences: Sequence[float], p_value: float
+    values: Mapping[tuple[int, int], float],
+    differences: Sequence[float],
+    p_value: float,
+    most: int,
 ) -> str:
     if not values:
         return "-"
@@ -119,4 +123,6 @@ def _grid_cell(
     if not differences:
         return text
     p_text = "p < 0.001" if p_value < 0.001 else f"p = {p_value:.3f}"
+    if len(differences) < most:
+        p_text += f", n = {len(differences)}"
     return f"{text}, {statistics.mean_sd(differences)[0]:+.3f} ({p_text})"

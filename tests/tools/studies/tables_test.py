@@ -59,7 +59,7 @@ def test_an_unfinished_table_pairs_what_both_have_and_says_how_many():
     values = {(3, "", "a", "lap"): BASE, (3, "1", "b", "lap"): [0.6], (3, "1", "b", "rtfm"): [1]}
     text = tables.study_table(table_rows(values))
     assert ", n = 1 to 6 |" in text
-    assert "| b | 0.600 +- 0.000, +0.100 (p = 1.000) | 1.000 +- 0.000 |" in text
+    assert "| b | 0.600 +- 0.000, +0.100 (p = 1.000, n = 1) | 1.000 +- 0.000 |" in text
     assert text.splitlines()[2].endswith("| - |")
 
 
