@@ -107,7 +107,8 @@ def _entry(name: str, value: Any, where: str, inclusive: bool) -> TruthEntry:
 def _pairs(array: np.ndarray, where: str, inclusive: bool) -> tuple[tuple[int, int], ...]:
     """[N, 2] or [2, N] starts and ends as [start, end) pairs counted from 0."""
     pairs_Nx2 = array if array.shape[1] == 2 else array.T
-    if array.shape == (2, 2) and (array[:, 0] > array[:, 1]).any():
+    # Two of two: read so that one ends before the other begins.
+    if array.shape == (2, 2) and not array[0, 0] < array[0, 1] <= array[1, 0] < array[1, 1]:
         pairs_Nx2 = array.T
     numbers = np.isfinite(pairs_Nx2).all() and (pairs_Nx2 == np.floor(pairs_Nx2)).all()
     starts, ends = pairs_Nx2[:, 0] - inclusive, pairs_Nx2[:, 1]

@@ -168,6 +168,12 @@ _NUMPY_MODULES = ("numpy", "numpy.core.multiarray", "numpy._core.multiarray",
 _CONTAINERS = {"list": list, "tuple": tuple, "dict": dict, "set": set, "frozenset": frozenset}
 
 
+def _empty_bytes(*arguments: Any) -> bytes:
+    if arguments:
+        raise ValueError("bytes of something else")
+    return b""
+
+
 def _no_default(*_: Any) -> dict[Any, Any]:
     return {}
 
@@ -177,6 +183,8 @@ def _find(module: str, name: str) -> Callable[..., Any]:
         return _NUMPY[name]
     if module in ("builtins", "__builtin__") and name in _CONTAINERS:
         return _container(_CONTAINERS[name])
+    if module in ("builtins", "__builtin__") and name == "bytes":
+        return _empty_bytes
     if (module, name) == ("collections", "OrderedDict"):
         return _container(dict)
     if (module, name) == ("collections", "defaultdict"):
