@@ -22,6 +22,7 @@ _DATA = ("store", "synthetic_store", "synthetic_keep", "annotations")
 # Flags that may change when a run is resumed; so may `steps` unless a schedule depends on it.
 MAY_CHANGE = (
     "log_every",
+    "loggers",
     "validate_every",
     "checkpoint_every",
     "workdir",
@@ -87,17 +88,11 @@ def require_flags(config: TrainConfig) -> pathlib.Path:
         may_change.remove("validate_every")
     if path.exists():
         read_begun(workdir)
-        existing = _flags(read_text(path, "the flags of a run"))
-        strange = [key for key in existing if not re.fullmatch("--[a-z0-9_]{1,60}", key)]
-        if strange:
-            raise UserError(
-                f"{path}: expected the flags of a run, found {shorten(strange[0])}; the file is "
-                "damaged: give another --workdir, or remove the folder"
-            )
+        existing = read_flags(workdir)
         changed = [
-            f"{key}={str(existing.get(key))[:200]} there, {flags.get(key)} now"
-            for key in sorted(flags.keys() | existing.keys())
-            if flags.get(key) != existing.get(key) and key.lstrip("-") not in may_change
+            f"--{name}={str(existing.get(name))[:200]} there, {flags.get(name)} now"
+            for name in sorted(flags.keys() | existing.keys())
+            if flags.get(name) != existing.get(name) and name not in may_change
         ]
         if changed:
             raise UserError(
@@ -114,11 +109,29 @@ def require_flags(config: TrainConfig) -> pathlib.Path:
     return workdir
 
 
+def read_flags(workdir: pathlib.Path) -> dict[str, str]:
+    """Reads the flags that the run in a folder was begun with, by name.
+
+    Raises:
+      UserError: there is no config.flags, or it is damaged.
+    """
+    path = workdir / "config.flags"
+    existing = _flags(read_text(path, "the flags of a run"))
+    strange = [name for name in existing if not re.fullmatch("[a-z0-9_]{1,60}", name)]
+    if strange:
+        raise UserError(
+            f"{path}: expected the flags of a run, found {shorten(strange[0])}; the file is "
+            "damaged: give another --workdir, or remove the folder"
+        )
+    return existing
+
+
 def _flags(text: str) -> dict[str, str]:
-    """The values of a flagfile by flag, without comments that a user may have added."""
+    """The values of a flagfile by name, without comments that a user may have added."""
     lines = [line.strip() for line in text.splitlines()]
     kept = [line for line in lines if line and not line.startswith(("#", "//"))]
-    return {key: value for key, _, value in (line.partition("=") for line in kept)}
+    pairs = (line.partition("=") for line in kept)
+    return {key.removeprefix("--"): value for key, _, value in pairs}
 
 
 def read_begun(workdir: pathlib.Path) -> Begun:

@@ -9,7 +9,6 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 import jax
-import msgspec
 import numpy as np
 
 from gvvad_jax.command import Interrupted
@@ -40,7 +39,7 @@ class RunLog:
         if workdir is None:
             return
         path = workdir / "metrics.jsonl"
-        kept = [line for line, step in _whole_lines(path) if step <= start]
+        kept = [line for line, step, _ in _whole_lines(path) if step <= start]
         write_atomically(path, "".join(f"{line}\n" for line in kept).encode())
         self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115
         self._folder, self._start = workdir / "tensorboard", start
@@ -101,12 +100,18 @@ def _import_tensorboard() -> ModuleType:
     return tensorboardX
 
 
-class _Line(msgspec.Struct):
-    step: int
+def read(path: pathlib.Path) -> list[tuple[int, dict[str, float | None]]]:
+    """Reads metrics.jsonl, which may be of a run that goes on.
+
+    Returns:
+      (step, values by name) of each line, in the order of steps; empty where there is no file.
+      Damaged lines are reported and left out.
+    """
+    return sorted(((s, values) for _, s, values in _whole_lines(path)), key=lambda line: line[0])
 
 
-def _whole_lines(path: pathlib.Path) -> Iterator[tuple[str, int]]:
-    """Yields the lines of a log with their steps.
+def _whole_lines(path: pathlib.Path) -> Iterator[tuple[str, int, dict[str, float | None]]]:
+    """Yields the lines of a log with their steps and values.
 
     A last line that was cut short when the run was killed is left out, and so are damaged ones,
     which are reported.
@@ -117,7 +122,7 @@ def _whole_lines(path: pathlib.Path) -> Iterator[tuple[str, int]]:
     lines = path.read_bytes().split(b"\n")
     for number, line in enumerate(lines, start=1):
         try:
-            yield line.decode(), as_type(_Line)(json.loads(line)).step
+            yield line.decode(), *_parse(line)
         except (ValueError, RecursionError):
             if number < len(lines):  # The last one is empty, or cut short.
                 print(
@@ -125,3 +130,12 @@ def _whole_lines(path: pathlib.Path) -> Iterator[tuple[str, int]]:
                     "is left out",
                     file=sys.stderr,
                 )
+
+
+def _parse(line: bytes) -> tuple[int, dict[str, float | None]]:
+    """The step and the values of a line; ValueError for anything else."""
+    values: dict[str, float | None] = as_type(dict[str, float | None])(json.loads(line))
+    step = values.pop("step", None)
+    if step is None or step != int(step):
+        raise ValueError("expected a step")
+    return int(step), values
