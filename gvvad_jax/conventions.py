@@ -51,25 +51,27 @@ def circulating(length: int) -> str:
     return f", the length of {name}'s ground truth with {NAMES[convention]}"
 
 
-def explain(found: int, num_frames: int) -> str:
+def explain(found: int, num_frames: int, what: str = "score") -> str:
     """Says what a video's number of scores looks like, and what to do; empty if nothing known.
 
     Args:
       found: the number of scores.
       num_frames: the video's frames.
+      what: what they are, a score or a label.
     """
+    published = " (--alignment=published does)" if what == "score" else ""
     repeat, snippets = REFERENCE_REPEAT, -(-num_frames // REFERENCE_REPEAT)
     if found == rounded(num_frames, "up") != num_frames:
         return f"these are its frames rounded up to {repeat}: leave out the last ones"
     if found % repeat == 0 and 0 < num_frames - found < 2 * repeat:
         return (
             f"these are whole snippets of {repeat} frames, the last one left out: repeat the last "
-            f"score {num_frames - found} times"
+            f"{what} {num_frames - found} times"
         )
     if found in (snippets, num_frames // repeat):
         return (
-            f"these look like one score for each snippet of {repeat} frames: repeat each {repeat} "
-            f"times and cut them at {num_frames}"
+            f"these look like one {what} for each snippet of {repeat} frames: repeat each {repeat} "
+            f"times{published} and cut them at {num_frames}"
         )
     if found == 32:
         return "these look like 32 segments of the video: repeat each for the frames it stands for"

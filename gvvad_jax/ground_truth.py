@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from gvvad_jax import conventions
 from gvvad_jax.command import UserError
 from gvvad_jax.splits import Member
-from gvvad_jax.store import annotations
+from gvvad_jax.store import alignment, annotations
 from gvvad_jax.store.files import Json
 
 _RESCALED = "annotated at another frame rate, abnormal_frames are rescaled by time"
@@ -93,6 +94,7 @@ def labels_of_scores(
         if count and rate is not None:
             _require_length(arrays, video.id, count, rate, scores_path)
             scale = annotations.frame_scale(video, count, rate, path)
+            _require_scaled(video, count, scale, rate, scores_path)
             if scale != 1.0:
                 faults = annotations.contradictions(video, count, rate)
                 other_rate.append((video.id, "; ".join(faults)))
@@ -102,12 +104,54 @@ def labels_of_scores(
             unchecked.append((video.id, f"{count} scores, one for each frame"))
         labels[video.id] = annotations.frame_labels(video, length, path, scale)
     _report(path, _RESCALED, other_rate)
+    doubts = _doubts({video_id: len(labels[video_id]) for video_id, _ in unchecked}, annotated)
     _report(
         path,
-        f"without num_frames, so that the number of their scores in {scores_path} can't be checked",
+        "without num_frames, so that the number of their scores in "
+        f"{scores_path} can't be checked{doubts}",
         unchecked,
     )
     return labels
+
+
+def _require_scaled(
+    video: annotations.VideoAnnotation, count: int, scale: float, rate: float, scores_path: str
+) -> None:
+    """Raises UserError unless a video at another rate has the scores that its frames make there."""
+    if scale == 1.0 or video.num_frames is None:
+        return
+    expected = video.num_frames * scale
+    if abs(count - expected) > max(2, 0.01 * expected):
+        raise UserError(
+            f"{scores_path}: video {video.id!r}: expected {expected:.0f} scores at {rate:g} fps "
+            f"for its {video.num_frames} frames at {video.fps:g} fps, found {count}; score the "
+            "video again"
+        )
+
+
+def _doubts(counts: Mapping[str, int], annotated: annotations.Annotations) -> str:
+    """Says what the lengths of scores look like that nothing confirms, as a clause for messages."""
+    if not counts:
+        return ""
+    total, repeat = sum(counts.values()), alignment.REFERENCE_REPEAT
+    if known := conventions.circulating(total):
+        return f" ({total} in all{known})"
+    if len(counts) > 1 and all(count % repeat == 0 for count in counts.values()):
+        return (
+            f" (each has a multiple of {repeat}: if they are snippet scores repeated {repeat} "
+            "times, the last ones have no frame)"
+        )
+    ends = [
+        (counts[i], max(end for _, end in annotated.videos[i].abnormal_frames or ()))
+        for i in counts
+        if annotated.videos[i].abnormal_frames
+    ]
+    if len(ends) > 2 and all(end * repeat <= 2 * count for count, end in ends):
+        return (
+            f" (every event ends in the first eighth of its scores, as if each was repeated "
+            f"{repeat} times too often)"
+        )
+    return ""
 
 
 def _rate(

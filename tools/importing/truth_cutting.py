@@ -1,7 +1,7 @@
 """Cuts ground truth of a whole test set into videos, by the convention that its length shows."""
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -83,7 +83,7 @@ def fit_one(labels_F: np.ndarray, num_frames: int, where: str) -> tuple[np.ndarr
     for convention in ("raw", "up", "down"):
         if len(labels_F) == conventions.rounded(num_frames, convention):
             return fit(labels_F, num_frames), convention
-    why = conventions.explain(len(labels_F), num_frames).replace("score", "label")
+    why = conventions.explain(len(labels_F), num_frames, "label")
     raise UserError(
         f"{where}: expected {num_frames} labels as its list says, or those rounded to "
         f"{REFERENCE_REPEAT}, found {len(labels_F)}{': ' if why else ''}{why}; give the list that "
@@ -114,13 +114,8 @@ def _describe(expected: Mapping[str, Sequence[int]]) -> str:
 
 
 def _advice(lengths: Sequence[Length], expected: Mapping[str, Sequence[int]], found: int) -> str:
-    one_less: Callable[[Sequence[int]], list[int]] = lambda sizes: [  # noqa: E731
-        index for index, size in enumerate(sizes) if sum(sizes) - size == found
-    ]
     for sizes in expected.values():
-        if left := one_less(sizes):
-            return (
-                f"it fits without {lengths[left[0]].id!r}: give the list that it was made by "
-                "(--list)"
-            )
+        if sum(sizes) - found in sizes:
+            without = lengths[sizes.index(sum(sizes) - found)].id
+            return f"it fits without {without!r}: give the list that it was made by (--list)"
     return "give the list that it was made by (--list), in its order, and all its test videos"
