@@ -11,6 +11,7 @@ import msgspec
 import numpy as np
 
 from gvvad_jax.command import UserError
+from gvvad_jax.store import digests
 from tools.importing.reading import Array, opened
 
 _CHUNK_BYTES = 16 << 20
@@ -133,11 +134,11 @@ def contents_of(
     faults = []
 
     def read(array: Array) -> Content | Fault:
-        if before := known.get(state(array)):
-            return before
         try:
+            if before := known.get(state(array)):
+                return before
             return content_of(array)
-        except UserError as error:
+        except (UserError, OSError) as error:
             return Fault("unreadable", str(array), str(error).removeprefix(f"{array}: "))
 
     with concurrent.futures.ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
@@ -155,4 +156,6 @@ def state(array: Array) -> str:
     """Returns what changes whenever the array's file does."""
     status = os.stat(array.path)
     times = f"{status.st_mtime_ns} {status.st_ctime_ns}"
-    return f"{os.path.abspath(array.path)}\n{array.member}\n{status.st_size} {times}"
+    key = f"{os.path.abspath(array.path)}\n{array.member}\n{status.st_size} {times}"
+    # A digest, because names may hold bytes that no JSON has.
+    return digests.of_bytes(os.fsencode(key))

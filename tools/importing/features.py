@@ -1,10 +1,8 @@
 """Imports features that others extracted into a store: finds, checks, describes, writes them."""
 
-import collections
 import dataclasses
 import functools
 import pathlib
-import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,12 +12,10 @@ from gvvad_jax.command import UserError, check, group
 from gvvad_jax.store import alignment, annotations, folders, sealing
 from gvvad_jax.store.features import features_manifest
 from gvvad_jax.store.format import Manifest
-from tools.importing import hub, layouts, norms, sources, videos, writing
+from tools.importing import hub, layouts, sources, telling, text, videos, writing
 from tools.importing.checks import Content, Fault, FaultyFiles, contents_of, state
 from tools.importing.encoders import BENCHMARKS, check_leakage
-from tools.importing.lists import video_id
-from tools.importing.reading import Array
-from tools.importing.videos import Video
+from tools.importing.plans import ImportPlan, say
 
 _FILES = group("Files")
 _MEANING = group("What they are")
@@ -86,31 +82,6 @@ class FeatureImport:
         check(self)
 
 
-@dataclasses.dataclass
-class _Plan:
-    """What is known of a set while it is checked."""
-
-    members: list[Video]
-    layouts: dict[tuple[str, str], layouts.Layout]
-    segmented: dict[tuple[str, str], int]
-    texts: dict[str, Array]
-    faults: list[Fault]
-    contents: dict[str, Content] = dataclasses.field(default_factory=dict)
-
-    def drop(self, new: Sequence[Fault]) -> None:
-        """Leaves videos with faults out of what follows, and remembers the faults."""
-        self.faults += new
-        keys = {fault.video for fault in new}
-        self.members = [video for video in self.members if video.key not in keys]
-
-    @property
-    def by_source(self) -> dict[tuple[str, str], list[Video]]:
-        grouped = collections.defaultdict(list)
-        for video in self.members:
-            grouped[video.source].append(video)
-        return dict(grouped)
-
-
 def import_features(options: FeatureImport) -> dict[str, Any]:
     """Imports features into a store, and generated videos into a second one.
 
@@ -139,22 +110,22 @@ def import_features(options: FeatureImport) -> dict[str, Any]:
     benchmark = options.benchmark
     if benchmark == "auto":
         benchmark = videos.benchmark_of(plan.members) or "other"
-    _say(check_leakage(
+    say(check_leakage(
         options.encoder, None if benchmark == "other" else benchmark, options.allow_leakage
     ))  # fmt: skip
     _detect(plan, options)
-    _add_text(plan, options)
+    text.add(plan, options.text, options.root)
     _read(plan, [writing.known_contents(out) for out in outs.values()])
     manifest = _manifest(plan, options)
     planned = _planned(plan, manifest, options)
     if plan.faults and not options.skip_faulty:
         raise FaultyFiles(plan.faults)
     for fault in sorted(set(plan.faults)):
-        _say(f"left out: {fault}")
+        say(f"left out: {fault}")
     if not planned:
         raise UserError("--skip_faulty: expected a video without faults, found none; correct them")
-    summary = _summary(plan, manifest, planned, benchmark)
-    _advise(plan, manifest)
+    summary = telling.summary(plan, manifest, planned, benchmark)
+    telling.advise(plan, manifest)
     states = {state(a): plan.contents[str(a)] for each in planned for a in each.arrays}
     for synthetic, out in outs.items():
         members = [each for each in planned if each.video.synthetic == synthetic]
@@ -163,10 +134,6 @@ def import_features(options: FeatureImport) -> dict[str, Any]:
             name = "synthetic_out" if synthetic else "out"
             summary |= {name: str(out), f"{name}_written": written}
     return summary
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr)
 
 
 def _within_hub(options: FeatureImport) -> FeatureImport:
@@ -184,7 +151,7 @@ def _within_hub(options: FeatureImport) -> FeatureImport:
     # The files that a list names may be anywhere.
     whole = not options.visual or any(pathlib.PurePath(each).suffix for each in named)
     folder = hub.fetch(options.from_hub, [] if whole else named)
-    _say(f"{options.from_hub}: {folder}")
+    say(f"{options.from_hub}: {folder}")
 
     def within(item: str) -> str:
         split, equals, path = item.rpartition("=")
@@ -196,7 +163,7 @@ def _within_hub(options: FeatureImport) -> FeatureImport:
     return dataclasses.replace(options, **paths)
 
 
-def _found(options: FeatureImport) -> _Plan:
+def _found(options: FeatureImport) -> ImportPlan:
     """Finds the files, and tells videos, crops, labels and splits."""
     found, faults = sources.find(options.visual, options.root, "visual")
     if not found:
@@ -209,14 +176,14 @@ def _found(options: FeatureImport) -> _Plan:
         synthetic=options.synthetic,
         abnormal_first=options.abnormal_first,
     )
-    plan = _Plan(members, {}, {}, {}, faults)
+    plan = ImportPlan(members, {}, {}, {}, faults)
     if options.crop is not None:
         _choose_crop(plan, options.crop)
     plan.drop([*doubled, *unsaid])
     return plan
 
 
-def _choose_crop(plan: _Plan, crop: int) -> None:
+def _choose_crop(plan: ImportPlan, crop: int) -> None:
     """Leaves the other crops of videos out that have a file for each."""
     faults = []
     for video in plan.members:
@@ -231,8 +198,11 @@ def _choose_crop(plan: _Plan, crop: int) -> None:
     plan.drop(faults)
 
 
-def _detect(plan: _Plan, options: FeatureImport) -> None:
+def _detect(plan: ImportPlan, options: FeatureImport) -> None:
     """Tells the layouts, and drops what doesn't have them."""
+    plan.drop(layouts.axes_faults(plan.members))
+    if not plan.members:
+        raise FaultyFiles(plan.faults)
     frames = options.snippet_frames
     fits = functools.partial(_fits, frames=frames)
     plan.layouts = layouts.detect(plan.by_source, layouts.parse_forced(options.layout), fits)
@@ -251,25 +221,11 @@ def _detect(plan: _Plan, options: FeatureImport) -> None:
         sound = [video for video in members if video.key not in keys]
         if sound:
             plan.segmented[key] = layouts.are_segmented(sound, layout, fits)
-            _say(_described(key, sound, layout, plan.segmented[key]))
+            say(telling.describe(key, sound, layout, plan.segmented[key]))
 
 
 def _fits(rows: int, num_frames: int, frames: int) -> bool:
     return rows > 0 and alignment.fits(rows, num_frames, frames, frames)
-
-
-def _described(
-    key: tuple[str, str], members: Sequence[Video], layout: layouts.Layout, segments: int
-) -> str:
-    arrays = [video.files[0].array for video in members]
-    lengths = [layout.snippets(array.shape) for array in arrays]
-    dtypes = "/".join(sorted({str(array.dtype) for array in arrays}))
-    span = f"{segments} segments each" if segments else f"T {min(lengths)} to {max(lengths)}"
-    labels = collections.Counter(video.label for video in members)
-    return (
-        f"{key[0]}: {len(members):,} {key[1]} videos ({labels[1]:,} abnormal, {labels[0]:,} "
-        f"normal), layout {layout.name}: {layout.shape} of {dtypes}, {span}"
-    )
 
 
 def _require_one_count(detected: Mapping[tuple[str, str], layouts.Layout]) -> None:
@@ -282,45 +238,7 @@ def _require_one_count(detected: Mapping[tuple[str, str], layouts.Layout]) -> No
         )
 
 
-def _add_text(plan: _Plan, options: FeatureImport) -> None:
-    """Finds each video's text, and drops videos without one that fits."""
-    if not options.text:
-        return
-    found, faults = sources.find(options.text, options.root, "text")
-    plan.faults += faults
-    texts: dict[str, list[Array]] = collections.defaultdict(list)
-    for each in found:
-        texts[video_id(each.stem)].append(each.array)
-    widths = collections.Counter(array.shape[-1] for each in found if (array := each.array).shape)
-    if not widths:
-        raise FaultyFiles(plan.faults)
-    width = widths.most_common(1)[0][0]
-    faults, off = [], 0
-    for video in plan.members:
-        arrays = texts.get(video.key, [])
-        snippets = plan.layouts[video.source].snippets(video.files[0].array.shape)
-        if len(arrays) != 1:
-            what = f"expected one text array of that name, found {len(arrays)}"
-            faults.append(Fault("text", video.name, what, video.key))
-            continue
-        length = writing.text_length(arrays[0].shape)
-        if not length or not writing.text_fits(length, snippets) or arrays[0].shape[-1] != width:
-            what = f"expected [{snippets}, {width}], found {list(arrays[0].shape)}"
-            faults.append(Fault("text", str(arrays[0]), what, video.key))
-            continue
-        off += length != snippets
-        plan.texts[video.key] = arrays[0]
-    plan.drop(faults)
-    if off:
-        _say(
-            f"text of {off:,} videos has 1 or 2 rows more or fewer than their features: cut at the "
-            "end, or its last rows repeated"
-        )
-    if unused := texts.keys() - {video.key for video in plan.members}:
-        _say(f"text of {len(unused):,} names without features isn't imported: {min(unused)} ...")
-
-
-def _read(plan: _Plan, known: Sequence[Mapping[str, Content]]) -> None:
+def _read(plan: ImportPlan, known: Sequence[Mapping[str, Content]]) -> None:
     """Reads all files once: NaN, norms, digests; drops videos whose files are faulty."""
     before = {key: content for each in known for key, content in each.items()}
     owners = {str(file.array): video.key for video in plan.members for file in video.files}
@@ -331,7 +249,7 @@ def _read(plan: _Plan, known: Sequence[Mapping[str, Content]]) -> None:
     plan.drop([dataclasses.replace(f, video=owners[f.where]) for f in faults])
 
 
-def _manifest(plan: _Plan, options: FeatureImport) -> Manifest:
+def _manifest(plan: ImportPlan, options: FeatureImport) -> Manifest:
     """Decides the store's settings.
 
     Raises:
@@ -345,17 +263,17 @@ def _manifest(plan: _Plan, options: FeatureImport) -> Manifest:
     if dtype == "auto":
         dtype = "float16" if all(a.dtype == np.float16 for a in arrays) else "float32"
     if wide := sorted({str(array.dtype) for array in arrays if array.dtype.itemsize > 4}):
-        _say(f"{', '.join(wide)} is rounded to {dtype}")
+        say(f"{', '.join(wide)} is rounded to {dtype}")
     if dtype == "float16" and (top := max(c.top for c in plan.contents.values())) > 65504:
         raise UserError(
             f"--dtype=float16: expected values up to 65504, found {top:g}; give --dtype=float32"
         )
-    text = next((plan.texts[v.key] for v in plan.members if v.key in plan.texts), None)
+    first = next((plan.texts[v.key] for v in plan.members if v.key in plan.texts), None)
     return features_manifest(
         dim=layout.dim,
         crops=1 if options.crop is not None else layout.crops,
         snippet_frames=options.snippet_frames,
-        text_dim=text.shape[-1] if text else 0,
+        text_dim=first.shape[-1] if first else 0,
         encoder=options.encoder,
         text_encoder=options.text_encoder,
         dtype=dtype,
@@ -363,7 +281,7 @@ def _manifest(plan: _Plan, options: FeatureImport) -> Manifest:
     )
 
 
-def _alignment(plan: _Plan, options: FeatureImport) -> str:
+def _alignment(plan: ImportPlan, options: FeatureImport) -> str:
     """Tells where rows lie: those of the videos that are measured decide."""
     if options.alignment != "auto":
         return options.alignment
@@ -372,7 +290,7 @@ def _alignment(plan: _Plan, options: FeatureImport) -> str:
     return "even" if any(plan.segmented[key] for key in measured) else "exact"
 
 
-def _planned(plan: _Plan, manifest: Manifest, options: FeatureImport) -> list[writing.Planned]:
+def _planned(plan: ImportPlan, manifest: Manifest, options: FeatureImport) -> list[writing.Planned]:
     """Describes the videos as their stores will; adds what doesn't fit to the faults."""
     planned, faults = [], []
     for video in plan.members:
@@ -393,56 +311,7 @@ def _planned(plan: _Plan, manifest: Manifest, options: FeatureImport) -> list[wr
             )
         except UserError as error:
             what = str(error).removeprefix(f"add_video: video {video.id!r}: ")
-            faults.append(Fault("frames", video.name, what, video.key))
+            kind = "frames" if "frames" in what else "entry"
+            faults.append(Fault(kind, video.name, what, video.key))
     plan.drop(faults)
     return planned
-
-
-def _summary(
-    plan: _Plan, manifest: Manifest, planned: Sequence[writing.Planned], benchmark: str
-) -> dict[str, Any]:
-    used = {each.video.source for each in planned}
-    counts: dict[str, dict[str, int]] = {}
-    for each in planned:
-        split = "synthetic" if each.video.synthetic else each.row.id and each.annotation.split
-        by_label = counts.setdefault(split, {"normal": 0, "abnormal": 0})
-        by_label["abnormal" if each.annotation.label else "normal"] += 1
-    frames_known = sum(each.video.num_frames is not None for each in planned)
-    return {
-        "layout": {f"{k[0]} ({k[1]})": v.name for k, v in plan.layouts.items() if k in used},
-        "segments": {f"{k[0]} ({k[1]})": n for k, n in plan.segmented.items() if n},
-        "videos": counts,
-        "snippets": sum(each.row.num_snippets for each in planned),
-        "crops": manifest.crops["count"],
-        "dim": manifest.dim,
-        "text_dim": manifest.text["dim"] if manifest.text else 0,
-        "dtype": manifest.dtype,
-        "alignment": manifest.snippet["alignment"],
-        "frame_counts_known": frames_known,
-        "left_out": len({fault.video or fault.where for fault in plan.faults}),
-        "encoder": manifest.encoder["id"],
-        "benchmark": benchmark,
-    }
-
-
-def _advise(plan: _Plan, manifest: Manifest) -> None:
-    """Says what people should know before they train."""
-    real = [video for video in plan.members if not video.synthetic] or plan.members
-    measured = norms.norms_of(plan.contents[str(f.array)] for video in real for f in video.files)
-    _say(norms.describe(measured))
-    for line in norms.advice(measured, manifest.dim):
-        _say(line)
-    named = [(str(f.array), plan.contents[str(f.array)]) for v in plan.members for f in v.files]
-    if pairs := norms.duplicates(named):
-        _say(f"{len(pairs):,} files have the content of another, first {' and '.join(pairs[0])}")
-    if unlabelled := [v for v in plan.members if v.split == "test" and v.label
-                      and v.abnormal_frames is None]:  # fmt: skip
-        _say(
-            f"{len(unlabelled):,} abnormal test videos have no abnormal_frames, which frame-level "
-            "measures need: give --annotations of gvvad import-truth, here or to evaluate"
-        )
-    if manifest.text:
-        _say(
-            "rtfm, tevad and ur_dmu need no prompt bank; lap does: OUT/bank.npy, an array "
-            f"[phrases, {manifest.text['dim']}] by the text's encoder ({manifest.text['encoder']})"
-        )

@@ -12,6 +12,8 @@ LAYOUTS = ("TxNxD", "NxTxD", "per_crop")
 # How many crops and segments published features have.
 _USUAL_CROPS = (1, 5, 10)
 _USUAL_SEGMENTS = (32, 64, 100, 128, 200, 256)
+# Longer axes are no features'.
+_MOST = 1 << 20
 # With fewer videos, one length of all of them may be chance.
 _MIN_SEGMENTED = 3
 
@@ -114,11 +116,6 @@ def _candidates(source: str, videos: Sequence[Video], named: str | None, dim: in
     shapes = [shape for shape in shapes if len(shape) == rank]
     if rank == 2:
         return [Layout("TxD", 1, dim)]
-    if rank != 3:
-        raise UserError(
-            f"{source}: expected arrays [T, crops, D], [crops, T, D] or [T, D], found "
-            f"{list(shapes[0])} in most files; reshape them"
-        )
     votes = {}
     for name, axis in (("TxNxD", 1), ("NxTxD", 0)):
         crops, count = _most_common([shape[axis] for shape in shapes])
@@ -139,7 +136,7 @@ def _most_common(values: Sequence[int]) -> tuple[int, int]:
 
 
 def _width(videos: Sequence[Video]) -> int:
-    return _most_common([v.files[0].array.shape[-1] for v in videos if v.files[0].array.shape])[0]
+    return _most_common([v.files[0].array.shape[-1] for v in videos])[0]
 
 
 def _fitting(
@@ -168,8 +165,24 @@ def _ambiguous(
     )
 
 
+def axes_faults(videos: Sequence[Video]) -> list[Fault]:
+    """Lists the arrays that can have no layout."""
+    return [
+        Fault(
+            "empty" if 0 in file.array.shape else "wrong shape",
+            str(file.array),
+            f"expected [T, crops, D], [crops, T, D] or [T, D], found {list(file.array.shape)}",
+            video.key,
+        )
+        for video in videos
+        for file in video.files
+        if len(file.array.shape) not in (2, 3)
+        or not all(0 < size <= _MOST for size in file.array.shape)
+    ]
+
+
 def shape_faults(videos: Sequence[Video], layout: Layout) -> list[Fault]:
-    """Lists the arrays of a source that haven't its layout."""
+    """Lists the arrays of a source that haven't its layout, from `detect`."""
     faults = []
     for video in videos:
         for file in video.files:
@@ -193,8 +206,6 @@ def shape_faults(videos: Sequence[Video], layout: Layout) -> list[Fault]:
 
 def _shape_fault(shape: Sequence[int], layout: Layout) -> str | None:
     """Returns the kind of fault of an array's shape, or None."""
-    if 0 in shape:
-        return "empty"
     axes = {"TxNxD": (None, layout.crops), "NxTxD": (layout.crops, None)}.get(layout.name, (None,))
     wanted = (*axes, layout.dim)
 
@@ -209,7 +220,7 @@ def _shape_fault(shape: Sequence[int], layout: Layout) -> str | None:
     swapped += [(shape[1], shape[0], *shape[2:])] if len(shape) > 1 else []
     if any(map(agrees, swapped)):
         return "transposed"
-    return "wrong width" if shape and shape[-1] != layout.dim else "wrong shape"
+    return "wrong width" if shape[-1] != layout.dim else "wrong shape"
 
 
 def are_segmented(videos: Sequence[Video], layout: Layout, fits: Callable[[int, int], bool]) -> int:

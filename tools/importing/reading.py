@@ -11,11 +11,13 @@ from typing import Any
 import numpy as np
 
 from gvvad_jax.command import UserError
-from gvvad_jax.store.files import load_array, load_arrays, require_regular
+from gvvad_jax.store.files import load_array, require_regular
 from tools.importing.lists import FEATURE_SUFFIXES
 
 _HDF5 = (".h5", ".hdf5")
 _EXPECTED = "an array of features"
+# What a member of an .npz may expand to: this much, or this many times its compressed size.
+_EXPANDED_BYTES, _EXPANSION = 1 << 30, 50
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,6 +85,8 @@ def _npz_headers(path: pathlib.Path) -> list[tuple[str, Sequence[int], np.dtype]
             for info in archive.infolist():
                 if not info.filename.endswith(".npy"):
                     continue
+                if info.file_size > max(_EXPANDED_BYTES, _EXPANSION * info.compress_size):
+                    raise ValueError(f"{info.filename} of {info.file_size >> 20} MiB")
                 with archive.open(info) as file:
                     version = np.lib.format.read_magic(file)
                     read = (
@@ -132,7 +136,7 @@ def opened(array: Array) -> Iterator[Any]:
     if suffix == ".npy":
         yield load_array(array.path, _EXPECTED, "r")
     elif suffix == ".npz":
-        yield load_arrays(array.path, _EXPECTED)[array.member]
+        yield _npz_member(array)
     else:
         import h5py
 
@@ -140,6 +144,16 @@ def opened(array: Array) -> Iterator[Any]:
             with h5py.File(array.path, "r") as file:
                 yield file[array.member]
         except (OSError, KeyError, RuntimeError) as error:
-            raise UserError(
-                f"{array.path}: expected {_EXPECTED}, found {_reason(error)}"
-            ) from error
+            raise _damaged(array, error) from error
+
+
+def _npz_member(array: Array) -> np.ndarray:
+    try:
+        with np.load(array.path, allow_pickle=False) as archive:
+            return archive[array.member]
+    except Exception as error:  # Anything can be in a damaged archive.
+        raise _damaged(array, error) from error
+
+
+def _damaged(array: Array, error: Exception) -> UserError:
+    return UserError(f"{array}: expected {_EXPECTED}, found {_reason(error)}")

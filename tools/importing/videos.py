@@ -79,10 +79,10 @@ def gather(
             others = [f for f, c in zip(video.files, video.crops, strict=True) if c in (None, crop)]
             if others or (video.files and crop is None):
                 other = (others or video.files)[0]
-                same = "the same file" if other.array == each.array else str(other.array)
-                faults.append(
-                    Fault("duplicate", str(each.array), f"{video_id} has {same} already", video_id)
-                )
+                twice = other.array == each.array
+                what = f"{video_id} has {'the same file' if twice else other.array} already"
+                # The same file twice leaves no doubt about what the video is.
+                faults.append(Fault("duplicate", str(each.array), what, "" if twice else video_id))
                 continue
             video.files.append(each)
             video.crops.append(crop)

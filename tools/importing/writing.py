@@ -13,11 +13,12 @@ import msgspec
 import numpy as np
 
 from gvvad_jax.command import UserError
-from gvvad_jax.store import annotations, digests
+from gvvad_jax.store import alignment, annotations, digests
 from gvvad_jax.store.features import described_video
 from gvvad_jax.store.files import read_json_as, write_atomically
 from gvvad_jax.store.format import Manifest, Row
 from gvvad_jax.store.writer import StoreWriter
+from tools.importing import text
 from tools.importing.checks import Content, state
 from tools.importing.layouts import Layout
 from tools.importing.reading import Array, opened
@@ -25,8 +26,6 @@ from tools.importing.videos import Video
 
 # Beside a store: what was read of which file, so that resuming reads only what is left.
 RECORD = "import.json"
-# Text may have been extracted with another rounding of the video's length.
-_TEXT_SLACK = 2
 
 
 class _Record(msgspec.Struct):
@@ -85,6 +84,7 @@ def plan(
     """
     snippets = layout.snippets(video.files[0].array.shape)
     intervals = video.abnormal_frames
+    num_frames = video.num_frames or _reached(snippets, intervals or (), manifest)
     annotation, row = described_video(
         video.id,
         snippets,
@@ -92,7 +92,7 @@ def plan(
         label=video.label if video.label is not None else -1,
         split=video.split or "",
         fps=video.fps or fps,
-        num_frames=None if nominal else video.num_frames,
+        num_frames=None if nominal else num_frames,
         # Of training videos nothing but the label is used.
         abnormal_frames=None if nominal else intervals if video.label else [],
         class_name=video.cls,
@@ -103,6 +103,17 @@ def plan(
     read = [contents[str(array)].digest for array in arrays if str(array) in contents]
     made_of = digests.of_json([read, layout.name, crop, manifest.dtype])
     return Planned(video, layout, text, annotation, dataclasses.replace(row, made_of=made_of))
+
+
+def _reached(snippets: int, intervals: Sequence[Sequence[int]], manifest: Manifest) -> int | None:
+    """Returns the frames of a video of unknown length whose last event passes its last row.
+
+    Extractors drop the last partial snippet, annotators don't.
+    """
+    frames = manifest.snippet["frames"]
+    end = max((end for _, end in intervals), default=0)
+    passes = end > snippets * frames and alignment.fits(snippets, end, frames, frames)
+    return end if passes else None
 
 
 def write(
@@ -160,7 +171,7 @@ def _add(
         visual_TxNxD = visual_rows(arrays, planned.layout, crop)
         text_TxE = None
         if planned.text:
-            text_TxE = text_rows(stack.enter_context(opened(planned.text)), len(visual_TxNxD))
+            text_TxE = text.rows_of(stack.enter_context(opened(planned.text)), len(visual_TxNxD))
         writer.add(planned.row, visual_TxNxD, text_TxE)
 
 
@@ -183,25 +194,6 @@ def visual_rows(arrays: Sequence[Any], layout: Layout, crop: int | None) -> np.n
         return array[:, None]
     visual_TxNxD = array if layout.name == "TxNxD" else array.transpose(1, 0, 2)
     return visual_TxNxD if crop is None else visual_TxNxD[:, crop : crop + 1]
-
-
-def text_length(shape: Sequence[int]) -> int | None:
-    """Returns the rows of a text array [T, E], [T, 1, E] or [1, T, E]; None for another shape."""
-    if len(shape) == 3 and 1 in shape[:2]:
-        return shape[0] * shape[1]
-    return shape[0] if len(shape) == 2 else None
-
-
-def text_fits(length: int, snippets: int) -> bool:
-    """Tells whether text may be of a video although it has fewer or more rows."""
-    return -_TEXT_SLACK <= snippets - length <= min(_TEXT_SLACK, length)
-
-
-def text_rows(array: Any, snippets: int) -> np.ndarray:
-    """Returns text [snippets, E]: longer text is cut, the last rows of shorter one are repeated."""
-    text_TxE = np.asarray(array[:]).reshape(-1, array.shape[-1])[:snippets]
-    missing = snippets - len(text_TxE)
-    return np.concatenate([text_TxE, text_TxE[-missing:]]) if missing > 0 else text_TxE
 
 
 def known_contents(path: pathlib.Path) -> dict[str, Content]:
