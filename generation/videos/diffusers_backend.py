@@ -66,7 +66,7 @@ class DiffusersBackend:
         vae_dtype = options.vae_dtype or (preset.vae_dtype if preset else None) or dtype
         self._weights = {
             "model": options.model or preset.model,
-            "revision": options.revision or None,
+            "revision": presets.revision(preset, options.model, options.revision),
             "dtype": dtype,
             "vae_dtype": vae_dtype,
             "quantize": options.quantize,
@@ -83,8 +83,10 @@ class DiffusersBackend:
             "frame_rate": self._fps,  # LTX sets the pace of motion by it.
         }
         self._arguments = options.call_arguments()
+        # A guidance scale that is given counts for both of Wan 2.2's transformers.
+        extra = preset.arguments if preset and options.guidance is None else {}
         self._call = {name: value for name, value in call.items() if value is not None}
-        self._call |= self._arguments
+        self._call |= {**extra, **self._arguments}
         self._first_frames = (
             FirstFrames(options.first_frames, seed) if options.first_frames else None
         )
@@ -214,6 +216,7 @@ class DiffusersBackend:
                 f"--first_frames: expected a videos.json for {pipeline_name}, which needs first "
                 "frames, found none; give one, or a text-to-video model"
             )
+        limits.refuse_unused(pipeline_name, self._call_parameters, self._options)
         unknown = [
             argument for argument in self._arguments if argument not in self._call_parameters
         ]
@@ -299,10 +302,12 @@ class DiffusersBackend:
         if prompt_embeddings.is_guided(self._pipeline, self._call):
             negative = self._embeddings.load(self._options.negative_prompt, negative=True)
             prompts = [prompt | negative for prompt in prompts]
-        return {
+        tensors = {
             name: torch.cat([prompt[name] for prompt in prompts]).to(self._device)
             for name in prompts[0]
         }
+        # SANA-Video refuses its own default beside an embedding.
+        return tensors | {"negative_prompt": None}
 
     def _checked(
         self, description: Description, frames_TxHxWx3: np.ndarray

@@ -1,14 +1,37 @@
-"""The frame counts and sizes that a diffusers pipeline can generate."""
+"""What a diffusers pipeline can generate: frame counts and sizes, and which flags it takes."""
 
 import inspect
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from generation.videos.options import DiffusersOptions
 from generation.videos.presets import FRAME_ARGUMENTS
 from gvvad_jax.command import UserError
 
 if TYPE_CHECKING:
     import diffusers
+
+# Arguments of flags that a pipeline without them would drop without a word.
+_ARGUMENTS = {
+    "height": "height",
+    "width": "width",
+    "denoising_steps": "num_inference_steps",
+    "guidance": "guidance_scale",
+    "negative_prompt": "negative_prompt",
+}
+
+
+def refuse_unused(
+    pipeline_name: str, parameters: Mapping[str, Any], options: DiffusersOptions
+) -> None:
+    """Raises UserError for a flag that is given but that a pipeline's call doesn't take."""
+    given = vars(options)
+    for flag, argument in _ARGUMENTS.items():
+        if given[flag] not in (None, "") and argument not in parameters:
+            raise UserError(
+                f"--{flag}: expected none for {pipeline_name}, whose call takes no {argument}, "
+                f"found {given[flag]!r}; leave it out"
+            )
 
 
 def _default(pipeline: "diffusers.DiffusionPipeline", name: str) -> Any:

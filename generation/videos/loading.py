@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from generation import ranks
-from generation.encoders import pretrained
+from generation.encoders import hub, pretrained
 from generation.videos.presets import FRAME_ARGUMENTS, SAME_WEIGHTS
 from gvvad_jax.command import UserError
 
@@ -21,11 +21,17 @@ def explained(model: str) -> Iterator[None]:
     """Turns any error in loading the model into a UserError."""
     import torch
 
+    hub.settle(model)
     try:
         yield
     except (UserError, MemoryError, torch.OutOfMemoryError):
         raise
     except Exception as error:  # A dozen kinds, depending on which file is wrong, and how.
+        if hub.is_offline() and not hub.is_folder(model):
+            found = hub.not_found("--model")
+            raise UserError(
+                f"--model: expected {model!r} on this machine, found {found}"
+            ) from error
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         # The libraries advise to run the remote code, which is unsafe.
         reason = "code that is not run" if "remote_code" in str(error) else reason[:200]
@@ -50,29 +56,32 @@ def load(
       model: Hub id or local folder.
       revision: branch, tag or commit on the Hub.
       dtype, vae_dtype: precision of the weights, and of the VAE's.
-      quantize: none, or int8 for the transformer's weights.
+      quantize: none, or int8 for the weights of all transformers: Wan 2.2 has two.
       text_encoders: whether to load the text encoders; if not, prompts must be embedded already.
 
     Raises:
       UserError: the pipeline cannot be loaded or quantised, or does not make videos.
     """
-    options = {"revision": revision, "quantization_config": _quantization(quantize)}
-    options = {name: value for name, value in options.items() if value is not None}
+    _require_torchao(quantize)
+    options: dict[str, Any] = {} if revision is None else {"revision": revision}
     import diffusers
     import torch
 
     dtypes = {"default": getattr(torch, dtype), "vae": getattr(torch, vae_dtype)}
     with explained(model):
+        index = diffusers.DiffusionPipeline.load_config(model, revision=revision)
         if not text_encoders:
-            index = diffusers.DiffusionPipeline.load_config(model, revision=revision)
             options |= dict.fromkeys(text_encoder_names(index))
+        transformers = transformer_names(index)
+        if quantize != "none" and transformers:
+            options["quantization_config"] = _quantization(transformers)
         pipeline = diffusers.DiffusionPipeline.from_pretrained(model, dtype=dtypes, **options)
     if not set(FRAME_ARGUMENTS) & set(inspect.signature(pipeline.__call__).parameters):
         raise UserError(
             f"--model: expected a pipeline that makes videos, found {type(pipeline).__name__} in "
             f"{model!r}; give a text-to-video or image-to-video model"
         )
-    if quantize != "none" and getattr(pipeline, "transformer", None) is None:
+    if quantize != "none" and not transformers:
         raise UserError(
             f"--quantize: expected a pipeline with a transformer, found {type(pipeline).__name__}; "
             "leave it out"
@@ -81,19 +90,30 @@ def load(
     return pipeline
 
 
-def _quantization(quantize: str) -> "diffusers.PipelineQuantizationConfig | None":
-    if quantize == "none":
-        return None
-    if importlib.util.find_spec("torchao") is None:
+def _require_torchao(quantize: str) -> None:
+    if quantize != "none" and importlib.util.find_spec("torchao") is None:
         raise UserError(
             f"--quantize={quantize}: expected torchao to be installed, found none; "
             "pip install torchao"
         )
+
+
+def _quantization(transformers: Sequence[str]) -> "diffusers.PipelineQuantizationConfig":
+    """Returns the quantisation of these components to int8."""
     from diffusers import PipelineQuantizationConfig, TorchAoConfig
     from torchao.quantization import Int8WeightOnlyConfig
 
     config = TorchAoConfig(Int8WeightOnlyConfig())
-    return PipelineQuantizationConfig(quant_mapping={"transformer": config})
+    return PipelineQuantizationConfig(quant_mapping=dict.fromkeys(transformers, config))
+
+
+def transformer_names(index: Mapping[str, Any]) -> list[str]:
+    """Returns the names of the transformers of a pipeline's index that have weights."""
+    return [
+        name
+        for name, library in index.items()
+        if name.startswith("transformer") and isinstance(library, list) and None not in library
+    ]
 
 
 def text_encoder_names(components: Mapping[str, Any] | Sequence[str]) -> list[str]:

@@ -15,7 +15,7 @@ from gvvad_jax.command import UserError
 # Tokenizers without a limit of their own have an astronomic one.
 _NO_LIMIT = 1_000_000
 # Limits that stand in the code of a pipeline alone.
-_FIXED = {"LattePipeline": 120}
+_FIXED = {"LattePipeline": 120, "HunyuanVideo15Pipeline": 1000}
 _SHOWN = 3  # ids in a message
 
 

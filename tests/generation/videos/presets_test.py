@@ -14,14 +14,15 @@ def settings_of(**options):
 
 
 def test_presets_and_what_overrides_them():
-    steps = {"cogvideox": 8, "cogvideox1.5": 16, "wan2.1": 4, "ltx": 8}
+    steps = {"cogvideox-": 8, "cogvideox1.5": 16, "ltx": 8}
     for name, preset in presets.PRESETS.items():
-        assert preset.frame_step == steps[name.rsplit("-", 1 + name.endswith("i2v"))[0]]
+        assert preset.frame_step == next((s for n, s in steps.items() if name.startswith(n)), 4)
         assert preset.num_frames % preset.frame_step == 1
         assert preset.height % 16 == preset.width % 16 == 0
     settings = settings_of(generator="wan2.1-1.3b", denoising_steps=20, width=480)
     assert settings["call"] | {"width": 832, "num_inference_steps": 50} == {
-        **{"num_frames": 81, "video_length": 81, "height": 480, "width": 832, "frame_rate": 16},
+        **dict.fromkeys(presets.FRAME_ARGUMENTS, 81),
+        **{"height": 480, "width": 832, "frame_rate": 16},
         **{"num_inference_steps": 50, "guidance_scale": 5.0},
     }
     assert settings["call"]["num_inference_steps"] == 20 and settings["call"]["width"] == 480
