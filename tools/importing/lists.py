@@ -116,8 +116,11 @@ def read(path: str | os.PathLike) -> list[Entry]:
     ]
     rows = [(number, _columns(line, path, number)) for number, line in lines]
     names: Sequence[str | None] = ()
-    if rows and rows[0][1][0].lower() in _HEADERS["path"] and len(rows) > 1:
-        names = [_header(column) for column in rows.pop(0)[1]]
+    header = [_header(column) for column in rows[0][1]] if rows else []
+    # One word alone may be a name, too, but a name isn't followed by others.
+    if "path" in header and (len(header) > 1 or len(rows) > 1):
+        names = header
+        del rows[0]
     if not rows:
         raise UserError(f"{path}: expected a list of files, one a line, found none; give another")
     if not names:
@@ -251,7 +254,7 @@ def split_in_name(path: str) -> str | None:
         words = re.findall(r"[a-z]+", part.lower())
         splits = {_SPLITS[word] for word in words if word in _SPLITS}
         # VadCLIP's lists: ..._rgbtest.csv.
-        splits |= {"test"} if any(word.endswith("test") for word in words) else set()
+        splits |= {"test"} if "rgbtest" in words else set()
         if len(splits) == 1:
             return splits.pop()
     return None
