@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from gvvad_jax.command import Interrupted, UserError
     from gvvad_jax.config import TrainConfig
-    from gvvad_jax.evaluation import Measures, measure
+    from gvvad_jax.evaluation import measure
+    from gvvad_jax.measures import MeasureOptions, Measures
     from gvvad_jax.scoring import Model, load
     from gvvad_jax.store.annotations import Annotations, VideoAnnotation
     from gvvad_jax.store.format import Manifest
@@ -34,7 +35,8 @@ _MODULES = {
     "Annotations": "gvvad_jax.store.annotations",
     "Interrupted": "gvvad_jax.command",
     "Manifest": "gvvad_jax.store.format",
-    "Measures": "gvvad_jax.evaluation",
+    "MeasureOptions": "gvvad_jax.measures",
+    "Measures": "gvvad_jax.measures",
     "Model": "gvvad_jax.scoring",
     "Result": "gvvad_jax.training",
     "Store": "gvvad_jax.store.reader",
@@ -52,6 +54,7 @@ __all__ = [
     "Annotations",
     "Interrupted",
     "Manifest",
+    "MeasureOptions",
     "Measures",
     "Model",
     "Result",

@@ -54,6 +54,7 @@ _EXTRAS = {
     "h5py": "features",
     "huggingface_hub": "features",
     "jinja2": "pages",
+    "matplotlib": "plots",
     "cv2": "video",
     "sklearn": "dev",
 } | dict.fromkeys(("torch", "transformers", "diffusers", "pydantic", "openai"), "generation")

@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from absl import flags
 
-from gvvad_jax import evaluation
 from gvvad_jax.command import UserError, refuse_flags, run_command
 from gvvad_jax.evaluation import SNIPPET_PREFIXES, VIDEO_PREFIX
 from gvvad_jax.ground_truth import report_alignment, report_contradictions
+from gvvad_jax.measures import NOT_CALIBRATED
 from gvvad_jax.splits import members_of
 from gvvad_jax.store import alignment, folders
 from gvvad_jax.store.files import load_array, write_arrays
@@ -54,7 +54,7 @@ def main(_: Sequence[str]) -> None:
     if calibrated := model.calibration:
         answer["temperature"] = calibrated.temperature
     if answer["temperature"] is None:
-        reason = calibrated.temperature_reason if calibrated else evaluation.NOT_CALIBRATED
+        reason = calibrated.temperature_reason if calibrated else NOT_CALIBRATED
         answer["reason"] = f"no video/ID: {reason}"
     print(json.dumps(answer))
 

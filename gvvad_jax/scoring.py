@@ -9,11 +9,11 @@ from typing import Any, cast
 import jax
 import numpy as np
 
-from gvvad_jax import calibration, evaluation, metrics, step
+from gvvad_jax import calibration, metrics, model_measures, step
 from gvvad_jax.calibration import Calibration
 from gvvad_jax.command import UserError
 from gvvad_jax.config import TrainConfig
-from gvvad_jax.evaluation import Measures
+from gvvad_jax.measures import MeasureOptions, Measures
 from gvvad_jax.run import checkpoints
 from gvvad_jax.splits import Member
 from gvvad_jax.standardisation import Standardisation
@@ -103,6 +103,8 @@ class Model:
         *,
         alarms_per_hour: float | None = None,
         normal_store: str = "",
+        options: MeasureOptions | None = None,
+        other: "Model | None" = None,
     ) -> Measures:
         """Measures this detector on a store's videos, by frame, by video and by events.
 
@@ -113,6 +115,8 @@ class Model:
           alarms_per_hour: alarms an hour of normal footage that the threshold is set by (default:
             the run's). Another than the run's needs its normal validation videos in the store.
           normal_store: a store of normal footage to set the threshold on instead.
+          options: what to measure beyond the defaults, e.g. MeasureOptions(bootstrap=1000).
+          other: another detector to compare with on the same videos.
 
         Returns:
           The measures. Without frame annotations of every abnormal video, those of frames are None.
@@ -120,9 +124,10 @@ class Model:
         Raises:
           UserError: a store of another encoder, or no video of the split.
         """
-        return evaluation.measure_store(
-            self, store, split, annotations, alarms_per_hour, normal_store
-        )
+        videos = model_measures.open_videos(store, split, annotations)
+        return model_measures.measure_store(
+            self, videos, alarms_per_hour, normal_store, options, other
+        )[1]
 
     def video_scores(self, snippets: Mapping[str, np.ndarray]) -> dict[str, float]:
         """Returns each video's score, the mean of its top-k snippets, not calibrated."""

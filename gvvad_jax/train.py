@@ -57,7 +57,7 @@ def check_unread(config: TrainConfig) -> None:
 
 def summary(result: "Result", config: TrainConfig) -> str:
     """Results, their place and the next commands, for people."""
-    from gvvad_jax.evaluation import describe
+    from gvvad_jax.measures import describe
     from gvvad_jax.probing import Baseline
 
     lines = [f"\nTrained {config.detector} for {result.steps} steps on {config.store}."]

@@ -19,7 +19,7 @@ from gvvad_jax import batches, ground_truth, pairing, parallel, probing, segment
 from gvvad_jax.choosing import Choice
 from gvvad_jax.command import UserError, raise_if_interrupted
 from gvvad_jax.config import TrainConfig
-from gvvad_jax.evaluation import Measures
+from gvvad_jax.measures import Measures
 from gvvad_jax.run import checkpoints
 from gvvad_jax.run import folder as run_folder
 from gvvad_jax.run.lambda_choice import choose_once, to_begun

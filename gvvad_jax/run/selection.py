@@ -5,10 +5,18 @@ import sys
 
 import numpy as np
 
-from gvvad_jax import calibration, evaluation, ground_truth, metrics, parallel, scoring, step
+from gvvad_jax import (
+    calibration,
+    ground_truth,
+    metrics,
+    model_measures,
+    parallel,
+    scoring,
+    step,
+)
 from gvvad_jax.command import UserError
 from gvvad_jax.config import TrainConfig
-from gvvad_jax.evaluation import Measures
+from gvvad_jax.measures import Measures
 from gvvad_jax.run.checkpoints import KINDS, Checkpoints
 from gvvad_jax.splits import Splits
 from gvvad_jax.standardisation import Standardisation
@@ -65,7 +73,7 @@ class Selection:
             score_step=step.make_score_step(config),
         )
         self._by_frames = bool(splits.test)
-        if unlabelled := evaluation.without_frames(splits.test):
+        if unlabelled := model_measures.without_frames(splits.test):
             self._by_frames = False
             print(
                 f"{unlabelled}: no frame-level result; add them to videos.json for one",
@@ -168,12 +176,12 @@ class Selection:
                 else no_video["validation"]
             )
         if not self._by_frames:
-            unlabelled = evaluation.without_frames(self._splits.test)
+            unlabelled = model_measures.without_frames(self._splits.test)
             without["best_on_test"] = unlabelled or no_video["test"]
         return without
 
     def _measured(self, model: scoring.Model) -> Measures:
-        return evaluation.measure_members(
+        return model_measures.measure_members(
             model,
             self._splits.test,
             missing=len(self._splits.missing),

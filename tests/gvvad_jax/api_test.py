@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 import gvvad_jax as gv
-from gvvad_jax import evaluation
+from gvvad_jax.measures import describe
 from tests.support.stores import CROPS, DIM, TEXT_DIM
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -150,7 +150,7 @@ def test_measures_by_hand():
     # Positives 0.9, 0.8 against 0.1, 0.2, 0.3, 0.85: 4 + 3 of 8.
     assert measures["auc"] == 7 / 8 and measures["per_class"] == {"Arson": 7 / 8}
     assert (measures["videos"], measures["frames"], measures["far"]) == (2, 6, 1 / 4)
-    assert evaluation.describe(measures).startswith("AUC 0.8750, AP ")
+    assert describe(measures).startswith("AUC 0.8750, AP ")
     assert gv.measure({"b": [0.5]}, {"b": [0]})["auc"] is None
 
 

@@ -11,8 +11,16 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 
-from gvvad_jax import calibration, evaluation, events, scoring, training
+from gvvad_jax import (
+    calibration,
+    evaluation,
+    events,
+    model_measures,
+    scoring,
+    training,
+)
 from gvvad_jax.command import UserError
+from gvvad_jax.measures import NOT_CALIBRATED
 from gvvad_jax.run import checkpoints
 from gvvad_jax.splits import Member, members_of
 from gvvad_jax.store import annotations
@@ -120,7 +128,7 @@ def _snippets():
 def test_videos_and_events_are_measured_by_hand(tmp_path):
     members = _members(tmp_path / "s", with_frames=False)
     model = _stub(_snippets(), temperature=2 / np.log(4), threshold=_threshold(0.75))
-    measures = evaluation.measure_members(model, members)
+    measures = model_measures.measure_members(model, members)
     # Video scores 0.8 and 0.1 of normal ones, 0.875 and 0.7 of abnormal ones.
     assert (measures["video_auc"], measures["video_ap"]) == (3 / 4, pytest.approx((1 + 2 / 3) / 2))
     bins = [[0.1], [0.7 - 1], [0.8 + 0.875 - 1]]
@@ -134,7 +142,11 @@ def test_videos_and_events_are_measured_by_hand(tmp_path):
     assert measures["alarms_per_hour"] == pytest.approx(450.0)
     assert measures["threshold"]["threshold"] == 0.75 and measures["threshold"]["hours"] == 4.0
     assert (measures["auc"], measures["frames"], measures["videos"]) == (None, 0, 4)
-    assert set(measures["reasons"]) == {"auc", "ap", "pr_auc", "auc_abnormal", "far"}
+    assert set(measures["reasons"]) == {
+        name for name, value in measures.items() if value is None
+    } == {"auc", "ap", "pr_auc", "auc_abnormal", "far", "eer", "eer_threshold", "alignment",
+          "event_precision", "event_recall", "detection_delay", "event_ap",
+          "event_map"}  # fmt: skip
     assert measures["reasons"]["auc"] == (
         "2 abnormal videos without abnormal_frames in videos.json, 'test-1-0' first"
     )
@@ -143,23 +155,27 @@ def test_videos_and_events_are_measured_by_hand(tmp_path):
 
 def test_every_null_has_a_reason(tmp_path):
     members = _members(tmp_path / "s")
-    measures = evaluation.measure_members(_stub(_snippets()), members)
+    measures = model_measures.measure_members(_stub(_snippets()), members)
     assert measures["auc"] is not None and measures["video_auc"] == 3 / 4
+    events_too = ("event_precision", "event_recall", "detection_delay")
     assert measures["reasons"] == dict.fromkeys(
-        ("ece", "threshold", "alarms_per_hour"), evaluation.NOT_CALIBRATED
+        ("ece", "threshold", "alarms_per_hour", *events_too), NOT_CALIBRATED
     )
-    normal = evaluation.measure_members(_stub(_snippets(), None, _threshold(None)), members[:2])
+    normal = model_measures.measure_members(_stub(_snippets(), None, _threshold(None)), members[:2])
     assert normal["reasons"] == {
         "auc": "no abnormal frame in the test videos",
         "ap": "no abnormal frame in the test videos",
         "pr_auc": "no abnormal frame in the test videos",
         "auc_abnormal": "no abnormal frame in the test videos",
+        "eer": "no abnormal frame in the test videos",
+        "eer_threshold": "no abnormal frame in the test videos",
         "video_auc": "all 2 test videos have label 0",
         "video_ap": "all 2 test videos have label 0",
         "ece": "why",
         "alarms_per_hour": "no normal footage to set a threshold on",
-    } and normal["far"] == pytest.approx(3 / 20)  # fmt: skip
-    abnormal = evaluation.measure_members(_stub(_snippets(), 1.0, _threshold(0.5)), members[2:])
+    } | dict.fromkeys((*events_too, "event_ap", "event_map"), "no abnormal interval")
+    assert normal["far"] == pytest.approx(3 / 20)
+    abnormal = model_measures.measure_members(_stub(_snippets(), 1.0, _threshold(0.5)), members[2:])
     assert abnormal["reasons"]["alarms_per_hour"] == "no normal test video"
 
 
@@ -169,7 +185,8 @@ def test_frame_scores_alone_say_what_they_do_not_tell():
     assert set(measures["reasons"]) == {
         name for name, value in measures.items() if value is None
     } == {"video_auc", "video_ap", "ece", "ece_uncalibrated", "threshold", "alarms_per_hour",
-          "normal_hours"}  # fmt: skip
+          "normal_hours", "event_precision", "event_recall", "detection_delay", "event_ap",
+          "event_map"}  # fmt: skip
 
 
 def test_calibrated_video_scores_of_a_file_are_measured(tmp_path):
@@ -331,7 +348,7 @@ def test_a_model_without_calibration_or_with_an_older_one_scores(labels_only, tm
         model = scoring.load(copy)
         assert model.calibration is None
         measures = model.evaluate(config.store)
-        assert measures["ece"] is None and measures["reasons"]["ece"] == evaluation.NOT_CALIBRATED
+        assert measures["ece"] is None and measures["reasons"]["ece"] == NOT_CALIBRATED
         assert measures["video_auc"] is not None
     content["calibration"]["checkpoints"]["last"]["temperature"] = 9.0
     (copy / "model.json").write_text(json.dumps(content))

@@ -9,7 +9,7 @@ import types
 import numpy as np
 import pytest
 
-from gvvad_jax import evaluation, scoring
+from gvvad_jax import evaluation, model_measures, scoring
 from gvvad_jax.command import UserError
 from gvvad_jax.splits import members_of
 from gvvad_jax.store import annotations
@@ -53,7 +53,9 @@ def _write(path, videos, snippet, fps_policy="native", fps=10.0):
 
 def _measure(store, override=None, fidelity="paper"):
     path = override.path if override else ""
-    return evaluation.measure_members(_detector(fidelity), members_of(store, override), path=path)
+    return model_measures.measure_members(
+        _detector(fidelity), members_of(store, override), path=path
+    )
 
 
 SNIPPET = {"frames": 4, "stride": 4, "pooling": "mean"}

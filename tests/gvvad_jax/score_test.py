@@ -10,7 +10,7 @@ import types
 import numpy as np
 import pytest
 
-from gvvad_jax import evaluation, score, scoring, step
+from gvvad_jax import evaluation, model_measures, score, scoring, step
 from gvvad_jax.command import UserError
 from gvvad_jax.splits import members_of
 from gvvad_jax.store import alignment
@@ -197,7 +197,7 @@ def test_a_score_that_is_no_number_names_store_and_video(run, tmp_path):
         scoring.load(run[0]).score(Store(path))
     opened, model = Store(path, verify_rows=False), scoring.load(run[0])
     with pytest.raises(UserError, match=r"s: video 'test-0-0': expected finite scores"):
-        evaluation.measure_members(model, members_of(opened, None))
+        model_measures.measure_members(model, members_of(opened, None))
     with pytest.raises(UserError, match=r"s: video 'test-0-0': expected finite scores"):
         score._score_store(model, opened)
 
@@ -220,15 +220,15 @@ def test_an_id_that_looks_like_another_array_is_refused(run, tmp_path):
 def test_reference_repeats_only_snippets_of_16_frames(run, tmp_path, snippet, published):
     manifest = make_manifest(snippet=snippet | {"pooling": "mean"})
     model, members = scoring.load(run[0]), _members(tmp_path / "s", manifest, 16)
-    by_time = evaluation.measure_members(model, members)
+    by_time = model_measures.measure_members(model, members)
     config = dataclasses.replace(model.config, fidelity="reference")
     model = dataclasses.replace(model, config=config)
-    repeated = evaluation.measure_members(model, members)
+    repeated = model_measures.measure_members(model, members)
     rows = sum(m.row.num_snippets for m in members)
     assert repeated["frames"] == 16 * rows if published else repeated == by_time
     # Segments of a longer video aren't repeated 16 times, whatever the manifest says.
     longer = _members(tmp_path / "longer", manifest, 16 * 40)
-    assert evaluation.measure_members(model, longer)["frames"] == 40 * 16 * rows
+    assert model_measures.measure_members(model, longer)["frames"] == 40 * 16 * rows
 
 
 def _members(path, manifest, frames_a_row):
@@ -247,14 +247,16 @@ def test_what_cannot_be_measured_is_reported_before_scoring(real_store):
     member = members_of(Store(real_store), None)[3]
     video = dataclasses.replace(member.video, num_frames=member.row.num_frames * 2)
     with pytest.raises(UserError, match="g.json: video 'test-1-0': "):
-        evaluation.measure_members(None, [dataclasses.replace(member, video=video)], path="g.json")
+        model_measures.measure_members(
+            None, [dataclasses.replace(member, video=video)], path="g.json"
+        )
 
 
 def test_videos_in_quarantine_are_counted(run, real_store):
     members = members_of(Store(real_store), None)[:6]
     model = scoring.load(run[0])
-    assert "missing" not in evaluation.measure_members(model, members)
-    assert evaluation.measure_members(model, members, missing=2)["missing"] == 2
+    assert "missing" not in model_measures.measure_members(model, members)
+    assert model_measures.measure_members(model, members, missing=2)["missing"] == 2
 
 
 def test_another_encoders_store_is_refused(run, tmp_path):
