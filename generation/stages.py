@@ -48,7 +48,7 @@ def settled_values(stage: str, settings: "PipelineSettings") -> dict[str, Any]:
         world = {name: plan[name] for name in ("domain_gap", "defect_share")}
         # The model and the first frames are compared by their content, not by their paths; the real
         # videos of --like by the rate and the length that follow from them.
-        by_content = ("model", "first_frames")
+        by_content = ("model", "first_frames", "first_frames_weights")
         diffusers = settled(generator_options(settings)[0])
         values |= {name: value for name, value in diffusers.items() if name not in by_content}
         values |= world if settings.plan.backend == "world" else {}

@@ -26,6 +26,7 @@ from generation.videos import (
 )
 from generation.videos.backends import GeneratedVideo
 from generation.videos.first_frames import FirstFrames
+from generation.videos.nearest_frames import NearestFrames
 from generation.videos.options import DiffusersOptions
 from generation.world.scenes import stream
 from gvvad_jax.command import UserError
@@ -87,9 +88,7 @@ class DiffusersBackend:
         extra = preset.arguments if preset and options.guidance is None else {}
         self._call = {name: value for name, value in call.items() if value is not None}
         self._call |= {**extra, **self._arguments}
-        self._first_frames = (
-            FirstFrames(options.first_frames, seed) if options.first_frames else None
-        )
+        self._first_frames = _first_frames(options, seed) if options.first_frames else None
         self.batch_size = options.clips_a_call
         # Set by `prepare`.
         self._pipeline: diffusers.DiffusionPipeline | None = None
@@ -168,6 +167,8 @@ class DiffusersBackend:
             names = self._weights["model"], self._weights["revision"]
             self._loaded_weights = identity.identify(*names, recorded)
         identity.check(recorded, self._loaded_weights)
+        if self._first_frames:
+            self._first_frames.prepare(descriptions, folder, self._device)
         depends_on = {"dtype": self._weights["dtype"], "arguments": self._arguments}
         files = prompt_embeddings.EmbeddingFiles(folder, self._loaded_weights | depends_on)
         texts = list(dict.fromkeys(description.description for description in descriptions))
@@ -336,3 +337,9 @@ class DiffusersBackend:
             group = self._first_frames.group(video_id)
             facts["first_frame"] = {"video": video_id, "place": place, "group": group}
         return GeneratedVideo(frames_TxHxWx3, self._fps, facts=facts)
+
+
+def _first_frames(options: DiffusersOptions, seed: int) -> FirstFrames:
+    if options.first_frames_by == "clip":
+        return NearestFrames(options.first_frames, seed, options.first_frames_weights)
+    return FirstFrames(options.first_frames, seed)

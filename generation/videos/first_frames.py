@@ -9,6 +9,7 @@ leaves out the generated videos of their groups: a generated video is of its fir
 
 import os
 import pathlib
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import av
@@ -47,7 +48,7 @@ class FirstFrames:
                 f"--first_frames: {path}: expected normal videos in split train, found none; "
                 "give the videos.json of the real videos"
             )
-        files = [[v.id, _contents(self._annotated.resolve(v))] for v in self._videos]
+        files = [[v.id, contents(self._annotated.resolve(v))] for v in self._videos]
         self.digest = digests.of_json(files, sort_keys=False)
 
     def draw(self, description: Description) -> tuple[str, float]:
@@ -55,6 +56,11 @@ class FirstFrames:
         rng = stream(self._seed, "first frame", description.seed)
         video = self._videos[int(rng.integers(len(self._videos)))]
         return video.id, round(float(rng.random()), 6)
+
+    def prepare(
+        self, descriptions: Sequence[Description], folder: str | os.PathLike, device: str
+    ) -> None:
+        """Does what `draw` needs first: nothing here; see NearestFrames."""
 
     def group(self, video_id: str) -> str:
         """Returns the group of a video, which is its own id where it has none."""
@@ -71,11 +77,11 @@ class FirstFrames:
 
         video_id, place = self.draw(description)
         video = next(video for video in self._videos if video.id == video_id)
-        image = _frame_at(self._annotated.resolve(video), place)
+        image = frame_at(self._annotated.resolve(video), place)
         return PIL.ImageOps.fit(image, (width, height), PIL.Image.Resampling.LANCZOS)
 
 
-def _contents(path: pathlib.Path) -> str:
+def contents(path: pathlib.Path) -> str:
     """Returns the digest of a video's file, or of the names and files of a folder of images."""
     try:
         if path.is_dir():
@@ -88,7 +94,12 @@ def _contents(path: pathlib.Path) -> str:
         ) from error
 
 
-def _frame_at(path: pathlib.Path, place: float) -> "PIL.Image.Image":
+def frame_at(path: pathlib.Path, place: float) -> "PIL.Image.Image":
+    """Returns the frame at a position in a video or folder of images, from 0 to 1.
+
+    Raises:
+      UserError: nothing of it can be decoded.
+    """
     import PIL.Image
 
     if path.is_dir():

@@ -68,6 +68,17 @@ class DiffusersOptions:
         "First frames: a videos.json whose normal training videos give each generated video its "
         "first frame (default: none). It needs an image-to-video model.",
     )
+    first_frames_by: str = MODEL(
+        "chance",
+        "Choice among --first_frames: by chance, or by CLIP the frame nearest to a description's "
+        "location and viewpoint.",
+        choices=presets.FRAME_CHOICES,
+    )
+    first_frames_weights: str = MODEL(
+        "",
+        "CLIP checkpoint of --first_frames_by=clip: a Hub name or a folder (default: "
+        "openai/clip-vit-large-patch14).",
+    )
     clips_a_call: int = MODEL(1, "Number of videos per call of the pipeline.", low=1, free=True)
     vae_tiling: bool = MODEL(
         False, "Decode in tiles, which takes less memory and changes pixels slightly."
@@ -86,6 +97,24 @@ class DiffusersOptions:
 
     def __post_init__(self):
         check(self)
+        for flag, is_given, expected, is_there in (
+            (
+                "first_frames_by",
+                self.first_frames_by != "chance",
+                "--first_frames",
+                self.first_frames,
+            ),
+            (
+                "first_frames_weights",
+                self.first_frames_weights,
+                "--first_frames_by=clip",
+                self.first_frames_by == "clip",
+            ),
+        ):
+            if is_given and not is_there:
+                raise UserError(
+                    f"--{flag}: expected {expected} beside it, found none; give both, or neither"
+                )
 
     def call_arguments(self) -> dict[str, Any]:
         """Parses --pipeline_arguments; raises UserError if it is not a JSON object."""

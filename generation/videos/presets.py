@@ -10,6 +10,7 @@ from gvvad_jax.command import UserError
 
 OFFLOADS = ("none", "model", "sequential")
 QUANTIZATIONS = ("none", "int8")
+FRAME_CHOICES = ("chance", "clip")
 DTYPES = ("float16", "bfloat16", "float32")
 # The second is Latte's name for it, the third SANA-Video's.
 FRAME_ARGUMENTS = ("num_frames", "video_length", "frames")
