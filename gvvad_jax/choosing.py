@@ -1,7 +1,7 @@
 """Chooses lambda before training (`--lambda_mode=auto`), by the probe. numpy and scipy only.
 
-A set of generated videos (a store) with which the probe's mean AUC is lower gets lambda 0: it isn't
-trained on. For the others one lambda is chosen among `--lambda_value`, half of it and twice it, as
+A set of generated videos (a store) with which the probe's mean AUC isn't higher gets lambda 0: it
+isn't trained on. For the others one lambda is chosen among `--lambda_value`, half of it and twice it, as
 the weight of generated videos in the probe's regression: on validation videos where there are
 enough, else cross-validated by group. `--lambda_value` stays unless another one is better by a
 standard error.
@@ -110,17 +110,17 @@ def choose(splits: Splits, config: TrainConfig, pools: Pools | None = None) -> C
     notes, left_out = [], set()
     for each, (store, videos) in zip(result.sets, pools.sets.items(), strict=True):
         if result.reason:
-            lost = trial.on_validation(([], 1.0), ([videos], 1.0))
+            gain = trial.on_validation(([], 1.0), ([videos], 1.0))
         else:
-            lost = _by_folds(each, result)
-        if lost and lost.mean < 0:
-            left_out.add(store)
-        if lost:
-            low, high = lost.interval
+            gain = _by_folds(each, result)
+        if gain:
+            low, high = gain.interval
             notes.append(
-                f"with {store} the probe {'loses' if lost.mean < 0 else 'gains'} "
-                f"{abs(lost.mean):.3f} AUC [{low:+.3f}, {high:+.3f}] {lost.where}"
+                f"with {store} the probe's AUC changes by {gain.mean:+.3f} [{low:+.3f}, "
+                f"{high:+.3f}] {gain.where}"
             )
+            if gain.mean <= 0:
+                left_out.add(store)
     kept = [videos for store, videos in pools.sets.items() if store not in left_out]
     value = 0.0
     if kept:

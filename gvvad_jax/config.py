@@ -238,7 +238,7 @@ class TrainConfig:
     lambda_mode: str = SSLS(
         "fixed",
         "How lambda, the weight of generated videos' loss, is set; auto chooses it before training "
-        "and leaves out stores that lose. BUILD.md describes each mode.",
+        "and leaves out stores that do not gain. BUILD.md describes each mode.",
         choices=LAMBDA_MODES,
     )
     lambda_value: float = SSLS(

@@ -56,8 +56,8 @@ def test_a_set_that_loses_is_left_out_and_the_others_are_trained_on(videos):
     like, flipped = (_path(videos, name) for name in ("like", "flipped"))
     assert choice.value in (0.25, 0.5, 1.0)
     assert choice.by_set == {like: choice.value, flipped: 0.0}
-    assert choice.why.startswith(f"with {like} the probe gains 0.")
-    assert f"; with {flipped} the probe loses 0." in choice.why
+    assert choice.why.startswith(f"with {like} the probe's AUC changes by +0.")
+    assert f"; with {flipped} the probe's AUC changes by -0." in choice.why
     assert "over 24 groups of real videos; " in choice.why
     assert choice.describe() == (
         f"--lambda_mode=auto: lambda {choice.value:g}; {flipped} left out, lambda 0: {choice.why}"
