@@ -115,7 +115,8 @@ def _suppress(spans_Ex2: np.ndarray, scores_E: np.ndarray) -> Detections:
     # Rounding of running sums must not decide between equal means.
     scores_E = np.round(scores_E, 9)
     starts_E, ends_E = spans_Ex2.T
-    left_E = np.lexsort((starts_E, -ends_E, -scores_E))
+    # Among equals the longest, then the earliest.
+    left_E = np.lexsort((starts_E, starts_E - ends_E, -scores_E))
     kept: list[int] = []
     while len(left_E) and len(kept) < MOST:
         best = left_E[0]

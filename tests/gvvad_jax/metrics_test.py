@@ -1,7 +1,9 @@
 """Measures, by hand and against scikit-learn."""
 
+import hypothesis
 import numpy as np
 import pytest
+from hypothesis import strategies as st
 from sklearn import metrics as sklearn_metrics
 
 from gvvad_jax import metrics
@@ -21,21 +23,69 @@ def test_average_precision_by_hand():
     assert metrics.pr_auc([3, 2, 1], [1, 0, 1]) == pytest.approx(0.5 + 0.5 * (0.5 + 2 / 3) / 2)
 
 
-@pytest.mark.parametrize("levels", [3, 1000])
-def test_equals_scikit_learn(levels):
-    rng = np.random.default_rng(levels)
-    labels = rng.integers(0, 2, 500)
-    scores = np.round((rng.random(500) + 0.3 * labels) * levels) / levels
-    assert metrics.roc_auc(scores, labels) == pytest.approx(
-        sklearn_metrics.roc_auc_score(labels, scores), abs=1e-12
-    )
-    assert metrics.average_precision(scores, labels) == pytest.approx(
-        sklearn_metrics.average_precision_score(labels, scores), abs=1e-12
-    )
+_FRAMES = st.lists(st.tuples(st.integers(0, 6), st.integers(0, 1)), min_size=2, max_size=80).filter(
+    lambda frames: len({label for _, label in frames}) == 2
+)
+
+
+@hypothesis.settings(deadline=None)
+@hypothesis.given(_FRAMES)
+def test_equals_scikit_learn_with_ties(frames):
+    scores, labels = np.array(frames, float).T
     precision, recall, _ = sklearn_metrics.precision_recall_curve(labels, scores)
-    assert metrics.pr_auc(scores, labels) == pytest.approx(
-        sklearn_metrics.auc(recall, precision), abs=1e-12
-    )
+    for value, expected in (
+        (metrics.roc_auc(scores, labels), sklearn_metrics.roc_auc_score(labels, scores)),
+        (
+            metrics.average_precision(scores, labels),
+            sklearn_metrics.average_precision_score(labels, scores),
+        ),
+        (metrics.pr_auc(scores, labels), sklearn_metrics.auc(recall, precision)),
+    ):
+        assert value == pytest.approx(expected, abs=1e-9)
+
+
+def test_equals_scikit_learn_on_many_frames():
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 2, 50_000)
+    scores = rng.random(50_000) + 0.3 * labels
+    expected = sklearn_metrics.roc_auc_score(labels, scores)
+    assert metrics.roc_auc(scores, labels) == pytest.approx(expected, abs=1e-9)
+    expected = sklearn_metrics.average_precision_score(labels, scores)
+    assert metrics.average_precision(scores, labels) == pytest.approx(expected, abs=1e-9)
+
+
+def test_the_equal_error_rate_by_hand():
+    # One of four normal frames and one of four abnormal ones are on the wrong side of 0.5.
+    scores, labels = [0.9, 0.8, 0.7, 0.2, 0.6, 0.3, 0.1, 0.0], [1, 1, 1, 1, 0, 0, 0, 0]
+    assert metrics.equal_error_rate(metrics.find_runs(scores, labels)) == (0.25, 0.6)
+    # From (0, 1/2) to (1, 1) the curve crosses where x = (1 - x) / 2.
+    runs = metrics.find_runs([1, 0, 0], [1, 1, 0])
+    assert metrics.equal_error_rate(runs) == (pytest.approx(1 / 3), 1.0)
+    assert metrics.equal_error_rate(metrics.find_runs([1, 0], [1, 0])) == (0.0, 1.0)
+    # All tie: half of each, whatever the threshold.
+    assert metrics.equal_error_rate(metrics.find_runs([1, 1], [1, 0])) == (0.5, 1.0)
+    assert metrics.equal_error_rate(metrics.find_runs([1, 1], [1, 1])) is None
+
+
+@hypothesis.settings(deadline=None)
+@hypothesis.given(_FRAMES, st.floats(0, 1))
+def test_the_threshold_for_a_false_alarm_rate_is_the_lowest(frames, wanted):
+    scores, labels = np.array(frames, float).T
+    runs = metrics.find_runs(scores, labels)
+    threshold = metrics.threshold_for_far(runs, wanted)
+    assert metrics.false_alarm_rate(scores, labels, threshold) <= wanted + 1e-9
+    lower = [score for score in scores if score < threshold]
+    assert all(metrics.false_alarm_rate(scores, labels, score) > wanted for score in lower)
+
+
+def test_the_threshold_for_a_false_alarm_rate_by_hand():
+    runs = metrics.find_runs([0.9, 0.8, 0.6, 0.4, 0.2], [1, 0, 0, 0, 0])
+    # Above 0.6 is one of four normal frames; above 0.4 two.
+    assert metrics.threshold_for_far(runs, 0.25) == 0.6
+    assert metrics.threshold_for_far(runs, 0.0) == 0.8 and metrics.threshold_for_far(runs, 1) == 0.2
+    assert metrics.threshold_for_far(metrics.find_runs([1.0], [1]), 0.1) is None
+    with pytest.raises(ValueError, match="^wanted: "):
+        metrics.threshold_for_far(runs, 1.1)
 
 
 def test_undefined_measures_are_none():
@@ -61,6 +111,7 @@ def test_wrong_arguments_are_named():
 
 def test_false_alarms_are_normal_frames_above_half():
     assert metrics.false_alarm_rate([0.6, 0.5, 0.9, 0.2], [0, 0, 1, 0]) == pytest.approx(1 / 3)
+    assert metrics.false_alarm_rate([0.6, 0.5, 0.9, 0.2], [0, 0, 1, 0], 0.4) == pytest.approx(2 / 3)
 
 
 def test_frame_measures_by_hand():
