@@ -236,7 +236,7 @@ def label_in_name(path: str) -> tuple[int, str | None] | None:
     if codes := re.search(r"label_([ABG0-9-]+)$", name):
         return _of_codes(codes[1])
     for cls in UCF_CRIME_CLASSES:
-        if re.fullmatch(rf"{cls}\d+", name):
+        if re.match(rf"{cls}\d+(?![a-zA-Z0-9])", name):
             return 1, cls
     # The name first, then the folders from the innermost one.
     for part in [name, *reversed(pathlib.PurePosixPath(path.replace("\\", "/")).parts[:-1])]:
