@@ -37,7 +37,12 @@ STAGES = {
         "train": ("gvvad_jax.train", "Train a detector on real and generated videos."),
         "evaluate": ("gvvad_jax.evaluate", "Measure a detector, or any scores, frame by frame."),
         "score": ("gvvad_jax.score", "Score videos with a trained detector."),
+        "report": ("tools.report", "Compare training runs on one page."),
         "import-checkpoint": ("tools.import_checkpoint", "Import a published checkpoint."),
+        "compare-published": (
+            "tools.compare_published",
+            "Print a run's measures beside published ones.",
+        ),
     },
     "Studies and checks": {
         "study": ("tools.study", "Run many trainings that answer one question."),
