@@ -74,9 +74,10 @@ def import_truth(request: TruthImport) -> dict[str, Any]:
     """Reads a ground truth, joins it with its list, and writes it.
 
     Returns:
-      {out, format, to, splits {split: {normal, abnormal}}, frames, abnormal_frames, convention,
-      data_set}: the convention of a length where arrays were cut, the data set whose published
-      sizes the splits have; null where not known.
+      {out, format, to, convention, train, validation, test, frames, abnormal_frames,
+      as_published}: the convention that labels were cut by; the normal and abnormal videos of each
+      split; frames of the test videos; the data set whose published sizes the splits have. What
+      isn't known is None.
 
     Raises:
       UserError: what was given is missing, damaged, ambiguous or contradicts itself; nothing was

@@ -1,7 +1,6 @@
 """Writes what was read: videos.json, or a format of an annotation tool."""
 
 import collections
-import json
 import os
 import pathlib
 import shutil
@@ -30,7 +29,7 @@ def write(annotated: annotations.Annotations, out: str, to: str, fps: float | No
             f"--out={out}: expected no list here yet, found another one, which may be edited; "
             "move it away or give another --out"
         )
-    files.write_json(path, json.loads(json.dumps(content)))
+    files.write_json(path, content)
 
 
 def _write_folder(out: pathlib.Path, documents: Mapping[str, bytes]) -> None:
