@@ -36,6 +36,9 @@ class Worker:
     """
 
     def __init__(self, log: pathlib.Path, core: int | None = None):
+        # The process inherits this. On one core, a BLAS with a thread for each core of the machine
+        # waits for its own threads: choosing lambda took ten times as long.
+        os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
         context = multiprocessing.get_context("spawn")
         self.connection, other = context.Pipe()
         self._log = log
