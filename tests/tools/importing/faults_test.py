@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import re
 import tempfile
 import warnings
 
@@ -36,8 +37,8 @@ def test_all_faulty_files_are_listed_at_once(tmp_path):
     (train / "Fighting002_x264_i3d.npy").write_bytes(b"")
     content = (train / "Arson003_x264_i3d.npy").read_bytes()
     (train / "Arson003_x264_i3d.npy").write_bytes(content[:-100])
-    swapped = rows["Normal_Videos_001"].transpose(1, 0, 2)
-    np.save(train / "Normal_Videos_001_x264_i3d.npy", swapped)
+    swapped = features("test")["Normal_Videos_011"].transpose(1, 0, 2)
+    np.save(test / "Normal_Videos_011_x264_i3d.npy", swapped)
     narrow = rows["Normal_Videos_002"][:, :, :-1]
     np.save(train / "Normal_Videos_002_x264_i3d.npy", narrow)
     bad = features("test")["Abuse028"]
@@ -52,7 +53,7 @@ def test_all_faulty_files_are_listed_at_once(tmp_path):
         ("empty", "Fighting002_x264_i3d.npy"),
         ("missing", "train.list: line 1"),
         ("not finite", "Abuse028_x264_i3d.npy"),
-        ("transposed", "Normal_Videos_001_x264_i3d.npy"),
+        ("transposed", "Normal_Videos_011_x264_i3d.npy"),
         ("unreadable", "Arson003_x264_i3d.npy"),
         ("wrong width", "Normal_Videos_002_x264_i3d.npy"),
     ]
@@ -62,9 +63,9 @@ def test_all_faulty_files_are_listed_at_once(tmp_path):
     done = imported(tmp_path, flags, skip_faulty=True)
     assert list(Store(tmp_path / "store")) == [
         "Fighting033",
+        "Normal_Videos_001",
         "Normal_Videos_003",
         "Normal_Videos_010",
-        "Normal_Videos_011",
     ]
     assert done["left_out"] == 7
 
@@ -75,11 +76,11 @@ def test_crops_that_are_missing_or_of_other_lengths(tmp_path):
     np.save(tmp_path / "set/train/Arson003_x264_2.npy", np.zeros((3, DIM), np.float32))
     with pytest.raises(FaultyFiles) as error:
         imported(tmp_path, flags)
-    assert [(fault.kind, fault.where, fault.what) for fault in error.value.faults] == [
-        ("crops", "train/Abuse001_x264" if 0 else "Abuse001_x264",
-         "expected crops 0 to 9, found 0, 1, 2, 4, 5, 6, 7, 8, 9"),
-        ("crops", "Arson003_x264", "expected crops of one length, found 7, 7, 3, 7, 7, 7, 7, 7, 7, 7"),
-    ]  # fmt: skip
+    missing, short = error.value.faults
+    assert (missing.kind, missing.where) == ("crops", "Abuse001_x264")
+    assert missing.what == "expected crops 0 to 9, found 0, 1, 2, 4, 5, 6, 7, 8, 9"
+    assert (short.kind, short.where) == ("crops", "Arson003_x264")
+    assert short.what == "expected crops of one length, found 7, 7, 3, 7, 7, 7, 7, 7, 7, 7"
 
 
 def test_lists_and_rows_that_contradict_each_other(tmp_path):
@@ -91,9 +92,7 @@ def test_lists_and_rows_that_contradict_each_other(tmp_path):
     csv.write_text(csv.read_text().replace(".npy,Normal", ".npy,Arson"))
     with pytest.raises(FaultyFiles) as error:
         imported(tmp_path, flags, annotations=str(path))
-    assert sorted(
-        {(fault.kind, fault.where.rpartition("/")[2]) for fault in error.value.faults}
-    ) == [
+    assert sorted(set(kinds(error.value.faults))) == [
         ("frames", "Abuse001_x264"),
         ("frames", "Abuse028_x264"),
         ("label", "Normal_Videos_010_x264"),
@@ -142,7 +141,7 @@ def test_norms_are_reported_with_the_flag_that_helps(tmp_path, scale, line, caps
     errors = capsys.readouterr().err
     assert "norm of a feature:" in errors
     if line:
-        assert __import__("re").search(line, errors), errors
+        assert re.search(line, errors), errors
     else:
         assert "standardise" not in errors
 
@@ -193,7 +192,8 @@ def test_wrong_flags_are_one_line(tmp_path, flags, message):
 
 _bytes = st.binary(max_size=300)
 _arrays = st.tuples(
-    st.lists(st.integers(0, 12), max_size=4), st.sampled_from("f2 f4 f8 i2 u1 b1 c8 S3".split())
+    st.lists(st.integers(0, 12), max_size=4),
+    st.sampled_from(["f2", "f4", "f8", "i2", "u1", "b1", "c8", "S3"]),
 ).map(lambda each: np.ones(each[0], each[1]))
 
 
@@ -228,15 +228,23 @@ def test_no_content_gives_another_error_or_a_partial_store(members, listed, skip
             skip_faulty=skip_faulty,
             out=str(folder / "store"),
         )
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                import_features(options)
-        except UserError as error:
-            assert "\n" not in " ".join(str(error).split())
-            assert not (folder / "store").exists()
-        else:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            message = refusal(options)
+        if message is None:
             assert len(Store(folder / "store"))
+        else:
+            assert "expected" in message
+            assert not (folder / "store").exists()
+
+
+def refusal(options):
+    """Imports; returns the refusal, or None without one."""
+    try:
+        import_features(options)
+    except UserError as error:
+        return str(error)
+    return None
 
 
 def _write(path, content):
