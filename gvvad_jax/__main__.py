@@ -20,6 +20,7 @@ STAGES = {
     },
     "Data": {
         "encode": ("generation.encode", "Encode videos into a feature store."),
+        "bank": ("generation.encoders", "Embed a prompt bank alone."),
         "store": ("gvvad_jax.store", "Validate a feature store and print a summary."),
         "import-features": ("tools.import_features", "Import features that others extracted."),
         "import-truth": ("tools.import_truth", "Import ground truth of any format."),

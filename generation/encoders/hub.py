@@ -48,8 +48,8 @@ def is_folder(weights: str) -> bool:
 def not_found(flag: str) -> str:
     """Returns what to say of a name whose files aren't on this machine, after "found"."""
     return (
-        "it not found offline; download it where there is a network (docs/offline.md), and give "
-        f"its folder: {flag}=FOLDER"
+        "nothing: not found offline; download it where there is a network (docs/offline.md), and "
+        f"give its folder: {flag}=FOLDER"
     )
 
 
