@@ -33,6 +33,8 @@ def test_calls_are_made_by_whoever_is_free_and_ranks_by_each(tmp_path, monkeypat
         assert sharing.as_ranks(workers[:1], rank) == [("0", "1")]
         # A rank is one for its call only.
         assert list(sharing.finished(workers[:1], [("", os.getenv, "RANK")])) == [("", None)]
+        threads = list(sharing.finished(workers[:1], [("", os.getenv, "OPENBLAS_NUM_THREADS")]))
+        assert threads == [("", "1")]
         with pytest.raises(UserError, match="expected at least 0, found -3"):
             list(sharing.finished(workers, [(0, square, -3)]))
         processes = [worker._process for worker in workers]
