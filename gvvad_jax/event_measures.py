@@ -18,7 +18,7 @@ from gvvad_jax import events, metrics
 IOUS = (0.1, 0.2, 0.3, 0.4, 0.5)
 # Candidates are the runs of snippets above each of so many thresholds.
 LEVELS = 20
-# Of candidates that overlap more than this the one with the highest mean score is kept.
+# Of candidates that overlap more than this the one with the highest contrast is kept.
 NMS_IOU = 0.6
 # Most candidates of a video, as in ActivityNet's evaluation.
 MOST = 100
@@ -76,7 +76,7 @@ def candidates(
     """Finds candidates for events at all thresholds, for a measure that needs no threshold.
 
     They are the runs of snippets above each of so many thresholds, evenly spaced from the lowest
-    score of all videos to the highest; a candidate's score is its mean. Duplicates go by
+    score of all videos to the highest; a candidate's score is its contrast. Duplicates go by
     non-maximum suppression (NMS_IOU), and each video keeps its MOST best ones.
 
     Args:
@@ -98,16 +98,34 @@ def candidates(
         keys.append(first_E * count + last_E)
     # Of equal candidates at several levels one is left; they are in the order of videos now.
     first_E, last_E = np.divmod(np.unique(np.concatenate(keys)), count)
-    total_T = np.append(0.0, np.cumsum(scores_T))
-    means_E = (total_T[last_E + 1] - total_T[first_E]) / (last_E + 1 - first_E)
+    contrast_E = _contrast(scores_T, videos_T, first_E, last_E + 1)
     borders = np.searchsorted(videos_T[first_E], np.arange(len(scores) + 1))
     spans_Ex2 = np.stack([starts_T[first_E], ends_T[last_E]], axis=1)
     return {
         video_id: _suppress(
-            spans_Ex2[borders[v] : borders[v + 1]], means_E[borders[v] : borders[v + 1]]
+            spans_Ex2[borders[v] : borders[v + 1]], contrast_E[borders[v] : borders[v + 1]]
         )
         for v, video_id in enumerate(scores)
     }
+
+
+def _contrast(
+    scores_T: np.ndarray, videos_T: np.ndarray, first_E: np.ndarray, stop_E: np.ndarray
+) -> np.ndarray:
+    """Mean score of each candidate less that of its surroundings.
+
+    They are a quarter of its length at either side, in its video (the outer-inner contrast of Shou
+    et al., AutoLoc, ECCV 2018); a whole video's are the lowest score.
+    """
+    total_T = np.append(0.0, np.cumsum(scores_T))
+    margin_E = np.maximum(1, (stop_E - first_E) // 4)
+    video_E = videos_T[first_E]
+    low_E = np.maximum(first_E - margin_E, np.searchsorted(videos_T, video_E))
+    high_E = np.minimum(stop_E + margin_E, np.searchsorted(videos_T, video_E, side="right"))
+    inner_E = total_T[stop_E] - total_T[first_E]
+    count_E = (high_E - low_E) - (stop_E - first_E)
+    outer_E = (total_T[high_E] - total_T[low_E] - inner_E) / np.maximum(count_E, 1)
+    return inner_E / (stop_E - first_E) - np.where(count_E > 0, outer_E, scores_T.min())
 
 
 def _suppress(spans_Ex2: np.ndarray, scores_E: np.ndarray) -> Detections:

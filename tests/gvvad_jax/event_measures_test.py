@@ -114,11 +114,13 @@ def test_candidates_are_runs_above_some_threshold():
     times = {"a": np.stack([np.arange(6.0), np.arange(6.0) + 1], axis=1)}
     found = event_measures.candidates({"a": np.array([0, 0.4, 1, 0.4, 0, 0])}, times, levels=4)["a"]
     # Above 0.5 and 0.75 the third snippet, above 0 and 0.25 its neighbours too.
-    np.testing.assert_array_equal(found.spans_Ex2, [[2, 3], [1, 4]])
-    np.testing.assert_allclose(found.scores_E, [1.0, 0.6])
-    # Of two that overlap by 4 / 5 one is left.
+    np.testing.assert_array_equal(found.spans_Ex2, [[1, 4], [2, 3]])
+    # 1.8 / 3 less 0, and 1 less 0.4 around it.
+    np.testing.assert_allclose(found.scores_E, [0.6, 0.6])
+    # Of two that overlap by 4 / 5 one is left: 0.9 less 0, rather than 1 less 0.5.
     found = event_measures.candidates({"a": np.array([0, 0.5, 1, 1, 1, 1])}, times, levels=2)["a"]
-    np.testing.assert_array_equal(found.spans_Ex2, [[2, 6]])
+    np.testing.assert_array_equal(found.spans_Ex2, [[1, 6]])
+    np.testing.assert_allclose(found.scores_E, [0.9])
 
 
 def test_a_gap_in_the_footage_ends_a_candidate():
