@@ -194,8 +194,8 @@ if __name__ == "__main__":
     flags.DEFINE_integer(
         "bootstrap",
         0,
-        "Draws of videos, whole groups where videos.json has them, for 95 % intervals of the "
-        "measures; 0 for none.",
+        "Draws of test videos, whole groups where videos.json has them, that intervals and "
+        "comparisons rest on; 0 for none.",
         lower_bound=0,
         upper_bound=1_000_000,
     )

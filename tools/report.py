@@ -91,7 +91,11 @@ if __name__ == "__main__":
         "Ids of test videos whose scores are drawn (default: a choice, which the page describes).",
     )
     flags.DEFINE_integer(
-        "bootstrap", 1000, "Draws of test videos that intervals and comparisons rest on.", 1
+        "bootstrap",
+        1000,
+        "Draws of test videos, whole groups where videos.json has them, that intervals and "
+        "comparisons rest on; 0 for none.",
+        lower_bound=0,
     )
     flags.DEFINE_bool("markdown", False, "Also write the report as Markdown, with SVG files.")
     flags.DEFINE_string("out", "", "HTML file to write, or a folder for report.html.")

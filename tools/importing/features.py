@@ -52,7 +52,7 @@ class FeatureImport:
         "Order of axes: auto, TxNxD, NxTxD or per_crop (one file a crop), or one for each split: "
         "train=NxTxD,test=TxNxD.",
     )
-    alignment: str = _MEANING(
+    snippet_alignment: str = _MEANING(
         "auto",
         "Where rows lie: exact has row k cover the frames from k snippet_frames on, even shares a "
         "video's time evenly; auto tells by lengths.",
@@ -283,8 +283,8 @@ def _manifest(plan: ImportPlan, options: FeatureImport) -> Manifest:
 
 def _alignment(plan: ImportPlan, options: FeatureImport) -> str:
     """Tells where rows lie: those of the videos that are measured decide."""
-    if options.alignment != "auto":
-        return options.alignment
+    if options.snippet_alignment != "auto":
+        return options.snippet_alignment
     keys = {video.source for video in plan.members}
     measured = {key for key in keys if key[1] not in ("train", "generated")} or keys
     return "even" if any(plan.segmented[key] for key in measured) else "exact"
