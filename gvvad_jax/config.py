@@ -355,6 +355,11 @@ class TrainConfig:
     )
 
     log_every: int = CADENCE(10, "Steps between lines of metrics.jsonl.", low=1)
+    loggers: str = CADENCE(
+        "tensorboard",
+        "Where metrics go beside metrics.jsonl, separated by commas: tensorboard, wandb, mlflow; "
+        "empty for nowhere. Keys and addresses come from the environment.",
+    )
     validate_every: int = CADENCE(50, "Steps between validations.", low=1)
     checkpoint_every: int = CADENCE(100, "Steps between checkpoints.", low=1)
     best_on_test: bool = CADENCE(

@@ -20,7 +20,7 @@ from gvvad_jax.choosing import Choice
 from gvvad_jax.command import UserError, raise_if_interrupted
 from gvvad_jax.config import TrainConfig
 from gvvad_jax.measures import Measures
-from gvvad_jax.run import checkpoints
+from gvvad_jax.run import checkpoints, loggers
 from gvvad_jax.run import folder as run_folder
 from gvvad_jax.run.lambda_choice import choose_once, to_begun
 from gvvad_jax.run.log import RunLog
@@ -114,6 +114,7 @@ def fit(config: TrainConfig) -> Result:
             f"config: expected a TrainConfig, found {type(config).__name__}; give "
             "TrainConfig(store=..., workdir=...)"
         )
+    loggers.require(config.loggers)
     if config.precision == "float64":
         jax.config.update("jax_enable_x64", True)
     _keep_programs(config)
@@ -189,7 +190,13 @@ def _fit(config: TrainConfig, workdir: pathlib.Path) -> Result:
             if not (workdir / "model.json").exists():
                 standard = inputs.standards.real.to_json()
                 checkpoints.write_model(workdir, flags, inputs.manifest, standard)
-        log = stack.enter_context(contextlib.closing(RunLog(workdir if is_first else None, start)))
+        log = RunLog(
+            workdir if is_first else None,
+            start,
+            loggers.parse(config.loggers),
+            dataclasses.asdict(flags),
+        )
+        stack.enter_context(contextlib.closing(log))
         done = _run_steps(config, start, runner, feed, selection, saved, log)
         if saved:
             saved.wait()
@@ -214,6 +221,7 @@ def _fit(config: TrainConfig, workdir: pathlib.Path) -> Result:
             standard = inputs.standards.real.to_json()
             checkpoints.write_model(workdir, flags, inputs.manifest, standard, calibrations)
             write_json(workdir / "result.json", result.to_json())
+            log.finish(result.last or {})
         return result
 
 

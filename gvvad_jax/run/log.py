@@ -1,25 +1,22 @@
-"""The log of a run: metrics.jsonl and TensorBoard events, written while it trains."""
+"""The log of a run: metrics.jsonl, and what its loggers get, written while it trains."""
 
 import io
 import json
 import pathlib
 import sys
-from collections.abc import Iterator, Mapping
-from types import ModuleType
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import jax
 import numpy as np
 
 from gvvad_jax.command import Interrupted
+from gvvad_jax.run.loggers import Loggers
 from gvvad_jax.store.files import as_type, require_regular, write_atomically
-
-if TYPE_CHECKING:
-    import tensorboardX
 
 
 class RunLog:
-    """Writes metrics.jsonl and TensorBoard events, and ends a run whose loss is NaN.
+    """Writes metrics.jsonl and to loggers, and ends a run whose loss is NaN.
 
     The log of a resumed run reads like that of an uninterrupted one.
 
@@ -27,22 +24,32 @@ class RunLog:
       workdir: the run's folder; None in all but the first of several processes, which write
         nothing.
       start: the step that the run starts at; what was logged after it is removed.
+      loggers: names of loggers.NAMES.
+      settings: the run's settings, for loggers that show some.
 
     Attributes:
       latest: the last loss and validation AUC, for the progress bar.
     """
 
-    def __init__(self, workdir: pathlib.Path | None, start: int):
+    def __init__(
+        self,
+        workdir: pathlib.Path | None,
+        start: int,
+        loggers: Sequence[str] = ("tensorboard",),
+        settings: Mapping[str, Any] | None = None,
+    ):
         self.latest: dict[str, float] = {}
         self._file: io.TextIOWrapper | None = None
-        self._board: tensorboardX.SummaryWriter | None = None
+        self._measures: Mapping[str, Any] | None = None
         if workdir is None:
             return
         path = workdir / "metrics.jsonl"
-        kept = [line for line, step, _ in _whole_lines(path) if step <= start]
+        logged = list(_whole_lines(path))
+        kept = [line for line, step, _ in logged if step <= start]
         write_atomically(path, "".join(f"{line}\n" for line in kept).encode())
         self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115
-        self._folder, self._start = workdir / "tensorboard", start
+        before = [(step, values) for _, step, values in logged]
+        self._loggers = Loggers(loggers, workdir, start, settings or {}, before)
 
     def training(self, step: int, metrics: Mapping[str, jax.Array], every: int) -> None:
         """Fetches a step's metrics and writes those of every so many steps.
@@ -71,33 +78,16 @@ class RunLog:
             return
         self._file.write(json.dumps({"step": step, **values}) + "\n")
         self._file.flush()
-        if not self._board:
-            tensorboardX = _import_tensorboard()  # The first step starts without it.
-            # The first step that is purged; the line of the step that the run starts at stays.
-            self._board = tensorboardX.SummaryWriter(
-                str(self._folder), purge_step=self._start + 1, write_to_disk=True
-            )
-        for name, value in values.items():
-            if value is not None:
-                self._board.add_scalar(name, value, step)
+        self._loggers.write(step, values)
+
+    def finish(self, measures: Mapping[str, Any]) -> None:
+        """Takes the test measures of a run that is finished, for loggers that show them."""
+        self._measures = measures
 
     def close(self) -> None:
-        for opened in (self._file, self._board):
-            if opened:
-                opened.close()
-
-
-def _import_tensorboard() -> ModuleType:
-    """Imports tensorboardX without PyTorch, which it asks for and which takes 1.5 seconds."""
-    without = "torch" not in sys.modules
-    if without:
-        sys.modules["torch"] = None  # type: ignore[assignment]
-    try:
-        import tensorboardX
-    finally:
-        if without:
-            del sys.modules["torch"]
-    return tensorboardX
+        if self._file:
+            self._file.close()
+            self._loggers.close(self._measures)
 
 
 def read(path: pathlib.Path) -> list[tuple[int, dict[str, float | None]]]:
