@@ -94,8 +94,9 @@ def standards(training: Sequence[Member], config: TrainConfig) -> Standards:
     Those of visual features come from the real training videos, so that runs with and without
     generated videos share them; without a real one, they come from all. `auto` standardises where
     the encoder says that its features need it. By domain, each label counts half wherever a domain
-    has both, because domains differ in how many of their videos are abnormal. Text is never
-    standardised but by domain, and then only the generated videos'.
+    has both, because domains differ in how many of their videos are abnormal; without generated
+    videos there is one domain, and nothing differs from `real`. Text is never standardised but by
+    domain, and then only the generated videos'.
 
     Args:
       training: the training videos.
@@ -103,12 +104,12 @@ def standards(training: Sequence[Member], config: TrainConfig) -> Standards:
     """
     visual = standardises(training, config)
     real = [m for m in training if m.row.source == "real"]
-    if config.standardise_by == "real" or not real:
-        return Standards(_statistics([real or training]) if visual else Standardisation())
     generated: dict[pathlib.Path, list[Member]] = {}
     for member in training:
         if member.row.source != "real":
             generated.setdefault(member.store.path, []).append(member)
+    if config.standardise_by == "real" or not real or not generated:
+        return Standards(_statistics([real or training]) if visual else Standardisation())
     stores = {path: _by_label(members) for path, members in generated.items()}
     text = {}
     if config.uses_text and stores:

@@ -222,6 +222,19 @@ def test_generated_text_gets_the_mean_and_deviation_of_real_text(real_store, syn
         assert standards(open_splits(changed)[0].train, changed).text == {}
 
 
+def test_without_generated_videos_there_is_one_domain(real_store, synthetic_store):
+    """So that a run of which auto leaves out every set is the run on real videos alone."""
+
+    def mean_D(by, synthetic=""):
+        config = TrainConfig(
+            store=str(real_store), synthetic_store=synthetic, standardise="yes", standardise_by=by
+        )
+        return standards(open_splits(config)[0].train, config).real.mean_D
+
+    np.testing.assert_array_equal(mean_D("domain"), mean_D("real"))
+    assert np.abs(mean_D("domain", str(synthetic_store)) - mean_D("real")).max() > 1e-6
+
+
 def test_snippets_are_suspected_by_the_text_as_stored():
     """What the text stream takes moves every loss but what is compared with the bank."""
     rng = np.random.default_rng(3)
