@@ -140,7 +140,8 @@ def describe(measures: Measures) -> str:
     shown = ", ".join(show(title, name) for title, name in named)
     if (rate := measures["alarms_per_hour"]) is not None:
         shown += f", {rate:.3g} alarms an hour"
-    if difference := measures.get("comparison", {}).get("auc"):
+    difference = measures.get("comparison", {}).get("auc", {})
+    if difference.get("interval"):
         low, high = difference["interval"]
         shown += (
             f", AUC less the other's {difference['difference']:+.4f} [{low:+.4f}, {high:+.4f}], "

@@ -20,7 +20,7 @@ from gvvad_jax import (
     training,
 )
 from gvvad_jax.command import UserError
-from gvvad_jax.measures import NOT_CALIBRATED
+from gvvad_jax.measures import NOT_CALIBRATED, MeasureOptions
 from gvvad_jax.run import checkpoints
 from gvvad_jax.splits import Member, members_of
 from gvvad_jax.store import annotations
@@ -177,6 +177,27 @@ def test_every_null_has_a_reason(tmp_path):
     assert normal["far"] == pytest.approx(3 / 20)
     abnormal = model_measures.measure_members(_stub(_snippets(), 1.0, _threshold(0.5)), members[2:])
     assert abnormal["reasons"]["alarms_per_hour"] == "no normal test video"
+
+
+def test_a_run_is_compared_and_its_rule_is_stated(tmp_path, monkeypatch):
+    _members(tmp_path / "s")
+    monkeypatch.setattr(scoring.Model, "require", lambda *_: None)
+    model = _stub(_snippets(), 1.0, _threshold(0.75))
+    louder = _stub({i: scores_T + 0.1 for i, scores_T in _snippets().items()}, 1.0, _threshold(0.5))
+    options = MeasureOptions(bootstrap=20, wanted_far=0.1, per_video=True)
+    measures = model.evaluate(tmp_path / "s", alarms_per_hour=1.0, options=options, other=louder)
+    assert measures["alignment"] == model_measures.BY_TIME and measures["frames"] == 160
+    assert measures["event_precision"]["events"] == 1  # The false alarm; others are too short.
+    # Adding a constant changes no rank, and more frames are above 0.5 only where they were.
+    assert measures["comparison"]["auc"]["difference"] == 0.0
+    assert measures["intervals"]["units"] == 4 and len(measures["per_video"]) == 4
+    assert measures["wanted_far"]["far"] <= 0.1
+    with pytest.raises(
+        UserError, match="expected snippets of 16 frames, every 16.*--alignment=time"
+    ):
+        model.evaluate(
+            tmp_path / "s", alarms_per_hour=1.0, options=MeasureOptions(alignment="published")
+        )
 
 
 def test_frame_scores_alone_say_what_they_do_not_tell():
