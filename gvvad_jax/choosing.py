@@ -1,9 +1,9 @@
 """Chooses lambda before training (`--lambda_mode=auto`), by the probe. numpy and scipy only.
 
 A set of generated videos (a store) with which the probe's mean AUC isn't higher gets lambda 0: it
-isn't trained on. For the others one lambda is chosen among `--lambda_value`, half of it and twice it, as
-the weight of generated videos in the probe's regression: on validation videos where there are
-enough, else cross-validated by group. `--lambda_value` stays unless another one is better by a
+isn't trained on. For the others one lambda is chosen among `--lambda_value`, half of it and twice
+it, as the weight of generated videos in the probe's regression: on validation videos where there
+are enough, else cross-validated by group. `--lambda_value` stays unless another one is better by a
 standard error.
 
 A set is judged by the mean and not by its interval: with six abnormal videos no interval excludes

@@ -51,8 +51,8 @@ def study_table(
     """A grid's rows as Markdown tables, one for each number of real videos and each gap.
 
     A cell holds mean and standard deviation of an arm, then the mean of its paired differences to
-    the arm that it is compared with, and their p-value, corrected over the detectors by Holm; and how many pairs, where it has fewer than
-    other cells.
+    the arm that it is compared with, and their p-value, corrected over the detectors by Holm; and
+    how many pairs, where it has fewer than other cells.
 
     Args:
       rows: rows in the order of their table; arms and detectors are shown in this order.
