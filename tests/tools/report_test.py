@@ -61,7 +61,7 @@ def test_mistakes_are_one_line(tmp_path, flags, expected):
 
 
 def test_scores_are_those_that_the_run_was_measured_by(trained, real_store, tmp_path):
-    config, result = trained("lap")
+    config, result = trained("mil_rank")
     (run,) = report_runs.with_scores(report_runs.read([pathlib.Path(config.workdir)]), draws=20)
     assert run.reason == "" and run.scores.measures["auc"] == result.last["auc"]
     assert run.scores.measures["ece"] == result.last["ece"]
