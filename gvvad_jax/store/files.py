@@ -8,6 +8,7 @@ import os
 import pathlib
 import secrets
 import stat
+import threading
 import tokenize
 import zipfile
 import zlib
@@ -107,6 +108,10 @@ def read_text(path: str | os.PathLike, expected: str = "a text file") -> str:
         raise UserError(f"{path}: expected {expected}, found {found}") from error
 
 
+# Python 3.11 may raise SystemError where several threads parse headers at once.
+_HEADERS = threading.Lock()
+
+
 def load_array(
     path: str | os.PathLike, expected: str, mmap_mode: Literal["r"] | None = None
 ) -> np.ndarray:
@@ -122,7 +127,8 @@ def load_array(
     """
     require_regular(path, expected)
     try:
-        array = np.load(path, mmap_mode=mmap_mode, allow_pickle=False)
+        with _HEADERS if mmap_mode else contextlib.nullcontext():
+            array = np.load(path, mmap_mode=mmap_mode, allow_pickle=False)
         found = f"an array of {array.dtype}" if isinstance(array, np.ndarray) else "an .npz"
     except _DAMAGED as error:
         array, found = None, _damage(error)

@@ -64,11 +64,12 @@ def test_test_aucs_are_those_of_scikit_learn_on_features_standardised_as_the_run
     test = _write(tmp_path / "t", test_rows, test_labels_V, split="test", prefix="t")
     result = _probe(real, generated, test=test, standardise="yes", standardise_by=by)
     config = TrainConfig(detector="rtfm", standardise="yes", standardise_by=by)
+    # Without the set, too: the two differ by the set alone.
+    standard = standards([*real, *generated], config)
     for train, found in (
         (real, result.test_auc),
         ([*real, *generated], result.sets[0].test_auc),
     ):
-        standard = standards(train, config)
         train_VxD, test_VxD = (
             np.stack(
                 [s.apply(m.store.visual(m.video.id)).mean(axis=(0, 1)) for m, s in pairs]
