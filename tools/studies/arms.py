@@ -44,7 +44,7 @@ class Arm:
 ARMS = (
     Arm("real only", False, False, "real only"),
     Arm("+ generated, as published", True, False, "SSLS 0.5"),
-    Arm("+ generated, GV-VAD here", True, True, "SSLS 0.5, filter, domain-wise"),
+    Arm("+ generated, GV-VAD here", True, True, "GV-VAD here"),
 )
 
 
