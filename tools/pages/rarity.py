@@ -42,21 +42,27 @@ def read(
 
     Returns:
       (number of real normal videos, points by the arm's name on the page). Of several numbers of
-      normal videos it is the one with the most numbers of abnormal ones.
+      normal videos it is the one with the most numbers of abnormal ones. Every arm's points are
+      of the same runs: those that all arms have.
 
     Raises:
       UserError: there is no such table, or none of this detector and these arms.
     """
     if not path.exists():
         raise UserError(f"{_SHOWN} isn't here: it is a part of the repository, not of the package")
-    values: dict[tuple[int, str, int], list[float]] = {}
+    values: dict[tuple[int, int], dict[str, dict[tuple[int, int], float]]] = {}
     for row in rows.read(path):
         cell, auc = row.cell, row.measures["auc"]
         if cell.detector == detector and cell.gap in ("", "1") and auc is not None:
-            values.setdefault((cell.normal, cell.arm, cell.abnormal), []).append(auc)
+            of_number = values.setdefault((cell.normal, cell.abnormal), {})
+            of_number.setdefault(cell.arm, {})[cell.pair] = auc
+    shared = {
+        number: set.intersection(*(set(by_arm.get(arm, ())) for arm in arms.values()))
+        for number, by_arm in values.items()
+    }
     counts: dict[int, set[int]] = {}
-    for normal, arm, abnormal in values:
-        if arm in arms.values():
+    for (normal, abnormal), pairs in shared.items():
+        if pairs:
             counts.setdefault(normal, set()).add(abnormal)
     if not counts:
         raise UserError(f"{_SHOWN} has no run of {detector_name(detector)} in these arms")
@@ -65,7 +71,9 @@ def read(
         name: [
             Point(abnormal, *statistics.mean_sd(aucs), len(aucs))
             for abnormal in sorted(counts[normal])
-            if (aucs := values.get((normal, arm, abnormal)))
+            for aucs in [
+                [values[normal, abnormal][arm][p] for p in sorted(shared[normal, abnormal])]
+            ]
         ]
         for name, arm in arms.items()
     }

@@ -21,7 +21,8 @@ def table(tmp_path):
     rows.write(
         path,
         [
-            *(row(n, "real only", 0.6 + n / 100) for n in (3, 6, 30)),
+            *(row(n, "real only", 0.6 + n / 100, seed=seed) for n in (3, 6, 30) for seed in (0, 1)),
+            row(6, "real only", 0.66, seed=2),
             *(row(n, "SSLS 0.5", 0.9, seed=seed) for n in (3, 6, 30) for seed in (0, 1)),
             row(6, "SSLS 0.5", 0.7, seed=2),
             # None of these is in the plot.
@@ -30,6 +31,8 @@ def table(tmp_path):
             row(6, "SSLS 0.5", 0.1, gap="2"),
             row(12, "lambda 1", 0.1),
             row(6, "SSLS 0.5", None, seed=3),
+            row(6, "SSLS 0.5", 0.1, seed=4),  # Real only lacks it.
+            row(12, "SSLS 0.5", 0.1),
         ],
     )
     return path
@@ -38,7 +41,7 @@ def table(tmp_path):
 def test_it_reads_a_detectors_means_beside_most_normal_videos(table):
     normal, by_arm = rarity.read("lap", ARMS, table)
     assert normal == 30
-    assert [(p.abnormal, p.runs) for p in by_arm["alone"]] == [(3, 1), (6, 1), (30, 1)]
+    assert [(p.abnormal, p.runs) for p in by_arm["alone"]] == [(3, 2), (6, 3), (30, 2)]
     assert [p.mean for p in by_arm["alone"]] == pytest.approx([0.63, 0.66, 0.9])
     six = by_arm["both"][1]
     assert (six.mean, six.sd) == pytest.approx((2.5 / 3, (0.04 / 3) ** 0.5)) and six.runs == 3
@@ -46,7 +49,7 @@ def test_it_reads_a_detectors_means_beside_most_normal_videos(table):
 
 def test_it_draws_by_hand(table):
     drawn = rarity.plot("lap", ARMS, table)
-    assert drawn["reason"] == "" and drawn["runs"] == "1 to 3" and drawn["normal"] == 30
+    assert drawn["reason"] == "" and drawn["runs"] == "2 to 3" and drawn["normal"] == 30
     # From 0.60 at the floor to 0.95, above the highest spread.
     assert drawn["levels"] == [
         ("0.60", "220.0"), ("0.70", "159.4"), ("0.80", "98.9"), ("0.90", "38.3"),
