@@ -4,9 +4,10 @@
         [--annotations=videos.json] [--synthetic=PATTERN|LIST] [--encoder=NAME] --out=STORE
 
 Takes .npy, .npz and .h5 files of arrays [T, crops, D], [crops, T, D], [T, D], or one [T, D] for
-each crop, whole or in segments. The layout is told by shapes, names and counts, and shown. Labels
-and splits come from --annotations, from lists or from names. All faulty files are listed before
-anything is written. The same command resumes an import that was stopped. Prints one JSON object.
+each crop, whole or in segments. It finds the layout from shapes, names and numbers of files, and
+prints it. Labels and splits come from --annotations, from lists or from names. All faulty files are
+listed before anything is written. The same command resumes an import that was stopped. Prints one
+JSON object.
 """
 
 import json

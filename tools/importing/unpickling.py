@@ -2,8 +2,8 @@
 
 A pickle is a program; this reads the part of its language that data needs. No class is ever looked
 up: names that numpy writes stand for functions of this module, and every other name is refused.
-numpy's own classes aren't used either, because their `__setstate__` believes what it is told: a
-type that claims to hold no objects can make numbers into addresses.
+numpy's own classes aren't used either, because their `__setstate__` doesn't check what the file
+says: a type that claims to hold no objects can turn numbers into addresses.
 """
 
 import io
