@@ -5,6 +5,7 @@ device, so that a frame is transferred once however many crops it has. preproces
 done to a frame, and families.py which models there are.
 """
 
+import abc
 import functools
 from collections.abc import Collection, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
@@ -37,7 +38,7 @@ CROPS = {
 _TEN_CROP_RATIO = 256 / 224
 
 
-class VisionModel:
+class VisionModel(abc.ABC):
     """A published vision model, and what its crops are; see ImageEncoder and WindowEncoder.
 
     The constructor reads the checkpoint's configuration and enough of its weights to identify
@@ -59,9 +60,9 @@ class VisionModel:
       size: side in pixels of the model's input.
     """
 
+    @abc.abstractmethod
     def encode_snippets(self, snippets: "Sequence[Sequence[torch.Tensor]]") -> np.ndarray:
         """Computes the features of snippets of one video; see ImageEncoder and WindowEncoder."""
-        raise NotImplementedError
 
     def __init__(self, options: VisualOptions):
         self._family = FAMILIES[options.encoder]
