@@ -16,6 +16,7 @@ import numpy as np
 import tqdm
 
 from gvvad_jax import batches, ground_truth, pairing, parallel, probing, segments
+from gvvad_jax.calibration import Calibrations
 from gvvad_jax.choosing import Choice
 from gvvad_jax.command import UserError, raise_if_interrupted
 from gvvad_jax.config import TrainConfig
@@ -201,28 +202,41 @@ def _fit(config: TrainConfig, workdir: pathlib.Path) -> Result:
         if saved:
             saved.wait()
         measured = selection.results(runner.state()) if saved else {}
-        reasons = selection.reasons()
         calibrations = selection.calibrations()
-        result = Result(
-            last=measured.get("last"),
-            best_on_validation=measured.get("best_on_validation"),
-            best_on_test=measured.get("best_on_test"),
-            steps=done,
-            workdir=workdir,
-            provenance=_provenance(inputs) | {"rows_verified": config.verify_rows},
-            reports_best_on_test=config.best_on_test,
-            calibration={kind: c.to_json() for kind, c in calibrations.checkpoints.items()},
-            reasons={kind: why for kind, why in reasons.items() if kind in measured}
-            | {kind: why for kind, why in inputs.splits.reasons.items() if kind == "synthetic"},
-            probe=_probe(config, inputs.splits) if is_first else None,
-            chosen_lambda=inputs.choice.to_json() if inputs.choice else None,
-        )
+        result = _result(config, inputs, selection, measured, calibrations, done, workdir)
         if is_first:
             standard = inputs.standards.real.to_json()
             checkpoints.write_model(workdir, flags, inputs.manifest, standard, calibrations)
             write_json(workdir / "result.json", result.to_json())
             log.finish(result.last or {})
         return result
+
+
+def _result(
+    config: TrainConfig,
+    inputs: "_Inputs",
+    selection: Selection,
+    measured: Mapping[str, Measures | None],
+    calibrations: Calibrations,
+    steps: int,
+    workdir: pathlib.Path,
+) -> Result:
+    """What a finished run reached, and from what; only the first process measures."""
+    reasons = {kind: why for kind, why in selection.reasons().items() if kind in measured}
+    reasons |= {kind: why for kind, why in inputs.splits.reasons.items() if kind == "synthetic"}
+    return Result(
+        last=measured.get("last"),
+        best_on_validation=measured.get("best_on_validation"),
+        best_on_test=measured.get("best_on_test"),
+        steps=steps,
+        workdir=workdir,
+        provenance=_provenance(inputs) | {"rows_verified": config.verify_rows},
+        reports_best_on_test=config.best_on_test,
+        calibration={kind: c.to_json() for kind, c in calibrations.checkpoints.items()},
+        reasons=reasons,
+        probe=_probe(config, inputs.splits) if jax.process_index() == 0 else None,
+        chosen_lambda=inputs.choice.to_json() if inputs.choice else None,
+    )
 
 
 def _run_steps(
