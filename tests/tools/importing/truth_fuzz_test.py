@@ -9,7 +9,7 @@ import tempfile
 import numpy as np
 import pytest
 import scipy.io
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from gvvad_jax.command import UserError
@@ -93,6 +93,8 @@ def test_what_is_damaged_here_is_valid_before(kind):
     end=st.integers(0, 3000),
     listed=st.booleans(),
 )
+# A NUL in an .npy's header: numpy's reader of it raises TokenError on Python 3.13.
+@example(kind="npy", edits=[(10, 1, b"")], end=128, listed=False)
 def test_damaged_files_give_one_line(kind, edits, end, listed):
     content = bytearray(VALID[kind])
     for place, removed, added in edits:
