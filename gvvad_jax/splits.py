@@ -109,16 +109,8 @@ def open_splits(config: TrainConfig) -> tuple[Splits, list[Store]]:
     # Annotations may list more videos than were encoded, but every test video must be there.
     missing = {s: report_missing(real, override, s, s == "test") for s in annotations.SPLITS}
     by_split = {s: [m for m in every if m.video.split == s] for s in annotations.SPLITS}
-    train, validation = by_split["train"], by_split["validation"]
     reasons: dict[str, str] = {}
-    if not validation and (why := _no_split(train, config)):
-        reasons["validation"] = why
-    elif not validation:
-        train, validation = _split_off_groups(train, config.validation_share, (config.seed, 2))
-        if not validation:
-            reasons["validation"] = (
-                "no validation video: each group has all real training videos of a label"
-            )
+    train, validation = _with_validation(by_split["train"], by_split["validation"], config, reasons)
     if not by_split["test"]:
         reasons["test"] = (
             f"no test video: none of {len(missing['test'])} could be encoded"
@@ -127,17 +119,7 @@ def open_splits(config: TrainConfig) -> tuple[Splits, list[Store]]:
         )
     held_out: list[Member] = []
     if config.lambda_mode == "meta":
-        if _fewest(train) < 2:
-            raise UserError(
-                f"{config.store}: expected at least two real training videos of each label for "
-                "--lambda_mode=meta, found fewer; use another mode"
-            )
-        train, held_out = _split_off_groups(train, config.meta_share, (config.seed, 3))
-        if {m.video.label for m in held_out} != {0, 1}:
-            raise UserError(
-                f"{config.store}: expected groups that can be held out for --lambda_mode=meta "
-                "without leaving a label out of training, found too few; use another mode"
-            )
+        train, held_out = _hold_out(train, config)
     if config.real_share < 1.0:
         _, train = _split_off(train, config.real_share, (config.seed, 4))
     kept_out = [*held_out, *validation, *by_split["test"]]
@@ -317,6 +299,39 @@ def _varies(member: Member) -> bool:
     varies = bool((rows_RxD != rows_RxD[0]).any())
     member.store.release()
     return varies
+
+
+def _with_validation(
+    train: list[Member], validation: list[Member], config: TrainConfig, reasons: dict[str, str]
+) -> tuple[list[Member], list[Member]]:
+    """Splits validation videos off the training videos if there are none, or adds why not."""
+    if validation:
+        return train, validation
+    if why := _no_split(train, config):
+        reasons["validation"] = why
+        return train, validation
+    train, validation = _split_off_groups(train, config.validation_share, (config.seed, 2))
+    if not validation:
+        reasons["validation"] = (
+            "no validation video: each group has all real training videos of a label"
+        )
+    return train, validation
+
+
+def _hold_out(train: list[Member], config: TrainConfig) -> tuple[list[Member], list[Member]]:
+    """Splits off the videos that lambda alone learns from; UserError if too few are left."""
+    if _fewest(train) < 2:
+        raise UserError(
+            f"{config.store}: expected at least two real training videos of each label for "
+            "--lambda_mode=meta, found fewer; use another mode"
+        )
+    train, held_out = _split_off_groups(train, config.meta_share, (config.seed, 3))
+    if {m.video.label for m in held_out} != {0, 1}:
+        raise UserError(
+            f"{config.store}: expected groups that can be held out for --lambda_mode=meta "
+            "without leaving a label out of training, found too few; use another mode"
+        )
+    return train, held_out
 
 
 def _no_split(train: Sequence[Member], config: TrainConfig) -> str | None:
