@@ -21,7 +21,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
 from gvvad_jax import metrics, probing, regression
 from gvvad_jax.config import TrainConfig
@@ -234,5 +234,5 @@ class _Trial:
 
 
 def _difference(mean: float, error: float, count: int, where: str) -> _Difference:
-    half = float(stats.t.ppf((1 + CONFIDENCE) / 2, count - 1)) * error
+    half = float(special.stdtrit(count - 1, (1 + CONFIDENCE) / 2)) * error  # Student's t.
     return _Difference(mean, error, (mean - half, mean + half), where)

@@ -3,7 +3,7 @@
 import math
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
 CONFIDENCE = 0.95
 
@@ -60,6 +60,7 @@ def corrected_interval(differences_J: np.ndarray, ratio: float) -> tuple[float, 
     if count < 2:
         return None
     mean, variance = float(np.mean(differences_J)), float(np.var(differences_J, ddof=1))
-    quantile = float(stats.t.ppf((1 + CONFIDENCE) / 2, count - 1))
+    # Student's t; scipy.stats takes half a second to import.
+    quantile = float(special.stdtrit(count - 1, (1 + CONFIDENCE) / 2))
     half = quantile * math.sqrt((1 / count + ratio) * variance)
     return mean - half, mean + half

@@ -43,10 +43,10 @@ def test_generation_imports_the_store_and_command_alone(path):
             assert name.startswith(SHARED), name
 
 
-def test_numpy_is_all_that_the_store_needs():
+def test_numpy_is_all_that_the_store_needs_and_the_probe_no_more_of_scipy_than_it_uses():
     code = (
-        "import sys; import gvvad_jax.store.writer, gvvad_jax.store.alignment; "
-        "print([m for m in ('jax', 'torch', 'cv2', 'av') if m in sys.modules])"
+        "import sys; import gvvad_jax.store.writer, gvvad_jax.store.alignment, gvvad_jax.choosing; "
+        "print([m for m in ('jax', 'torch', 'cv2', 'av', 'scipy.stats') if m in sys.modules])"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
