@@ -57,6 +57,8 @@ class Model:
       score_step: its compiled scoring function, of step.make_score_step.
       calibration: its temperature and its threshold; None where training has set none.
       normal_videos: the normal videos that the threshold may rest on; see Calibrations.
+      seen: mean and deviation of the features that it was adapted to; None for those that
+        `standard` has of training.
     """
 
     config: TrainConfig
@@ -66,6 +68,7 @@ class Model:
     score_step: Callable[..., jax.Array]
     calibration: Calibration | None = None
     normal_videos: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    seen: Standardisation | None = None
 
     def score(self, features: Mapping[str, VideoFeatures] | Store) -> dict[str, np.ndarray]:
         """Scores each snippet of whole videos; higher is more abnormal.

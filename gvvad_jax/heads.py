@@ -1,0 +1,46 @@
+"""The last layer of a detector: its input, and the detector with another one.
+
+Every detector ends in a dense layer of one output, whose sigmoid is the score of a crop.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import jax
+import numpy as np
+from flax import traverse_util
+
+from gvvad_jax.command import UserError
+
+if TYPE_CHECKING:
+    from gvvad_jax.scoring import Model
+
+
+def last_layer(model: "Model") -> tuple[tuple[str, ...], np.ndarray, np.ndarray]:
+    """Returns the place of a detector's last layer, its kernel [C, 1] and its bias [1]."""
+    params = traverse_util.flatten_dict(model.variables["params"])
+    # Heads name their layers fc1, fc2 ...; UR-DMU's last one is called score.
+    place = max(place[:-1] for place in params if re.fullmatch(r"fc\d+|score", place[-2]))
+    kernel, bias = (np.asarray(params[(*place, name)]) for name in ("kernel", "bias"))
+    assert kernel.shape[1] == 1, place
+    return place, kernel, bias
+
+
+def replaced(model: "Model", kernel_Cx1: np.ndarray, bias_1: np.ndarray) -> Mapping[str, Any]:
+    """Returns a detector's variables with another last layer.
+
+    Raises:
+      UserError: a layer of another size.
+    """
+    place, kernel, bias = last_layer(model)
+    for name, value, own in (("kernel", kernel_Cx1, kernel), ("bias", bias_1, bias)):
+        if value.shape != own.shape or not np.isfinite(value).all():
+            raise UserError(
+                f"{name}: expected a last layer of finite numbers {list(own.shape)}, found "
+                f"{list(value.shape)}; tune it on this run"
+            )
+    params = traverse_util.flatten_dict(model.variables["params"])
+    params[(*place, "kernel")] = jax.numpy.asarray(kernel_Cx1, kernel.dtype)
+    params[(*place, "bias")] = jax.numpy.asarray(bias_1, bias.dtype)
+    return {**model.variables, "params": traverse_util.unflatten_dict(params)}
