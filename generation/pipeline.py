@@ -329,12 +329,10 @@ def _generate(settings: PipelineSettings, out: pathlib.Path) -> tuple[pathlib.Pa
 
         backend = DiffusersBackend(model, plan.data_seed + 1)
     descriptions = load_descriptions(out / "prompts.jsonl")
-    listed = generating.generate(
-        descriptions,
-        backend,
-        out / "generated",
-        **_workers(settings),
-    )
+    workers = _workers(settings)
+    if plan.backend != "world":
+        workers["workers"] = 1  # A GPU holds one text-to-video model.
+    listed = generating.generate(descriptions, backend, out / "generated", **workers)
     num_failed = len(records.errors(out / "generated", descriptions))
     return listed, num_failed if num_failed > plan.allow_missing else 0
 
@@ -368,6 +366,7 @@ def _rows(settings: PipelineSettings, out: pathlib.Path) -> EncodeOptions:
 
 def _workers(settings: PipelineSettings) -> dict[str, Any]:
     return {
+        "workers": settings.workers.num_workers,
         "ray_workers": settings.workers.ray_workers,
         "gpus_a_worker": settings.workers.gpus_per_worker(),
     }

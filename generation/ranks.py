@@ -1,22 +1,28 @@
-"""Sharing of work between processes: ranks of a launcher, or workers of Ray.
+"""Sharing of work between processes: ranks of a launcher, workers of this machine or of Ray.
 
 A launcher (torchrun, SLURM, a Kubernetes indexed job) starts one process per GPU and sets RANK and
-WORLD_SIZE; each process takes every WORLD_SIZE-th item. With --ray_workers, Ray starts the
-processes on the machines of its cluster. Either way one process does all work on an item and
-writes the item's own file, so that any process may be killed and the same command resumes. The
-output folder must be visible to all processes.
+WORLD_SIZE; each process takes every WORLD_SIZE-th item. With --workers, a process (of each rank, if
+there are ranks) starts others on its machine, which take one item after another. With
+--ray_workers, Ray starts the processes on the machines of its cluster. In any case one process does
+all work on an item and writes the item's own file, so that any process may be killed and the same
+command resumes. The output folder must be visible to all processes.
 """
 
+import collections
+import contextlib
 import dataclasses
 import functools
+import io
 import logging
 import os
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import tqdm
 
-from gvvad_jax.command import UserError, check, group
+from gvvad_jax.command import Interrupted, UserError, check, group
+from gvvad_jax.store import workers as processes
 
 WORKERS = group("Workers")
 # The flag of every command that loads a model.
@@ -32,8 +38,11 @@ Work = Callable[[Sequence[Item]], Iterator[None]]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class WorkerOptions:
-    """Workers that Ray starts."""
+    """Processes that this one starts, or that Ray starts."""
 
+    workers: int = WORKERS(
+        1, "Processes that share the work; 0 takes one a core, at most four.", low=0, free=True
+    )
     ray_workers: int = WORKERS(
         0, "Ray's worker processes; 0 works in this process.", low=0, free=True
     )
@@ -46,6 +55,16 @@ class WorkerOptions:
 
     def __post_init__(self):
         check(self)
+        if self.ray_workers and self.workers != 1:
+            raise UserError(
+                f"--ray_workers: expected none with --workers={self.workers}, found "
+                f"{self.ray_workers}; leave one of them out"
+            )
+
+    @property
+    def num_workers(self) -> int:
+        """The processes of this machine; 1 stands for this process alone."""
+        return self.workers or processes.usual_jobs()
 
     def gpus_per_worker(self, *, needs_gpu: bool = True) -> float:
         """Returns the GPUs that Ray gives a worker; without the flag, 1 if there is one here."""
@@ -97,6 +116,7 @@ def each(
     make_work: Callable[[], Work],
     items: Sequence[Item],
     *,
+    workers: int = 1,
     ray_workers: int = 0,
     gpus_a_worker: float = 0,
     label: str,
@@ -106,10 +126,11 @@ def each(
     """Processes this rank's share of the items, or lets Ray's workers process all of them.
 
     Args:
-      make_work: loads the models and returns the work; called once per process. With Ray it must
-        be a `functools.partial` of a module's function with plain arguments, because it is sent to
-        other processes.
-      items: the items; plain values with Ray.
+      make_work: loads the models and returns the work; called once per process. With workers it
+        must be a `functools.partial` of a module's function with plain arguments, because it is
+        sent to other processes.
+      items: the items; plain values with workers.
+      workers: number of processes of this machine; 1 works in this process.
       ray_workers: number of Ray's workers; 0 works in this process.
       gpus_a_worker: GPUs per Ray worker.
       label, unit: texts of the progress bar.
@@ -117,12 +138,16 @@ def each(
 
     Raises:
       UserError: ranks and Ray are combined, or Ray is not installed.
+      Interrupted: processes died at work on some items; all others are done.
     """
     if not items:
         return
     if not ray_workers:
         mine = share(items)
         with tqdm.tqdm(total=len(mine), desc=label, unit=unit, disable=not progress) as bar:
+            if workers > 1 and mine:
+                _each_in_processes(make_work, mine, min(workers, len(mine)), bar)
+                return
             for _ in make_work()(mine) if mine else ():
                 bar.update()
         return
@@ -133,6 +158,77 @@ def each(
         )
     with tqdm.tqdm(total=len(items), desc=label, unit=unit, disable=not progress) as bar:
         _each_under_ray(make_work, items, ray_workers, gpus_a_worker, bar)
+
+
+def _each_in_processes(
+    make_work: Callable[[], Work], items: Sequence[Item], count: int, bar: tqdm.tqdm
+) -> None:
+    """Has `count` processes work on the items, each on the next one when it is free.
+
+    An item at which a process dies is left out, and another process takes its place, at most
+    `count` times.
+    """
+    waiting, lost = collections.deque(items), list[Item]()
+    busy: dict[processes.Worker, tuple[int, Item | None]] = {}
+    with contextlib.ExitStack() as stack:
+
+        def start(number: int) -> None:
+            worker = processes.Worker(None)
+            all_workers.append(worker)
+            busy[worker] = number, None
+            worker.start(_begin, make_work, number)
+
+        all_workers: list[processes.Worker] = []
+        stack.callback(processes.end, all_workers)
+        for number in range(count):
+            start(number)
+        while busy:
+            for worker in processes.ready(busy):
+                number, item = busy.pop(worker)
+                try:
+                    printed = processes.value(worker)
+                except Interrupted:
+                    if item is None or len(lost) >= count:
+                        raise
+                    lost.append(item)
+                    start(number)
+                    continue
+                if item is not None:
+                    bar.update()
+                if printed:
+                    bar.write(printed.rstrip("\n"), file=sys.stderr)
+                if waiting:
+                    busy[worker] = number, waiting.popleft()
+                    worker.start(_do, busy[worker][1])
+    if lost:
+        names = ", ".join(map(str, lost))
+        raise Interrupted(
+            f"--workers: expected processes to do all {len(items)}, found that one died at work "
+            f"on each of {names}; the others are done: run the same command again to try these, "
+            "with fewer --workers if memory is short, or remove them"
+        )
+
+
+# What `make_work` returned in a process of --workers.
+_work: Work | None = None
+
+
+def _begin(make_work: Callable[[], Work], number: int) -> str:
+    """Loads the models in process `number`, on the GPU of that number if there are several."""
+    global _work
+    os.environ.setdefault("LOCAL_RANK", str(number))
+    with contextlib.redirect_stderr(io.StringIO()) as printed:
+        _work = make_work()
+    return printed.getvalue()
+
+
+def _do(item: Item) -> str:
+    """Works on an item in a process of --workers; returns what it printed, for the one bar."""
+    assert _work is not None
+    with contextlib.redirect_stderr(io.StringIO()) as printed:
+        for _ in _work([item]):
+            pass
+    return printed.getvalue()
 
 
 def _each_under_ray(

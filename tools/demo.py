@@ -11,9 +11,12 @@ folder DIR/runs/ARM-SEED with a result.json from the same flags. DIR/logs has wh
 print.
 """
 
+import dataclasses
+
 from absl import flags
 
 from generation import pipeline
+from generation.ranks import WorkerOptions
 from gvvad_jax.command import define_flags, from_flags, run_command
 from gvvad_jax.config import TrainConfig
 from gvvad_jax.store.files import write_atomically
@@ -22,12 +25,14 @@ from tools.studies import arms, findings
 
 
 def main(_: list[str]) -> None:
+    data = pipeline.settings_from_flags()
     demo = arms.DemoRun(
-        data=pipeline.settings_from_flags(),
+        # The demo's own processes share the pipeline's work.
+        data=dataclasses.replace(data, workers=WorkerOptions()),
         train=from_flags(TrainConfig),
         seeds=flags.FLAGS.seeds,
         real_abnormal=flags.FLAGS.real_abnormal,
-        workers=flags.FLAGS.workers,
+        workers=data.workers.workers,
     )
     result, videos = arms.run(demo)
     page = demo.folder / "demo.html"
@@ -46,7 +51,5 @@ if __name__ == "__main__":
         "pair).",
         1,
     )
-    flags.DEFINE_integer(
-        "workers", 0, "Processes that share the work; 0 takes one a core, at most four.", 0
-    )
+    flags.FLAGS.set_default("workers", 0)
     run_command(main, usage=__doc__)

@@ -3,7 +3,8 @@
     python -m generation.encode --videos=videos.json --encoder=motion --out=STORE
     python -m generation.encode --videos=videos.json --encoder=clip-l14 --crops=ten \\
         --pooling=middle --captioner=git --text_encoder=simcse --out=STORE
-    RANK=1 WORLD_SIZE=2 python -m generation.encode ...          # one of several ranks
+    python -m generation.encode ... --workers=8              # eight videos at a time
+    RANK=1 WORLD_SIZE=2 python -m generation.encode ...      # one of several ranks
 
 Each video is read, resampled by --fps_policy, cut into snippets and encoded. The store also gets a
 text row per snippet, made from its caption, and the measures that the filter judges. Decoding runs
@@ -53,6 +54,7 @@ def main(_) -> None:
         files.out,
         options,
         prompts_path=files.prompts or None,
+        workers=workers.num_workers,
         ray_workers=workers.ray_workers,
         gpus_a_worker=workers.gpus_per_worker(needs_gpu=options.needs_torch),
         spent=spent,

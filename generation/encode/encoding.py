@@ -22,7 +22,6 @@ from gvvad_jax.store.reader import Store
 from gvvad_jax.store.writer import StoreWriter, clear_leftovers
 
 
-# Longer than 60 lines by its docstring; the body reads from top to bottom.
 def encode(
     videos_path: str | os.PathLike,
     out: str | os.PathLike,
@@ -30,36 +29,38 @@ def encode(
     *,
     prompts_path: str | os.PathLike | None = None,
     progress: bool = True,
+    workers: int = 1,
     ray_workers: int = 0,
     gpus_a_worker: float = 0,
     spent: MutableMapping[str, Any] | None = None,
 ) -> bool:
     """Encodes the videos of a videos.json into a store, resuming what is there.
 
-    Ranks (RANK, WORLD_SIZE) or Ray's workers share the videos; whoever finishes last packs the
-    store. A store that was finished with the same options is recognised before models are loaded.
+    Ranks (RANK, WORLD_SIZE), processes of this machine or Ray's workers share the videos; whoever
+    finishes last packs the store, whose bytes don't depend on how they were shared. A store that
+    was finished with the same options is recognised before models are loaded. A video that cannot
+    be encoded is quarantined with the reason and does not stop the others.
 
     Args:
       videos_path: the videos.json.
       out: the store's folder.
-      recipe: how to encode; Ray's workers need EncodeOptions.
+      recipe: how to encode; workers need EncodeOptions.
       prompts_path: prompts.jsonl of generated videos. Description, twin and seed go into the row
         of the video with the same id; its phrase gives the text rows of --captioner=description.
       progress: whether to show progress bars. Faults of videos are printed in any case.
-      ray_workers, gpus_a_worker: see ranks.each.
+      workers, ray_workers, gpus_a_worker: see ranks.each.
       spent: gets the key `usage`, see chat/usage.py, if a captioner asks a server in this process.
 
     Returns:
       Whether the store is finished; False while videos of other ranks are missing.
 
-    A video that cannot be encoded is quarantined with the reason and does not stop the others.
-
     Raises:
-      Interrupted: no video could be encoded.
+      Interrupted: no video could be encoded, or a worker's process died.
       UserError: a file is missing, a server could not caption a video, another process encodes
         into `out`, or `out` holds a store with other settings or something else.
     """
-    assert isinstance(recipe, EncodeOptions) or not ray_workers, "a Recipe can't go to workers"
+    elsewhere = workers > 1 or ray_workers > 0
+    assert isinstance(recipe, EncodeOptions) or not elsewhere, "a Recipe can't go to workers"
     folders.require_own(out, "store", signs=sealing.SIGNS)
     videos = require_files(annotations.load(videos_path))
     descriptions = provenance.descriptions_by_id(prompts_path)
@@ -69,46 +70,53 @@ def encode(
         clear_leftovers(pathlib.Path(out))
         report_faults(Store(out))
         return True
-    loaded = _load(recipe, out, ray_workers)
+    loaded = _load(recipe, out, elsewhere)
     if loaded.uses_descriptions:
         provenance.require_descriptions(videos.videos, descriptions, prompts_path)
-    # Ranks share the folder; each writes the files of its own videos.
-    alone = ranks.rank_and_size()[1] == 1
+    with _alone(out):
+        writer = _begin(out, loaded, videos, digest_by_id)
+        own_ids = list(videos.videos) if ray_workers else ranks.share(list(videos.videos))
+        make_work = functools.partial(
+            _start,
+            recipe if elsewhere else loaded,
+            digest_by_id,
+            *(path and os.path.abspath(path) for path in (videos_path, out, prompts_path)),
+            progress=progress and not elsewhere,
+        )
+        with _usage_reported(None if elsewhere else loaded.captioner, spent):
+            ranks.each(
+                make_work,
+                [] if all(map(writer.has, own_ids)) else list(videos.videos),
+                workers=workers,
+                ray_workers=ray_workers,
+                gpus_a_worker=gpus_a_worker,
+                label="encode",
+                unit="video",
+                progress=progress,
+            )
+        return _finish(writer, own_ids, options)
+
+
+@contextlib.contextmanager
+def _alone(out: str | os.PathLike) -> Iterator[None]:
+    """Locks the store's folder; ranks share it, and each writes the files of its own videos."""
     folders.claim(out, "store", signs=sealing.SIGNS)
+    if ranks.rank_and_size()[1] > 1:
+        yield
+        return
     busy = (
         f"{out}: expected no other process to encode there, found one that does; wait until it has "
         "ended, or give another --out"
     )
-    with folders.locked(out, busy) if alone else contextlib.nullcontext():
-        writer = _begin(out, loaded, videos, digest_by_id)
-        video_ids = list(videos.videos)
-        own_ids = video_ids if ray_workers else ranks.share(video_ids)
-        if not all(map(writer.has, own_ids)):
-            make_work = functools.partial(
-                _start,
-                recipe if ray_workers else loaded,
-                digest_by_id,
-                *(path and os.path.abspath(path) for path in (videos_path, out, prompts_path)),
-                progress=progress and not ray_workers,
-            )
-            with _usage_reported(None if ray_workers else loaded.captioner, spent):
-                ranks.each(
-                    make_work,
-                    video_ids,
-                    ray_workers=ray_workers,
-                    gpus_a_worker=gpus_a_worker,
-                    label="encode",
-                    unit="video",
-                    progress=progress,
-                )
-        return _finish(writer, own_ids, options)
+    with folders.locked(out, busy):
+        yield
 
 
-def _load(recipe: Recipe | EncodeOptions, out: str | os.PathLike, ray_workers: int) -> Recipe:
+def _load(recipe: Recipe | EncodeOptions, out: str | os.PathLike, elsewhere: bool) -> Recipe:
     if isinstance(recipe, Recipe):
         return recipe
-    # Ray's workers load the models themselves; this process needs only names and widths.
-    return (dataclasses.replace(recipe, device="cpu") if ray_workers else recipe).recipe(out)
+    # Workers load the models themselves; this process needs only names and widths.
+    return (dataclasses.replace(recipe, device="cpu") if elsewhere else recipe).recipe(out)
 
 
 def _begin(

@@ -5,6 +5,7 @@ import functools
 import os
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from generation import ranks
 from generation.prompts.descriptions import Description
@@ -21,6 +22,7 @@ def generate(
     *,
     split: str | Mapping[str, str] = "train",
     progress: bool = True,
+    workers: int = 1,
     ray_workers: int = 0,
     gpus_a_worker: float = 0,
 ) -> pathlib.Path:
@@ -35,7 +37,7 @@ def generate(
         world_truth.json, which only checks may read.
       split: split in videos.json: one for all, or one per id.
       progress: whether to show a progress bar on standard error.
-      ray_workers, gpus_a_worker: see `ranks.each`.
+      workers, ray_workers, gpus_a_worker: see `ranks.each`.
 
     Returns:
       The path of videos.json. The file exists once every rank has finished its share.
@@ -57,7 +59,8 @@ def generate(
     with folders.locked(out / f".lock-{rank}", busy):
         if size == 1:
             folders.clear_litter(out, "*/.*.partial*")
-        return _generate(descriptions, backend, out, split, progress, ray_workers, gpus_a_worker)
+        shared = {"workers": workers, "ray_workers": ray_workers, "gpus_a_worker": gpus_a_worker}
+        return _generate(descriptions, backend, out, split, progress, shared)
 
 
 def _generate(
@@ -66,8 +69,7 @@ def _generate(
     out: pathlib.Path,
     split: str | Mapping[str, str],
     progress: bool,
-    ray_workers: int,
-    gpus_a_worker: float,
+    shared: Mapping[str, Any],
 ) -> pathlib.Path:
     """Generates videos into a folder that no other process uses, except other ranks."""
     for folder in ("videos", "clips"):
@@ -79,14 +81,14 @@ def _generate(
         records.begin(out, descriptions)
     backend.examine(descriptions, records.weights(out), is_complete)
     # Ranks share all videos, done or not; otherwise their shares would depend on who comes first.
-    # Ray gets only those left. Its workers take one item at a time, so there an item is a batch.
-    size = backend.batch_size if ray_workers else 1
-    ids = [d.id for d in descriptions if not ray_workers or d.id not in done_ids]
+    # Ray gets only those left. Workers take one item at a time, so there an item is a batch.
+    elsewhere = shared["ray_workers"] > 0 or shared["workers"] > 1
+    size = backend.batch_size if elsewhere else 1
+    ids = [d.id for d in descriptions if not shared["ray_workers"] or d.id not in done_ids]
     ranks.each(
-        functools.partial(_start, backend, out.resolve(), tuple(descriptions), bool(ray_workers)),
+        functools.partial(_start, backend, out.resolve(), tuple(descriptions), elsewhere),
         [ids[start : start + size] for start in range(0, len(ids), size)],
-        ray_workers=ray_workers,
-        gpus_a_worker=gpus_a_worker,
+        **shared,
         label="videos",
         unit="video" if size == 1 else f"batch of {size}",
         progress=progress,
@@ -96,7 +98,7 @@ def _generate(
 
 
 def _start(
-    backend: Backend, out: pathlib.Path, descriptions: Sequence[Description], under_ray: bool
+    backend: Backend, out: pathlib.Path, descriptions: Sequence[Description], in_worker: bool
 ) -> ranks.Work:
     """Returns the work of one process, whose items are lists of ids. It loads the model late."""
     described = {description.id: description for description in descriptions}
@@ -109,10 +111,10 @@ def _start(
     def work(items: Sequence[Sequence[str]]) -> Iterator[None]:
         nonlocal prepared
         if not prepared:
-            # A worker of Ray does not know which items it will get, so it prepares for all.
+            # A worker does not know which items it will get, so it prepares for all.
             own_ids = [name for ids in items for name in ids]
-            upcoming = missing(list(described) if under_ray else own_ids)
-            if upcoming and under_ray:
+            upcoming = missing(list(described) if in_worker else own_ids)
+            if upcoming and in_worker:
                 _prepare_in_turn(backend, upcoming, out)
             elif upcoming:
                 _prepare(backend, upcoming, out)

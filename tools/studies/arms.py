@@ -16,8 +16,8 @@ from gvvad_jax.config import TrainConfig, unread_flags
 from gvvad_jax.store import annotations, digests, folders
 from gvvad_jax.store.files import read_json, write_json
 from gvvad_jax.store.reader import Store
+from gvvad_jax.store.workers import Worker, finished, pool, value
 from tools.studies import curves, findings, runs, sharing, statistics
-from tools.studies.workers import Worker
 
 MEASURES = tuple(findings.NAMES)
 
@@ -108,7 +108,7 @@ def run(demo: DemoRun) -> tuple[dict[str, Any], list[curves.Curve]]:
     busy = f"{out}: expected no other demo at work there, found one; wait until it has ended"
     with (
         folders.locked(out / ".demo.lock", busy),
-        sharing.pool(demo.workers, out / "logs") as workers,
+        pool(demo.workers, out / "logs") as workers,
     ):
         paths, rules = _data(demo, workers)
         shown = curves.choose(Store(paths["real_store"]))
@@ -176,7 +176,7 @@ def _data(demo: DemoRun, workers: Sequence[Worker]) -> tuple[dict[str, Any], dic
         worker.start(_score_rules, annotated, test[number :: len(workers)], rules)
     paths = pipeline.run(settings)
     for worker in workers:
-        sharing.value(worker)
+        value(worker)
     measured = baselines.measure(runs.baseline_scores(annotated, test, rules), test)
     stage.end()
     return paths, measured
@@ -228,10 +228,10 @@ def _train(
         for arm in ARMS
     ]
     done: dict[tuple[str, int], dict[str, Any]] = {}
-    for (name, seed), value in sharing.finished(workers, calls):
-        done[name, seed] = value
+    for (name, seed), measured in finished(workers, calls):
+        done[name, seed] = measured
         print(
-            f"demo: {name}, seed {seed}: AUC {value['last']['auc']:.3f} "
+            f"demo: {name}, seed {seed}: AUC {measured['last']['auc']:.3f} "
             f"({len(done)} of {len(calls)})",
             file=sys.stderr,
             flush=True,

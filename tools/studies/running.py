@@ -6,15 +6,14 @@ import pathlib
 import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from multiprocessing import connection
 from typing import Any
 
 from gvvad_jax.config import TrainConfig
 from gvvad_jax.store import folders
 from gvvad_jax.store.files import write_json
-from tools.studies import draws, grid, rows, sharing
+from gvvad_jax.store.workers import Outcome, Worker, cores, ready
+from tools.studies import draws, grid, rows
 from tools.studies.grid import Arm, Cell, GridStudy
-from tools.studies.workers import Outcome, Worker
 
 Prepare = Callable[[GridStudy, int, bool], draws.Draw]
 Train = Callable[[TrainConfig], Mapping[str, Any]]
@@ -54,9 +53,9 @@ def run(
         if not todo:
             return 0
         # One core also for a single process: the number of threads changes the order of sums.
-        cores = sharing.cores() or [None]
+        own = cores() or [None]
         trainers = [
-            Worker(folder / f"worker-{i}.log", cores[i % len(cores)]) for i in range(study.jobs)
+            Worker(folder / f"worker-{i}.log", own[i % len(own)]) for i in range(study.jobs)
         ]
         preparer = Worker(folder / "prepare.log")
         for worker in (*trainers, preparer):
@@ -160,8 +159,7 @@ class _Run:
                     self._start(worker, cell)
             if not self._busy:
                 return self._failed
-            ready = connection.wait([worker.connection for worker in self._busy])
-            for worker in [each for each in self._busy if each.connection in ready]:
+            for worker in ready(self._busy):
                 self._take(worker, self._busy.pop(worker), worker.outcome(), todo)
 
     def _start_preparing(self, todo: Sequence[Cell]) -> None:

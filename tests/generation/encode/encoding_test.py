@@ -1,18 +1,22 @@
 """Encoding H.264 files: rows, reports of damage, resuming and ranks."""
 
 import dataclasses
+import functools
 import json
 import os
 import pathlib
 import shutil
+import signal
 import subprocess
 import sys
+import time
 
 import cv2
 import msgspec
 import numpy as np
 import pytest
 
+from generation import ranks
 from generation.encode import encoding, provenance
 from generation.encode.recipe import EncodeOptions, parse_fps_policy
 from generation.encoders.motion_captions import MotionCaptioner
@@ -434,6 +438,51 @@ def test_two_ranks_give_the_same_bytes_as_one(videos_folder, uninterrupted, tmp_
     finished = [json.loads(p.communicate()[0])["finished"] for p in processes]
     assert any(finished) and all(p.returncode == 0 for p in processes)
     assert _files(out) == uninterrupted
+
+
+def test_two_workers_give_the_same_bytes_as_one_killed_and_resumed(
+    videos_folder, uninterrupted, tmp_path
+):
+    out = tmp_path / "s"
+    command = [*_command(videos_folder, out), "--workers=2"]
+    running = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while not list(out.glob("parts/*.json")):
+        time.sleep(0.01)
+    running.kill()
+    running.wait()
+    subprocess.run(command, check=True, capture_output=True)
+    assert _files(out) == uninterrupted
+
+
+def test_workers_tell_of_bad_videos_and_of_those_at_which_they_die(videos_folder, tmp_path, capsys):
+    (tmp_path / "bad.mp4").write_bytes(b"no video")
+    shutil.copy(videos_folder / "a.mp4", tmp_path)
+    shutil.copy(videos_folder / "b.mp4", tmp_path)
+    listed = _list(tmp_path, {name: _entry(name) for name in ("a", "bad", "b")})
+    options = EncodeOptions(captioner="none")
+    make_work = functools.partial(_dying_work, options, str(listed), str(tmp_path / "s"))
+    with pytest.raises(Interrupted, match="one died at work on each of b; the others are done"):
+        ranks.each(
+            make_work, ["b", "bad", "a"], workers=2, label="encode", unit="video", progress=False
+        )
+    assert encoding.encode(listed, tmp_path / "s", options, progress=False, workers=2)
+    opened = Store(tmp_path / "s")
+    assert set(opened.rows) == {"a", "b"} and set(opened.quarantined) == {"bad"}
+    errors = capsys.readouterr().err
+    assert errors.count("warning: bad: not encoded") == 1, errors
+
+
+def _dying_work(options, listed, out):
+    """The work of encoding, by a process that is killed at video b."""
+    digest_by_id = provenance.video_digests(annotations.load(listed), {}, "real")
+    encode = encoding._start(options, digest_by_id, listed, out, None, progress=False)
+
+    def work(ids):
+        if list(ids) == ["b"]:
+            os.kill(os.getpid(), signal.SIGKILL)
+        yield from encode(ids)
+
+    return work
 
 
 def test_errors_on_the_command_line_are_one_line(tmp_path):

@@ -1,4 +1,4 @@
-"""Work shared among processes."""
+"""Processes that work for another one, and end with it."""
 
 import os
 import pathlib
@@ -9,6 +9,7 @@ import time
 import pytest
 
 from gvvad_jax.command import UserError
+from gvvad_jax.store import workers as processes
 from tools.studies import sharing
 
 ROOT = pathlib.Path(__file__).parents[3]
@@ -26,29 +27,29 @@ def rank():
 
 def test_calls_are_made_by_whoever_is_free_and_ranks_by_each(tmp_path, monkeypatch):
     monkeypatch.delenv("RANK", raising=False)
-    with sharing.pool(2, tmp_path / "logs") as workers:
-        done = dict(sharing.finished(workers, [(f"n{n}", square, n) for n in range(5)]))
+    with processes.pool(2, tmp_path / "logs") as workers:
+        done = dict(processes.finished(workers, [(f"n{n}", square, n) for n in range(5)]))
         assert done == {"n0": 0, "n1": 1, "n2": 4, "n3": 9, "n4": 16}
         assert sharing.as_ranks(workers, rank) == [("0", "2"), ("1", "2")]
         assert sharing.as_ranks(workers[:1], rank) == [("0", "1")]
         # A rank is one for its call only.
-        assert list(sharing.finished(workers[:1], [("", os.getenv, "RANK")])) == [("", None)]
-        threads = list(sharing.finished(workers[:1], [("", os.getenv, "OPENBLAS_NUM_THREADS")]))
+        assert list(processes.finished(workers[:1], [("", os.getenv, "RANK")])) == [("", None)]
+        threads = list(processes.finished(workers[:1], [("", os.getenv, "OPENBLAS_NUM_THREADS")]))
         assert threads == [("", "1")]
         with pytest.raises(UserError, match="expected at least 0, found -3"):
-            list(sharing.finished(workers, [(0, square, -3)]))
-        processes = [worker._process for worker in workers]
-    assert not any(process.is_alive() for process in processes)
+            list(processes.finished(workers, [(0, square, -3)]))
+        started = [worker._process for worker in workers]
+    assert not any(process.is_alive() for process in started)
     assert sorted(p.name for p in (tmp_path / "logs").iterdir()) == ["worker-0.log", "worker-1.log"]
 
 
 def test_processes_end_with_one_that_is_killed(tmp_path):
     code = (
         "import os, pathlib, sys, time\n"
-        "from tools.studies import sharing\n"
+        "from gvvad_jax.store import workers as processes\n"
         "if __name__ == '__main__':\n"
-        "    with sharing.pool(1, pathlib.Path(sys.argv[1])) as workers:\n"
-        "        pids = dict(sharing.finished(workers, [(0, os.getpid)]))\n"
+        "    with processes.pool(1, pathlib.Path(sys.argv[1])) as workers:\n"
+        "        pids = dict(processes.finished(workers, [(0, os.getpid)]))\n"
         "        workers[0].start(time.sleep, 100)\n"
         "        print(pids[0], flush=True)\n"
         "        os.kill(os.getpid(), 9)\n"
