@@ -115,7 +115,12 @@ class TrainConfig:
     )
     annotations: str = DATA("", "The videos.json to use instead of the store's own.")
     workdir: str = DATA("", "Folder of the run; the same command resumes it.")
-    segments: int = DATA(64, "Segments that each training video is averaged into.", low=1)
+    segments: int = DATA(
+        64,
+        "Segments that each training video is averaged into; with --causal_window the snippets of "
+        "a video that a step sees, in as many windows as fit, at least one.",
+        low=1,
+    )
     real_share: float = DATA(
         1.0,
         "Share of each label's real training videos to use, at least one video; generated videos "
@@ -125,6 +130,12 @@ class TrainConfig:
     )
     train_crops: int = DATA(
         0, "Crops per training step, drawn at random for each step; 0 uses all.", low=0
+    )
+    score_crops: str = DATA(
+        "all",
+        "How a video's crops are scored: all, whose scores are averaged, or mean, whose features "
+        "are averaged first, which takes a fraction of the time and gives other scores.",
+        choices=("all", "mean"),
     )
     mixup: float = DATA(
         0.0, "Alpha of feature mixup between real and generated videos; 0 turns it off.", low=0
@@ -177,6 +188,13 @@ class TrainConfig:
         "paper",
         "Follow the paper, or what its published code computes.",
         choices=("paper", "reference"),
+    )
+    causal_window: int = DETECTOR(
+        0,
+        "Snippets that a score depends on, its own and those before it: training takes windows of "
+        "so many consecutive snippets, and convolutions and attention see the past only. 0 trains "
+        "on segments of whole videos, and scores look at whole videos.",
+        low=0,
     )
     feature_group: str = DETECTOR(
         "both", "Feature streams to use.", choices=("both", "visual", "text")
@@ -406,6 +424,11 @@ class TrainConfig:
                 "--conflicts: expected keep with --fidelity=reference, as published, found "
                 f"{self.conflicts}; leave one out"
             )
+        if self.fidelity == "reference" and self.causal_window:
+            raise UserError(
+                "--causal_window: expected 0 with --fidelity=reference, as published, found "
+                f"{self.causal_window}; leave one out"
+            )
         if self.processes != "one" and self.parallel == "single":
             raise UserError(
                 f"--processes={self.processes}: expected --parallel=pmap or mesh, found single; "
@@ -420,6 +443,12 @@ class TrainConfig:
     @property
     def normalises_by_domain(self) -> bool:
         return self.batch_norm == "per_domain" and self.detector in READ_BY["batch_norm"]
+
+    @property
+    def bag(self) -> int:
+        """Rows of a training video that a step sees."""
+        window = self.causal_window
+        return max(1, self.segments // window) * window if window else self.segments
 
     @property
     def uses_visual(self) -> bool:
@@ -466,7 +495,7 @@ class TrainConfig:
     @property
     def scoring_program(self) -> "TrainConfig":
         """The settings that a compiled scoring step depends on, and fresh parameters do."""
-        kept = ("top_k", "matmul_precision")
+        kept = ("top_k", "matmul_precision", "score_crops")
         return self._with_defaults(
             field.name
             for field in dataclasses.fields(self)

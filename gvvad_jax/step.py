@@ -440,6 +440,7 @@ def make_score_step(config: TrainConfig) -> Callable[..., jax.Array]:
     """Makes score(variables, visual_VxNxTxD, text_VxTxE, mask_VxT) -> scores_VxT, jitted.
 
     Beyond CROPS_AT_ONCE the crops are scored one at a time: a score is the mean of its crops'.
+    With `score_crops` "mean" their mean feature is scored instead.
     Models of the same detector share the function, and so its compiled programs.
     """
     return _compiled_score(config.scoring_program)
@@ -460,6 +461,8 @@ def _compiled_score(program: TrainConfig) -> Callable[..., jax.Array]:
         def scores(visual_VxNxTxD: jax.Array) -> jax.Array:
             return detector.apply(variables, visual_VxNxTxD, text_VxTxE, mask_VxT).scores_VxT
 
+        if program.score_crops == "mean":
+            visual_VxNxTxD = jnp.mean(visual_VxNxTxD, axis=1, keepdims=True)
         if math.prod(visual_VxNxTxD.shape[:3]) <= CROPS_AT_ONCE:
             return scores(visual_VxNxTxD)
 

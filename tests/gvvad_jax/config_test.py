@@ -230,7 +230,7 @@ ELSEWHERE = {
     "seed": 7, "early_stop": 7, "parallel": "mesh", "processes": "ranks",
     "device_gigabytes": 7.0, "compilation_cache": "f", "log_every": 7, "validate_every": 7,
     "checkpoint_every": 7, "best_on_test": True, "alarms_per_hour": 7.0, "normal_store": "g",
-    "mixup": 0.5,
+    "mixup": 0.5, "score_crops": "mean",
 }  # fmt: skip
 
 

@@ -380,6 +380,20 @@ def test_random_crops_are_distinct_change_with_the_step_and_are_every_videos():
     assert step.choose_crops(data, noise, TrainConfig()) is None
 
 
+def test_crops_are_scored_by_their_mean_feature_where_that_is_asked_for():
+    visual_VxNxTxD = np.random.default_rng(0).standard_normal((2, 10, 6, 12), np.float32)
+    exact, mean = (TrainConfig(detector="rtfm", score_crops=how) for how in ("all", "mean"))
+    variables = step.scoring_variables(step.init_state(exact, 12, 0))
+    scores = {
+        config.score_crops: step.make_score_step(config)(variables, visual_VxNxTxD, None, None)
+        for config in (exact, mean)
+    }
+    one_crop = visual_VxNxTxD.mean(axis=1, keepdims=True)
+    expected = step.make_score_step(exact)(variables, one_crop, None, None)
+    np.testing.assert_allclose(scores["mean"], expected, rtol=1e-5)
+    assert not np.allclose(scores["mean"], scores["all"], rtol=1e-4)
+
+
 def test_one_crop_is_ten_times_cheaper():
     data = make_data().replace(visual_VxNxTxD=jnp.zeros((8, 10, 16, 64)), text_VxTxE=None)
 
