@@ -55,6 +55,7 @@ _EXTRAS = {
     "huggingface_hub": "features",
     "jinja2": "pages",
     "matplotlib": "plots",
+    "paho": "live",
     "cv2": "video",
     "sklearn": "dev",
 } | dict.fromkeys(("torch", "transformers", "diffusers", "pydantic", "openai"), "generation")
@@ -78,7 +79,7 @@ def run_command(
     main: Callable[[Sequence[str]], None],
     *,
     usage: str | None,
-    positional: int = 0,
+    positional: int | None = 0,
     argv: Sequence[str] | None = None,
 ) -> None:
     """Parses the flags, calls `main(arguments)` and exits with the project's exit statuses.
@@ -86,7 +87,7 @@ def run_command(
     Args:
       main: the command; gets the arguments without dashes and does the heavy imports.
       usage: the text that --help shows above the flags, usually the module's docstring.
-      positional: the number of arguments without dashes that the command takes.
+      positional: the number of arguments without dashes that the command takes; None for any.
       argv: the command line (default: `sys.argv`).
     """
     argv = list(sys.argv if argv is None else argv)
@@ -217,7 +218,7 @@ def _is_one_of_several() -> bool:
     return jax is not None and jax.distributed.is_initialized()
 
 
-def _parse(argv: list[str], positional: int) -> list[str]:
+def _parse(argv: list[str], positional: int | None) -> list[str]:
     try:
         arguments = flags.FLAGS(flagfiles.expand(argv, _this_command()))[1:]
     except flagfiles.FlagError as error:
@@ -226,7 +227,7 @@ def _parse(argv: list[str], positional: int) -> list[str]:
         raise UserError(f"{error}; --help lists the flags") from error
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"--flagfile: {error}; --help lists the flags") from error
-    if len(arguments) != positional:
+    if positional is not None and len(arguments) != positional:
         raise UserError(
             f"expected {positional} arguments without dashes, found {arguments}; "
             "flags are --name=value, in a flagfile too"

@@ -1,0 +1,1 @@
+"""Watches videos with a trained detector: from files and live sources to events."""
