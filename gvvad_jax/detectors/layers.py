@@ -180,6 +180,14 @@ class DomainBatchNorm(nn.Module):
         return normed_MxTxC.astype(jnp.promote_types(x_MxTxC.dtype, scale_C.dtype))
 
 
+def longer(size: int, limit: int) -> bool:
+    """Returns whether a size is above a limit; a size that export leaves open counts as above.
+
+    Where a detector computes short and long videos differently, an exported program has one form.
+    """
+    return not isinstance(size, int) or size > limit
+
+
 def probability(logits: jax.Array) -> jax.Array:
     """Sigmoid, in float32 at least: bfloat16 would leave scores two digits."""
     return nn.sigmoid(logits.astype(jnp.promote_types(logits.dtype, jnp.float32)))

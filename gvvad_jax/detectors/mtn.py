@@ -2,23 +2,26 @@
 
 Letters: M sequences, V videos of the batch, N crops, T snippets, D features. A mask marks real
 snippets where videos of several lengths are padded to one; padding is set to zero between the
-layers, which is what "same" convolutions see past a video's end.
+layers, which is what "same" convolutions see past a video's end. With a window, convolutions and
+the non-local block see the past only; see causal.py.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import chex
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from gvvad_jax.detectors import kernels
+from gvvad_jax.detectors import causal, kernels
 from gvvad_jax.detectors.layers import (
     Noise,
     apply_mask,
     batch_norm,
     dense,
     dropout_mask,
+    longer,
     probability,
     xavier,
 )
@@ -30,10 +33,12 @@ class NonLocal(nn.Module):
     Attributes:
       channels: inner width of theta, phi and g.
       axis_name: the device axis that BatchNorm's statistics are taken over.
+      band: how many snippets each one attends to, itself and the last ones; 0 for all.
     """
 
     channels: int
     axis_name: str | None = None
+    band: int = 0
 
     @nn.compact
     def __call__(
@@ -48,9 +53,13 @@ class NonLocal(nn.Module):
         g_MxTxI = dense(self.channels, "g")(x_MxTxC) * mask_MxTx1
         # A sequence of nothing but padding has length 0.
         length_Mx1x1 = jnp.maximum(jnp.sum(mask_MxTx1, axis=1, keepdims=True), 1.0)
+        if self.band:
+            context_MxTxI = causal.attend(
+                theta_MxTxI, (phi_MxTxI, g_MxTxI), mask_MxTx1[..., 0], self.band, _affinity
+            )
         # Without a softmax, (theta phi') g equals theta (phi' g): for a long video that is a matrix
         # over its channels instead of one over all pairs of its snippets.
-        if x_MxTxC.shape[1] > self.channels:
+        elif longer(x_MxTxC.shape[1], self.channels):
             context_MxIxI = jnp.einsum("mti,mtj->mij", phi_MxTxI, g_MxTxI) / length_Mx1x1
             context_MxTxI = theta_MxTxI @ context_MxIxI
         else:
@@ -64,6 +73,20 @@ class NonLocal(nn.Module):
         return (x_MxTxC + y_MxTxC) * mask_MxTx1
 
 
+def _affinity(
+    theta_MxBxQxI: jax.Array,
+    phi_and_g: Sequence[jax.Array],
+    seen_MxBxQxK: jax.Array,
+    ages_QxK: jax.Array,
+) -> jax.Array:
+    """The non-local block's attention to what is seen, divided by how many snippets that are."""
+    del ages_QxK
+    phi_MxBxKxI, g_MxBxKxI = phi_and_g
+    count_MxBxQx1 = jnp.maximum(jnp.sum(seen_MxBxQxK, axis=-1, keepdims=True), 1.0)
+    affinity_MxBxQxK = theta_MxBxQxI @ phi_MxBxKxI.swapaxes(-1, -2) * seen_MxBxQxK
+    return affinity_MxBxQxK / count_MxBxQx1 @ g_MxBxKxI
+
+
 class MTN(nn.Module):
     """Multi-scale temporal network: three dilated convolutions and a non-local block, fused.
 
@@ -72,10 +95,13 @@ class MTN(nn.Module):
     Attributes:
       channels: channels of each branch; 0 for a quarter of the input's, as published.
       axis_name: the device axis that BatchNorm's statistics are taken over.
+      window: how many snippets an output depends on, its own and the last ones; 0 for all. Then
+        training sequences are windows of so many snippets, one after another.
     """
 
     channels: int = 0
     axis_name: str | None = None
+    window: int = 0
 
     @nn.compact
     def __call__(
@@ -91,7 +117,12 @@ class MTN(nn.Module):
         `generated_M` tells which are generated, where BatchNorm is per domain; see batch_norm.
         """
         chex.assert_rank(x_MxTxD, 3)
-        width = x_MxTxD.shape[-1]
+        shape, width = x_MxTxD.shape, x_MxTxD.shape[-1]
+        if self.window and train:
+            assert mask_MxT is None
+            if generated_M is not None:
+                generated_M = jnp.repeat(generated_M, shape[1] // self.window)
+            x_MxTxD = causal.fold(x_MxTxD, self.window)
         channels = self.channels or max(1, width // 4)
         mask_MxTx1 = jnp.ones(x_MxTxD.shape[:2]) if mask_MxT is None else mask_MxT
         mask_MxTx1 = mask_MxTx1.astype(x_MxTxD.dtype)[..., None]
@@ -99,10 +130,20 @@ class MTN(nn.Module):
         def conv(
             x: jax.Array, name: str, features: int, size: int, dilation: int = 1, bias: bool = True
         ) -> jax.Array:
+            padding: Any = "CAUSAL" if self.window else "SAME"
             return nn.Conv(
-                features, (size,), kernel_dilation=dilation, use_bias=bias, kernel_init=xavier,
-                name=name,
+                features, (size,), kernel_dilation=dilation, padding=padding, use_bias=bias,
+                kernel_init=xavier, name=name,
             )(x)  # fmt: skip
+
+        # How many taps the last convolution has, and how far back everything before it may look.
+        fusing, past = 3, 0
+        if self.window:
+            fusing = causal.taps(3, self.window - 1)
+            past = self.window - fusing
+
+        def reach(dilation: int) -> int:
+            return causal.taps(3, past, dilation) if self.window else 3
 
         def normed(x: jax.Array, name: str) -> jax.Array:
             norm = batch_norm(train, self.axis_name, f"{name}_norm", generated_M)
@@ -110,14 +151,15 @@ class MTN(nn.Module):
 
         x_MxTxD = x_MxTxD * mask_MxTx1
         branches = [
-            normed(conv(x_MxTxD, f"conv_{i}", channels, 3, dilation), f"conv_{i}")
+            normed(conv(x_MxTxD, f"conv_{i}", channels, reach(dilation), dilation), f"conv_{i}")
             for i, dilation in ((1, 1), (2, 2), (3, 4))
         ]
         reduced = nn.relu(conv(x_MxTxD, "conv_4", channels, 1, bias=False)) * mask_MxTx1
-        non_local = NonLocal(max(1, channels // 2), self.axis_name, name="non_local")
+        band = past + 1 if self.window else 0
+        non_local = NonLocal(max(1, channels // 2), self.axis_name, band, name="non_local")
         branches.append(non_local(reduced, mask_MxTx1, train, generated_M))
-        fused = conv(jnp.concatenate(branches, -1), "conv_5", width, 3, bias=False)
-        return normed(fused, "conv_5") + x_MxTxD
+        fused = conv(jnp.concatenate(branches, -1), "conv_5", width, fusing, bias=False)
+        return (normed(fused, "conv_5") + x_MxTxD).reshape(shape)
 
 
 def over_crops(

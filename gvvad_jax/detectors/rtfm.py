@@ -34,10 +34,11 @@ class Detector(nn.Module):
         generated_V: jax.Array | None = None,
     ) -> Outputs:
         """Scores V videos; text is ignored. See layers.batch_norm for `generated_V`."""
-        mtn = MTN(self.config.mtn_channels, self.axis_name, name="visual")
+        config = self.config
+        mtn = MTN(config.mtn_channels, self.axis_name, config.causal_window, name="visual")
         features_VxNxTxD = over_crops(mtn, visual_VxNxTxD, mask_VxT, train, generated_V)
-        features_VxNxTxD = dropout(features_VxNxTxD, noise, self.config.dropout, layer=0)
-        return scored(features_VxNxTxD, self.config, noise, train)
+        features_VxNxTxD = dropout(features_VxNxTxD, noise, config.dropout, layer=0)
+        return scored(features_VxNxTxD, config, noise, train)
 
 
 def scored(
@@ -77,9 +78,10 @@ def select(features_VxNxTxD: jax.Array, top_k: int, noise: Noise | None, rate: f
     """
     magnitude_VxT = jnp.mean(losses.norm(features_VxNxTxD), axis=1)
     kept_VxT = dropout(jnp.ones_like(magnitude_VxT), noise, rate, layer=1)
-    _, selected_Vxk = jax.lax.top_k(
-        jax.lax.stop_gradient(magnitude_VxT * kept_VxT), min(top_k, magnitude_VxT.shape[1])
-    )
+    # The selection of a video whose length export leaves open isn't used, and is the whole.
+    length = magnitude_VxT.shape[1]
+    count = min(top_k, length) if isinstance(length, int) else length
+    _, selected_Vxk = jax.lax.top_k(jax.lax.stop_gradient(magnitude_VxT * kept_VxT), count)
     return selected_Vxk
 
 

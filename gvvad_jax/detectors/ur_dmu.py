@@ -5,7 +5,7 @@ memories, of abnormal and of normal patterns, and normality is modelled as a Gau
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import chex
@@ -15,7 +15,17 @@ from flax import linen as nn
 
 from gvvad_jax import losses
 from gvvad_jax.config import TrainConfig
-from gvvad_jax.detectors.layers import Noise, Outputs, dense, dropout, gaussian, probability, xavier
+from gvvad_jax.detectors import causal
+from gvvad_jax.detectors.layers import (
+    Noise,
+    Outputs,
+    dense,
+    dropout,
+    gaussian,
+    longer,
+    probability,
+    xavier,
+)
 
 # As published: the body's dropout rate and number of layers, and the weight of each loss term.
 RATE = 0.5
@@ -120,10 +130,43 @@ def attend_in_blocks(
 def _weights(q_xHxQxC: jax.Array, k_xHxTxC: jax.Array, mask_xT: jax.Array) -> jax.Array:
     """The weights of self-attention [..., H, Q, T], computed in float32 at least."""
     logits_xHxQxT = q_xHxQxC @ k_xHxTxC.swapaxes(-1, -2) / math.sqrt(q_xHxQxC.shape[-1])
+    return _softmax(logits_xHxQxT, mask_xT[..., None, None, :])
+
+
+def _softmax(logits_xK: jax.Array, seen_xK: jax.Array) -> jax.Array:
     # With minus infinity, a video of nothing but padding would become NaN.
-    logits_xHxQxT = jnp.where(mask_xT[..., None, None, :] > 0, logits_xHxQxT, -1e30)
-    exact = jnp.promote_types(logits_xHxQxT.dtype, jnp.float32)
-    return nn.softmax(logits_xHxQxT.astype(exact)).astype(logits_xHxQxT.dtype)
+    logits_xK = jnp.where(seen_xK > 0, logits_xK, -1e30)
+    exact = jnp.promote_types(logits_xK.dtype, jnp.float32)
+    return nn.softmax(logits_xK.astype(exact)).astype(logits_xK.dtype)
+
+
+def attend_to_past(
+    q_MxHxTxC: jax.Array,
+    k_MxHxTxC: jax.Array,
+    v_MxHxTxC: jax.Array,
+    t_MxHxTxC: jax.Array,
+    mask_MxT: jax.Array,
+    band: int,
+) -> jax.Array:
+    """Attends to the last `band` snippets alone; see attend_whole and causal.attend.
+
+    The attention by distance is normalised by rows: the published divisor of a column adds up what
+    later snippets make of it.
+    """
+
+    def block(
+        q_xQxC: jax.Array, keys: Sequence[jax.Array], seen_xQxK: jax.Array, ages_QxK: jax.Array
+    ) -> jax.Array:
+        k_xKxC, v_xKxC, t_xKxC = keys
+        logits_xQxK = q_xQxC @ k_xKxC.swapaxes(-1, -2) / math.sqrt(q_xQxC.shape[-1])
+        attended_xQxC = _softmax(logits_xQxK, seen_xQxK) @ v_xKxC
+        near_xQxK = jnp.exp(-jnp.maximum(ages_QxK, 0) / math.e) * seen_xQxK
+        sums_xQx1 = jnp.sum(near_xQxK, axis=-1, keepdims=True)
+        near_xQxK = near_xQxK / jnp.where(sums_xQx1 > 0, sums_xQx1, 1.0)
+        return jnp.concatenate([attended_xQxC, near_xQxK.astype(t_xKxC.dtype) @ t_xKxC], axis=-1)
+
+    keys = (k_MxHxTxC, v_MxHxTxC, t_MxHxTxC)
+    return causal.attend(q_MxHxTxC, keys, mask_MxT[:, None], band, block)
 
 
 class Attention(nn.Module):
@@ -133,29 +176,39 @@ class Attention(nn.Module):
       heads: number of heads.
       channels: channels of each head.
       width: channels of the output.
+      band: how many snippets each one attends to, itself and the last ones; 0 for all.
     """
 
     heads: int
     channels: int
     width: int
+    band: int = 0
 
     @nn.compact
     def __call__(self, x_MxTxC: jax.Array, mask_MxT: jax.Array) -> jax.Array:
         M, T, _ = x_MxTxC.shape
         parts = dense(4 * self.heads * self.channels, "to_qkvt", bias=False)(x_MxTxC)
         q, k, v, t = jnp.moveaxis(parts.reshape(M, T, 4, self.heads, self.channels), (2, 3), (0, 2))
-        attend = attend_whole if T <= LONG else attend_in_blocks
-        both_MxHxTxC = attend(q, k, v, t, mask_MxT)
+        if self.band:
+            both_MxHxTxC = attend_to_past(q, k, v, t, mask_MxT, self.band)
+        else:
+            attend = attend_in_blocks if longer(T, LONG) else attend_whole
+            both_MxHxTxC = attend(q, k, v, t, mask_MxT)
         return dense(self.width, "to_out")(both_MxHxTxC.swapaxes(1, 2).reshape(M, T, -1))
 
 
 class Body(nn.Module):
-    """Convolution, then layers of x + attention(LN x) and x + MLP(LN x)."""
+    """Convolution, then layers of x + attention(LN x) and x + MLP(LN x).
+
+    With a causal window both see the past only; see causal.py.
+    """
 
     config: TrainConfig
 
     @nn.compact
-    def __call__(self, x_VxNxTxD: jax.Array, mask_VxT: jax.Array, noise: Noise | None) -> jax.Array:
+    def __call__(
+        self, x_VxNxTxD: jax.Array, mask_VxT: jax.Array, noise: Noise | None, train: bool
+    ) -> jax.Array:
         config, (V, N, T, D) = self.config, x_VxNxTxD.shape
         width, rate = config.body_width, RATE if config.dropout else 0.0
         channels = config.head_channels or max(1, width // config.heads)
@@ -168,11 +221,21 @@ class Body(nn.Module):
         def norm(name: str) -> nn.Module:
             return nn.LayerNorm(epsilon=1e-5, use_fast_variance=False, name=name)
 
+        x = x_VxNxTxD.reshape(V * N, T, D)
+        taps, past, padding = 3, 0, "SAME"
+        if window := config.causal_window:
+            taps, padding = causal.taps(3, window - 1), "CAUSAL"
+            past = window - taps
+            if train:
+                x, mask_MxT = causal.fold(x, window), causal.fold(mask_MxT, window)
         # A mask of another precision would promote everything after it.
-        x = x_VxNxTxD.reshape(V * N, T, D) * mask_MxT[..., None].astype(x_VxNxTxD.dtype)
-        x = nn.relu(nn.Conv(width, (3,), kernel_init=xavier, name="conv")(x))
+        x = x * mask_MxT[..., None].astype(x_VxNxTxD.dtype)
+        conv = nn.Conv(width, (taps,), padding=padding, kernel_init=xavier, name="conv")
+        x = nn.relu(conv(x))
         for i in range(LAYERS):
-            attention = Attention(config.heads, channels, width, name=f"attention_{i}")
+            # The layers share the past, because what they look back adds up.
+            band = (past + i) // LAYERS + 1 if window else 0
+            attention = Attention(config.heads, channels, width, band, name=f"attention_{i}")
             attended = attention(norm(f"attention_{i}_norm")(x), mask_MxT)
             x = x + drop(attended, 10 * i)
             y = dense(width, f"mlp_{i}_in")(norm(f"mlp_{i}_norm")(x))
@@ -238,7 +301,7 @@ class Detector(nn.Module):
         V, _, T, _ = visual_VxNxTxD.shape
         width = self.config.body_width
         mask_VxT = jnp.ones((V, T)) if mask_VxT is None else mask_VxT
-        x = Body(self.config, name="body")(visual_VxNxTxD, mask_VxT, noise)
+        x = Body(self.config, name="body")(visual_VxNxTxD, mask_VxT, noise, train)
         abnormal_VxNxT, augmented_A = Memory(self.config.memory_rows, name="abnormal_memory")(x)
         normal_VxNxT, augmented_N = Memory(self.config.memory_rows, name="normal_memory")(x)
         mu = dense(width, "mu")
