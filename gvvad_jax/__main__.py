@@ -45,6 +45,9 @@ STAGES = {
             "Print a run's measures beside published ones.",
         ),
     },
+    "Own videos and cameras": {
+        "watch": ("tools.score_video", "Find events in videos, with pictures and a page of each."),
+    },
     "Studies and checks": {
         "study": ("tools.study", "Run many trainings that answer one question."),
         "filter-suite": ("tools.filter_suite", "Measure how well the filter finds defects."),

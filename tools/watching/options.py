@@ -1,0 +1,78 @@
+"""Flags of tools.score_video."""
+
+import dataclasses
+
+from generation.encode.recipe import EncodeOptions
+from gvvad_jax.command import UserError, check, group
+from gvvad_jax.config import TrainConfig
+
+RUN = group("Detector")
+EVENTS = group("Events")
+OUTPUT = group("Output")
+# Fields of EncodeOptions that say where models are and how they run. All others follow from the
+# run, whose features the detector can read.
+_FREE = ("weights", "caption_weights", "text_weights", "crops_at_once", "compute_dtype", "device")
+_CHAT = (
+    "chat_model",
+    "sampling",
+    "base_url",
+    "cache",
+    "max_concurrent",
+    "attempts",
+    "timeout",
+    "backoff",
+)
+_TRAIN = TrainConfig.__dataclass_fields__
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class WatchOptions:
+    """What to score videos with, what counts as an event, and what to write."""
+
+    workdir: str = RUN("", "Run folder with the trained detector. Required.")
+    checkpoint: str = RUN(
+        "last",
+        "Checkpoint of the run to score with.",
+        choices=("last", "best_on_validation", "best_on_test"),
+    )
+    adaptation: str = RUN(
+        "", "Adaptation to a camera, of tools.calibrate (default: the run as it was trained)."
+    )
+    out: str = OUTPUT("", "Folder to write to. Required.")
+    threshold: float | None = EVENTS(
+        None, "Snippet score above which an event begins (default: the run's own threshold)."
+    )
+    alarms_per_hour: float | None = EVENTS(None, _TRAIN["alarms_per_hour"].metadata["help"])
+    normal_store: str = EVENTS("", _TRAIN["normal_store"].metadata["help"])
+    annotations: str = OUTPUT(
+        "", "A videos.json with the truth about the videos, to be shown beside the scores."
+    )
+    clips: bool = OUTPUT(False, "Cut each event out of its video, as an .mp4 of its own.")
+
+    def __post_init__(self):
+        check(self)
+        for name in ("workdir", "out"):
+            if not getattr(self, name):
+                raise UserError(
+                    f"--{name}: expected a folder, found none; give --workdir and --out"
+                )
+        given = [n for n in ("threshold", "alarms_per_hour") if getattr(self, n) is not None]
+        given += [name for name in ("adaptation",) if getattr(self, name)]
+        if self.threshold is not None and len(given) > 1:
+            raise UserError(
+                f"--threshold: expected without --{given[1]}, which sets a threshold too, found "
+                "both; leave one out"
+            )
+
+
+# Where the models of the run's encoder are, and how they run: fields of EncodeOptions.
+ModelOptions = dataclasses.make_dataclass(
+    "ModelOptions",
+    [
+        (field.name, field.type, dataclasses.field(default=field.default, metadata=field.metadata))
+        for field in dataclasses.fields(EncodeOptions)
+        if field.name in _FREE + _CHAT
+    ],
+    frozen=True,
+    kw_only=True,
+)
