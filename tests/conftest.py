@@ -32,7 +32,7 @@ from tests.support.stores import write_store
 # is missing, here or in a command that it runs, is skipped; missing anything else, it fails.
 _OF_EXTRAS = (
     "PIL", "accelerate", "av", "cv2", "diffusers", "h5py", "huggingface_hub", "jinja2",
-    "matplotlib", "openai", "pydantic", "ray", "safetensors", "sentencepiece", "torch",
+    "matplotlib", "openai", "paho", "pydantic", "ray", "safetensors", "sentencepiece", "torch",
     "transformers",
 )  # fmt: skip
 _MISSING = [name for name in _OF_EXTRAS if importlib.util.find_spec(name) is None]
