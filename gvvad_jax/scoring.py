@@ -214,6 +214,11 @@ class Model:
         """
         lengths: dict[str, int] = {}
         scores: dict[str, np.ndarray] = {}
+        if self.config.causal_window:  # Text is no sequence of its own then, but of snippets.
+            videos = {
+                i: (visual, None if text is None else held(text, len(visual)))
+                for i, (visual, text) in videos.items()
+            }
         for video_id, (visual_TxNxD, text_SxE) in videos.items():
             if (
                 self.config.uses_text
@@ -255,6 +260,11 @@ class Model:
             if text is not None:
                 text[i, :count] = text_TxE
         return self.score_step(self.variables, visual, text, mask)
+
+
+def held(text_SxE: np.ndarray, length: int) -> np.ndarray:
+    """Returns text of a video's number of snippets: cut, or with its last row repeated."""
+    return text_SxE[np.minimum(np.arange(length), len(text_SxE) - 1)]
 
 
 def _text_dim(manifest: Manifest) -> int:

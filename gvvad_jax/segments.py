@@ -15,7 +15,7 @@ import os
 import pathlib
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import jax
 import numpy as np
@@ -33,6 +33,18 @@ from gvvad_jax.store.files import write_atomically
 
 # Arrays of all training videos have a multiple of so many rows.
 ROWS = 256
+
+# (kind, start, stop) -> features of a step's videos from number `start` to `stop`.
+ReadKind = Callable[[str, int, int], np.ndarray]
+
+
+class Source(Protocol):
+    """Training videos: `Segments`, or `windows.Windows`."""
+
+    shapes: dict[str, tuple[int, ...]]
+
+    def at(self, step: int, videos_V: np.ndarray) -> ReadKind:
+        """Returns what reads the features of the videos of step number `step`."""
 
 
 def segment(feat_TxD: np.ndarray, num_segments: int) -> np.ndarray:
@@ -114,6 +126,11 @@ class Segments:
         """Bytes that the padded features of all videos take."""
         of_one = sum(4 * int(np.prod(shape)) for shape in self.shapes.values())
         return self.padded_rows * of_one
+
+    def at(self, step: int, videos_V: np.ndarray) -> "ReadKind":
+        """Returns what reads rows of these videos, which are the same at every step."""
+        del step
+        return lambda kind, start, stop: self.rows(kind, videos_V[start:stop])
 
     def rows(self, kind: str, videos_V: Sequence[int] | np.ndarray) -> np.ndarray:
         """Returns some videos' features, float32: `visual` [V, N, S, D], others [V, S, E]."""
@@ -222,7 +239,10 @@ class Resident:
     def __init__(self, segments: Segments, fixed: "Fixed", batches: Batches, runner: Runner):
         self._batches = batches
         videos_V = np.arange(len(segments))
-        self._data = _training_data(segments, fixed, videos_V, runner, segments.padded_rows)
+        read = segments.at(0, videos_V)
+        self._data = _training_data(
+            segments.shapes, read, fixed, videos_V, runner, segments.padded_rows
+        )
 
     def at(self, step: int) -> tuple[TrainingData, Batch]:
         """Returns all training videos and the batch of step number `step`."""
@@ -235,7 +255,7 @@ class Resident:
 class Ahead:
     """Feeds steps from the host: the videos of one batch, gathered while the step before runs."""
 
-    def __init__(self, segments: Segments, fixed: "Fixed", batches: Batches, runner: Runner):
+    def __init__(self, segments: "Source", fixed: "Fixed", batches: Batches, runner: Runner):
         self._segments, self._fixed, self._batches, self._runner = segments, fixed, batches, runner
         self._pool = concurrent.futures.ThreadPoolExecutor(1)
         self._pending: dict[int, concurrent.futures.Future[tuple[TrainingData, Batch]]] = {}
@@ -255,7 +275,8 @@ class Ahead:
         }
         videos_M = np.concatenate([videos_Bx2.reshape(-1) for videos_Bx2 in wanted.values()])
         places_M = np.arange(len(videos_M), dtype=np.int32).reshape(len(wanted), -1, 2)
-        data = _training_data(self._segments, self._fixed, videos_M, self._runner)
+        read, shapes = self._segments.at(step, videos_M), self._segments.shapes
+        data = _training_data(shapes, read, self._fixed, videos_M, self._runner)
         return data, batch._replace(**dict(zip(wanted, places_M, strict=True)))
 
     def close(self) -> None:
@@ -275,21 +296,24 @@ class Fixed(NamedTuple):
 
 
 def _training_data(
-    segments: Segments, fixed: Fixed, videos_V: np.ndarray, runner: Runner, at_least: int = 0
+    shapes: Mapping[str, tuple[int, ...]],
+    read: ReadKind,
+    fixed: Fixed,
+    videos_V: np.ndarray,
+    runner: Runner,
+    at_least: int = 0,
 ) -> TrainingData:
     def by_row(shape: tuple[int, ...], read_rows: Callable[[int, int], np.ndarray]) -> jax.Array:
         return runner.by_row((len(videos_V), *shape), read_rows, at_least)
 
     def features(kind: str) -> jax.Array:
-        return by_row(
-            segments.shapes[kind], lambda start, stop: segments.rows(kind, videos_V[start:stop])
-        )
+        return by_row(shapes[kind], lambda start, stop: read(kind, start, stop))
 
     synthetic_V = fixed.synthetic_V[videos_V].astype(np.float32)
     return TrainingData(
         visual_VxNxTxD=features("visual"),
-        text_VxTxE=features("text") if "text" in segments.shapes else None,
-        stream_VxTxE=features("stream") if "stream" in segments.shapes else None,
+        text_VxTxE=features("text") if "text" in shapes else None,
+        stream_VxTxE=features("stream") if "stream" in shapes else None,
         synthetic_V=by_row((), lambda start, stop: synthetic_V[start:stop]),
         bank_KxE=runner.on_each(fixed.bank_KxE),
     )

@@ -28,7 +28,7 @@ class ScoreStream:
     """
 
     def __init__(self, model: Model, window: int | None = None):
-        window = window or getattr(model.config, "causal_window", 0)
+        window = model.config.causal_window if window is None else window
         if window < 1:
             raise UserError(
                 f"window: expected at least 1 snippet, found {window}; this run was trained on "

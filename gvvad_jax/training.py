@@ -15,7 +15,7 @@ import jax
 import numpy as np
 import tqdm
 
-from gvvad_jax import batches, ground_truth, pairing, parallel, probing, segments
+from gvvad_jax import batches, ground_truth, pairing, parallel, probing, segments, windows
 from gvvad_jax.calibration import Calibrations
 from gvvad_jax.choosing import Choice
 from gvvad_jax.command import UserError, raise_if_interrupted
@@ -382,9 +382,10 @@ def _probe(config: TrainConfig, splits: Splits) -> dict[str, Any] | None:
 def _report(config: TrainConfig, splits: Splits) -> None:
     """Reports settings and data that are accepted but may not be what was meant."""
     report_reasons(splits)
-    if config.top_k > config.segments:
+    if config.top_k > config.bag:
+        kind = "snippets" if config.causal_window else "segments"
         print(
-            f"--top_k={config.top_k} is more than the {config.segments} segments of a training "
+            f"--top_k={config.top_k} is more than the {config.bag} {kind} of a training "
             "video: all of them stand for it",
             file=sys.stderr,
         )
@@ -437,8 +438,14 @@ def _made_of(
 def _feed(
     config: TrainConfig, inputs: _Inputs, runner: parallel.Runner, workdir: pathlib.Path
 ) -> Feed:
-    """The source of each step's videos: the devices where all of them fit, else mapped files."""
+    """The source of each step's videos: the devices where all of them fit, else mapped files.
+
+    Windows of consecutive snippets are read from the stores as they are drawn.
+    """
     fixed = segments.Fixed(synthetic_V=inputs.synthetic_V, bank_KxE=inputs.bank_KxE)
+    if config.causal_window:
+        taken = windows.Windows(inputs.members, inputs.standards, config)
+        return segments.Ahead(taken, fixed, inputs.drawn, runner)
     kept = segments.Segments(inputs.members, inputs.standards, config)
     if kept.num_bytes / runner.num_devices <= config.device_gigabytes * 1e9:
         return segments.Resident(kept, fixed, inputs.drawn, runner)

@@ -58,7 +58,7 @@ class Detector(nn.Module):
         config = self.config
         streams: list[jax.Array] = []
         if config.uses_visual:
-            mtn = MTN(config.mtn_channels, self.axis_name, name="visual")
+            mtn = MTN(config.mtn_channels, self.axis_name, config.causal_window, name="visual")
             visual_VxNxTxD = over_crops(mtn, visual_VxNxTxD, mask_VxT, train, generated_V)
             streams.append(dropout(visual_VxNxTxD, noise, config.dropout, layer=0))
         if config.uses_text:
@@ -87,7 +87,8 @@ class Detector(nn.Module):
     ) -> jax.Array:
         # Text of another length is scored one video at a time, where nothing is padded.
         mask_VxS = mask_VxT if text_VxSxE.shape[1] == length else None
-        mtn = MTN(self.config.mtn_channels, self.axis_name, name="text")
+        config = self.config
+        mtn = MTN(config.mtn_channels, self.axis_name, config.causal_window, name="text")
         text_VxSxE = mtn(text_VxSxE, mask_VxS, train=train, generated_M=generated_V)
         return align_length(text_VxSxE, length)
 
