@@ -4,7 +4,8 @@
     python -m tools.bench --sections=accuracy --store=STORE
 
 Sections: step (each detector compared with plain PyTorch and the machine's matrix products), data
-(opening, gathering), evaluation (a UCF-Crime-sized test set), metrics, startup, memory (how it
+(opening, gathering), evaluation (a UCF-Crime-sized test set), run (LAP's whole published schedule,
+from measured parts, at the last number of segments), metrics, startup, memory (how it
 grows with the data, and each detector's and encoder's with the length of a video), accuracy (what
 bfloat16 and float16 cost). The sides of a comparison are timed in turn. A ratio is the median over
 the rounds; it is comparable between runs where times are not. JAX and PyTorch use a GPU if both see
@@ -24,7 +25,7 @@ from gvvad_jax.command import UserError, run_command
 from gvvad_jax.config import DETECTORS
 from gvvad_jax.store.files import write_json
 
-SECTIONS = ("step", "data", "evaluation", "metrics", "startup", "memory", "accuracy")
+SECTIONS = ("step", "data", "evaluation", "run", "metrics", "startup", "memory", "accuracy")
 
 
 def main(_: Sequence[str]) -> None:
@@ -69,14 +70,25 @@ def _machine() -> dict[str, Any]:
     on_gpu = jax.default_backend() == "gpu" and torch.cuda.is_available()
     return {
         "device": "cuda" if on_gpu else "cpu",
-        "name": jax.devices()[0].device_kind if on_gpu else platform.processor() or "CPU",
+        "name": jax.devices()[0].device_kind if on_gpu else _processor(),
         "cores": os.cpu_count(),
         "versions": {name: importlib.metadata.version(name) for name in ("jax", "torch")},
     }
 
 
+def _processor() -> str:
+    """The processor's name, and what it has for low precision."""
+    try:
+        text = pathlib.Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return platform.processor() or "CPU"
+    names = [line.partition(":")[2].strip() for line in text.splitlines() if "model name" in line]
+    flags_ = {"avx512f", "avx512_bf16", "avx512_vnni", "amx_bf16", "amx_int8"} & {*text.split()}
+    return " ".join([*names[:1], *sorted(flags_)]) or "CPU"
+
+
 def _measure(section: str, folder: pathlib.Path, device: str) -> dict[str, Any]:
-    from tools.bench import accuracy, data, encoding_memory, evaluation, memory, startup
+    from tools.bench import accuracy, data, encoding_memory, evaluation, memory, runs, startup, step
 
     values = flags.FLAGS
     folder = folder / section
@@ -88,6 +100,9 @@ def _measure(section: str, folder: pathlib.Path, device: str) -> dict[str, Any]:
         measured = data.measure(folder, first, values.pairs, values.repeats)
     elif section == "evaluation":
         measured = evaluation.measure(values.share, values.repeats, device=device)
+    elif section == "run":
+        case = step.Case("lap", int(values.segments[-1]), values.pairs)
+        measured = runs.measure(case, values.share, values.repeats, turn=values.turn, device=device)
     elif section == "metrics":
         measured = evaluation.measures(values.repeats)
     elif section == "startup":
@@ -167,7 +182,7 @@ if __name__ == "__main__":
         0.0,
     )
     flags.DEFINE_float(
-        "share", 1.0, "Share of the test videos in the section evaluation.", 0.01, 1.0
+        "share", 1.0, "Share of the test videos in the sections evaluation and run.", 0.01, 1.0
     )
     flags.DEFINE_bool("compiled", False, "Time torch.compile besides eager PyTorch.")
     flags.DEFINE_string(

@@ -46,11 +46,16 @@ def interleaved(sides: Mapping[str, Callable[[], float]], repeats: int) -> dict[
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """A detector, the segments of a video and the pairs of videos in a batch."""
+    """A detector, the segments of a video, the pairs of videos in a batch and our step's crops.
+
+    Attributes:
+      train_crops: of TrainConfig; 0 for all.
+    """
 
     detector: str
     segments: int
     pairs: int
+    train_crops: int = 0
 
 
 class JaxStep:
@@ -65,7 +70,10 @@ class JaxStep:
         from gvvad_jax.config import TrainConfig
 
         pairs, segments = case.pairs, case.segments
-        config = TrainConfig(detector=case.detector, segments=segments, batch_size=pairs)
+        config = TrainConfig(
+            detector=case.detector, segments=segments, batch_size=pairs,
+            train_crops=case.train_crops,
+        )  # fmt: skip
         rng = np.random.default_rng(0)
         visual = rng.standard_normal((2 * pairs, CROPS, segments, DIM), np.float32)
         self.config, self._jax = config, jax
@@ -109,7 +117,7 @@ class TorchStep:
         from tools.published import twin_losses, twins
 
         torch.manual_seed(0)
-        detector, segments, pairs = dataclasses.astuple(case)
+        detector, segments, pairs = case.detector, case.segments, case.pairs
         has_text = detector in ("tevad", "lap")
         if detector == "ur_dmu":
             model = twins.DualMemory(DIM)
