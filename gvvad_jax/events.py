@@ -175,6 +175,25 @@ class EventStream:
         """
         return self._open.start if self._open else None
 
+    @property
+    def open(self) -> Event | None:
+        """The event that isn't complete yet, as it is so far, once it is sure to become one.
+
+        None where there is none, and until it has the minimum length.
+        """
+        found = self._open
+        if not found or found.end - found.start < self._rule.min_seconds - _SLACK:
+            return None
+        return Event(
+            video=self._video,
+            start=found.start,
+            end=found.end,
+            peak=found.peak,
+            peak_time=found.peak_time,
+            mean=found.mean,
+            threshold=self._rule.threshold,
+        )
+
     def push(self, score: float, start: float, end: float) -> Event | None:
         """Takes the next snippet; returns the event that it completes, if any.
 
@@ -209,18 +228,8 @@ class EventStream:
 
     def finish(self) -> Event | None:
         """Ends the source, or what is open of it; returns the event that this completes, if any."""
-        found, self._open = self._open, None
-        if not found or found.end - found.start < self._rule.min_seconds - _SLACK:
-            return None
-        return Event(
-            video=self._video,
-            start=found.start,
-            end=found.end,
-            peak=found.peak,
-            peak_time=found.peak_time,
-            mean=found.mean,
-            threshold=self._rule.threshold,
-        )
+        complete, self._open = self.open, None
+        return complete
 
 
 @dataclasses.dataclass

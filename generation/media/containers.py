@@ -12,7 +12,7 @@ from gvvad_jax.command import UserError
 
 # FFmpeg's names. Playlists and similar formats are left out, because FFmpeg would read whatever
 # files they name. Audio formats are accepted so that the error can say that there is no video.
-_FORMATS = (
+FORMATS = (
     *("mov", "matroska", "avi", "mpegts", "mpeg", "flv", "live_flv", "kux", "asf", "asf_o", "ogg"),
     *("mxf", "nut", "dv", "rm", "wtv", "swf", "nuv", "nsv", "pva", "ty", "gxf", "ivf", "obu"),
     *("h261", "h263", "h264", "hevc", "vvc", "evc", "av1", "m4v", "mpegvideo", "vc1", "vc1test"),
@@ -23,7 +23,7 @@ _FORMATS = (
 )
 # Names with %d are names, not patterns of other files.
 _OPTIONS = {
-    "format_whitelist": ",".join(_FORMATS),
+    "format_whitelist": ",".join(FORMATS),
     "protocol_whitelist": "file",
     "pattern_type": "none",
 }
@@ -65,21 +65,34 @@ def opened(
             )
         raise UnreadableError(f"{path}: expected a video file, found {problem}") from error
     with container:
-        stream = next((s for s in container.streams.video if not _is_cover(s)), None)
-        if stream is None or stream.codec_context is None:
-            only_cover = stream is None and container.streams.video
-            problem = "only a cover picture" if only_cover else "none that can be decoded"
-            raise UnreadableError(
-                f"{path}: expected a video stream, found {problem}; remove it from the list"
-            )
-        context = stream.codec_context
-        if context.width * context.height > _MOST_PIXELS:
-            raise UnreadableError(
-                f"{path}: expected pictures of at most {_MOST_PIXELS} pixels, found "
-                f"{context.width}x{context.height}; re-encode or remove it"
-            )
-        context.options = {"max_pixels": str(_MOST_PIXELS)}
-        yield container, stream
+        yield container, video_stream(container, path)
+
+
+def video_stream(container: av.container.InputContainer, path: str | os.PathLike) -> av.VideoStream:
+    """Returns a container's first video stream; cover pictures do not count.
+
+    Args:
+      container: the container.
+      path: what messages call it.
+
+    Raises:
+      UnreadableError: there is none, or its pictures are too large.
+    """
+    stream = next((s for s in container.streams.video if not _is_cover(s)), None)
+    if stream is None or stream.codec_context is None:
+        only_cover = stream is None and container.streams.video
+        problem = "only a cover picture" if only_cover else "none that can be decoded"
+        raise UnreadableError(
+            f"{path}: expected a video stream, found {problem}; remove it from the list"
+        )
+    context = stream.codec_context
+    if context.width * context.height > _MOST_PIXELS:
+        raise UnreadableError(
+            f"{path}: expected pictures of at most {_MOST_PIXELS} pixels, found "
+            f"{context.width}x{context.height}; re-encode or remove it"
+        )
+    context.options = {"max_pixels": str(_MOST_PIXELS)}
+    return stream
 
 
 def _require_regular(path: str | os.PathLike) -> None:

@@ -61,7 +61,8 @@ class Video:
 Scalers = collections.defaultdict[tuple[str, tuple[int, int]], VideoReformatter]
 
 
-def _scalers() -> Scalers:
+def new_scalers() -> Scalers:
+    """Returns the scalers of one video's pictures."""
     return collections.defaultdict(VideoReformatter)
 
 
@@ -221,7 +222,7 @@ class Reader:
         if self._images is not None:
             yield from self._wanted_images(wanted)
             return
-        wanted, count, size, scalers = iter(wanted), 0, None, _scalers()
+        wanted, count, size, scalers = iter(wanted), 0, None, new_scalers()
         upcoming = next(wanted, None)
         with opened(self.path) as (container, stream):
             stream.thread_type = "AUTO" if threads else "NONE"
@@ -236,7 +237,7 @@ class Reader:
         self._set(packets.decoded_timing(self._undamaged))
 
     def _wanted_images(self, wanted: Iterable[int]) -> Iterator[tuple[int, Picture]]:
-        size, self.damaged, scalers = None, 0, _scalers()
+        size, self.damaged, scalers = None, 0, new_scalers()
         for index in wanted:
             if index >= len(self._images):
                 break

@@ -10,7 +10,7 @@ from generation.media import reading
 
 def pictures(frames_FxHxWx3):
     """Returns a video in memory as the reader's pictures."""
-    scalers = reading._scalers()
+    scalers = reading.new_scalers()
     return [
         reading.Picture(
             pathlib.Path("memory"),
