@@ -13,6 +13,9 @@ again: finished videos are kept and the rows are the same. A video is encoded ag
 description or its source has changed. A video that cannot be encoded doesn't stop the others: it is
 named at the end with the reason, and the exit status is 3, or 1 if no video is left. Videos that
 can be read only in part are named too.
+
+--dry_run writes nothing: it reads the headers, encodes a few seconds of a few videos, and prints
+how many hours, gigabytes and failures to expect; its exit status is the one to expect.
 """
 
 import dataclasses
@@ -37,6 +40,9 @@ class EncodeFiles:
     videos: str = DATA("", "List of videos, a videos.json. Required.")
     out: str = DATA("", "Folder of the store. Required.")
     prompts: str = DATA("", "Descriptions of generated videos, a prompts.jsonl (default: none).")
+    dry_run: bool = DATA(
+        False, "Print the time, the size and the failures to expect, and write nothing."
+    )
 
 
 def main(_) -> None:
@@ -48,6 +54,9 @@ def main(_) -> None:
         raise UserError(f"{missing}: expected a path, found none; give both --videos and --out")
     # PyTorch's threads share the cores with the decoder, so they must not spin while they wait.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    if files.dry_run:
+        _plan(files, options, workers)
+        return
     spent: dict[str, Any] = {}
     finished = encoding.encode(
         files.videos,
@@ -72,6 +81,22 @@ def main(_) -> None:
             file=sys.stderr,
         )
         sys.exit(3)
+
+
+def _plan(files: EncodeFiles, options: EncodeOptions, workers: WorkerOptions) -> None:
+    from generation.encode import planning
+
+    planned = planning.plan(
+        files.videos,
+        files.out,
+        options,
+        prompts_path=files.prompts or None,
+        workers=workers.ray_workers or workers.num_workers,
+    )
+    print(planning.report(planned), file=sys.stderr)
+    print(json.dumps(planned))
+    if planned["failures"]:
+        sys.exit(3 if len(planned["failures"]) < planned["videos"] else 1)
 
 
 if __name__ == "__main__":

@@ -72,11 +72,13 @@ class Chunk:
     Attributes:
       plan: plan of the video.
       features, captions: prepared frames for the streams of these names.
+      last: index in the file of the last frame.
     """
 
     plan: DecodePlan
     features: list[Any]
     captions: list[Any]
+    last: int = -1
 
 
 @dataclasses.dataclass
@@ -115,6 +117,7 @@ class Source:
       recipe: says which frames are needed.
       measure: whether to measure pixels and consistency as well.
       bar: shows the share of the current video's frames that are decoded.
+      chunk_frames: frames for the encoder that complete a chunk (default: CHUNK_FRAMES).
     """
 
     def __init__(
@@ -124,7 +127,9 @@ class Source:
         *,
         measure: bool = True,
         bar: DecodingBar | None = None,
+        chunk_frames: int | None = None,
     ):
+        self._chunk_frames = chunk_frames or CHUNK_FRAMES
         self._videos, self._recipe, self._measure = videos, recipe, measure
         self._bar = bar or DecodingBar(enabled=False)
 
@@ -156,7 +161,9 @@ class Source:
                 break
             plan, source_F = self._plan(video, reader)
             meter = pixels.Meter(plan.num_frames, plan.fps) if self._measure else None
-            frames = _Frames(plan, self._recipe.encoder, meter, source_F, reader)
+            frames = _Frames(
+                plan, self._recipe.encoder, meter, source_F, reader, self._chunk_frames
+            )
             for index, picture in reader.frames(frames.wanted, threads=threads):
                 self._bar.update(index + 1, count)
                 yield from frames.take(index, picture)
@@ -251,6 +258,7 @@ class _Frames:
       meter: measures pixels; None to measure neither pixels nor consistency.
       source_F: index in the file of each frame at the plan's rate.
       reader: the file.
+      chunk_frames: see Source.
 
     Attributes:
       wanted: every frame of the file that is needed, ascending.
@@ -264,7 +272,9 @@ class _Frames:
         meter: pixels.Meter | None,
         source_F: np.ndarray,
         reader: reading.Reader,
+        chunk_frames: int,
     ):
+        self._chunk_frames = chunk_frames
         self.probes: list[torch.Tensor] = []
         self._plan, self._meter = plan, meter
         self._encoder = encoder if isinstance(encoder, FrameEncoder) else None
@@ -293,7 +303,8 @@ class _Frames:
             prepared = self._plan.captions.prepare(picture)
             self._chunk.captions += [prepared] * times
             self._bytes += prepared.nbytes
-        if self._distinct >= CHUNK_FRAMES or self._bytes >= CHUNK_BYTES:
+        self._chunk.last = index
+        if self._distinct >= self._chunk_frames or self._bytes >= CHUNK_BYTES:
             yield from self.rest()
 
     def rest(self) -> Iterator[Chunk]:
