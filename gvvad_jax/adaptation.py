@@ -190,7 +190,7 @@ def write(
     """
     path = pathlib.Path(path)
     if head:
-        beside = path.with_suffix(".npz")
+        beside = path.with_suffix(".head.npz")
         write_arrays(beside, {"kernel": head[0], "bias": head[1]})
         content = msgspec.structs.replace(
             content, head=Head(beside.name, digests.of_file(beside), feedback or {})

@@ -200,6 +200,7 @@ def fit_logistic(
     labels_V: np.ndarray,
     strength: float = STRENGTH,
     counts_V: np.ndarray | None = None,
+    offsets_V: np.ndarray | float = 0.0,
 ) -> tuple[np.ndarray, float]:
     """Fits a logistic regression in which each label counts half.
 
@@ -211,6 +212,7 @@ def fit_logistic(
       labels_V: 0 or 1 for each video; both must occur.
       strength: inverse of the penalty.
       counts_V: what each video counts in its label's mean; all the same for None.
+      offsets_V: known logits, which the regression adds to.
 
     Returns:
       (weights [D], intercept).
@@ -227,13 +229,13 @@ def fit_logistic(
     penalty_P = np.append(0.0, np.full(rows_VxD.shape[1], 1 / strength))
 
     def loss(parameters_P: np.ndarray) -> float:
-        losses_V = np.logaddexp(0.0, -signs_V * (inputs_VxP @ parameters_P))
+        losses_V = np.logaddexp(0.0, -signs_V * (offsets_V + inputs_VxP @ parameters_P))
         return float(share_V @ losses_V + penalty_P @ np.square(parameters_P) / 2)
 
     # Newton's method: the loss is convex, so that a step that lowers it enough is always found.
     parameters_P = np.zeros(len(penalty_P))
     for _ in range(MAX_ITERATIONS):
-        wrong_V = special.expit(-signs_V * (inputs_VxP @ parameters_P))
+        wrong_V = special.expit(-signs_V * (offsets_V + inputs_VxP @ parameters_P))
         gradient_P = penalty_P * parameters_P - (signs_V * share_V * wrong_V) @ inputs_VxP
         curvature_V = share_V * wrong_V * (1 - wrong_V)
         hessian_PxP = (inputs_VxP.T * curvature_V) @ inputs_VxP + np.diag(penalty_P + 1e-12)

@@ -1,0 +1,1 @@
+"""What tools.calibrate runs: a camera's normal footage, its statistics, feedback on alarms."""

@@ -1,0 +1,182 @@
+"""Fit a trained detector to a camera by the camera's normal footage, and by feedback on alarms.
+
+    python -m tools.calibrate --workdir=W --normal=FOLDER --alarms_per_hour=0.08 --out=CAMERA.json
+    python -m tools.calibrate --workdir=W --normal_store=STORE --out=CAMERA.json
+    python -m tools.calibrate --workdir=W --normal=FOLDER --feedback=labels.csv --out=CAMERA.json
+
+FOLDER holds videos of the camera in which nothing abnormal happens, and which the run wasn't
+trained on. They set how its features are standardised, the threshold of events, and what later
+footage is compared with to see drift. labels.csv (video,start,end,label; seconds; 1 for a true
+event, 0 for a false alarm) tunes the detector's last layer, if that helps on videos that are held
+out. CAMERA.json, and CAMERA.head.npz beside it if the layer is tuned, is applied by --adaptation of
+score_video, score and evaluate; the run's folder stays as it is. Prints one JSON object.
+docs/calibration.md says what each part gains.
+"""
+
+import dataclasses
+import json
+import os
+import pathlib
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from gvvad_jax.command import UserError, check, define_flags, from_flags, group, run_command
+from gvvad_jax.config import TrainConfig
+from gvvad_jax.store import folders
+from tools.watching.options import ModelOptions
+
+if TYPE_CHECKING:
+    from gvvad_jax.adaptation import Adaptation
+    from gvvad_jax.scoring import Model
+    from tools.adapting.camera import Footage
+    from tools.adapting.footage import Encode
+    from tools.adapting.tuning import Layer
+
+RUN = group("Detector")
+CAMERA = group("Camera")
+_TRAIN = TrainConfig.__dataclass_fields__
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CalibrateOptions:
+    """What to fit to what."""
+
+    workdir: str = RUN("", "Run folder with the trained detector. Required.")
+    checkpoint: str = RUN(
+        "last",
+        "Checkpoint of the run to fit.",
+        choices=("last", "best_on_validation", "best_on_test"),
+    )
+    normal: str = CAMERA(
+        "", "Folder of the camera's videos without anything abnormal. This or --normal_store."
+    )
+    normal_store: str = CAMERA("", _TRAIN["normal_store"].metadata["help"])
+    alarms_per_hour: float | None = CAMERA(None, _TRAIN["alarms_per_hour"].metadata["help"])
+    feedback: str = CAMERA("", "Feedback on alarms, a CSV of video,start,end,label (seconds; 0/1).")
+    feedback_videos: str = CAMERA(
+        "", "Folder or store of the videos that --feedback names (default: the CSV's folder)."
+    )
+    keep_feedback: bool = CAMERA(
+        False, "Keep what --feedback tuned even if it isn't better on held-out videos."
+    )
+    out: str = CAMERA(
+        "", "File to write, a .json; or a folder, for adaptation.json in it. Required."
+    )
+
+    def __post_init__(self) -> None:
+        check(self)
+        for name in ("workdir", "out"):
+            if not getattr(self, name):
+                raise UserError(f"--{name}: expected a path, found none")
+        if bool(self.normal) == bool(self.normal_store):
+            raise UserError("expected either --normal or --normal_store, found both or neither")
+        if (self.feedback_videos or self.keep_feedback) and not self.feedback:
+            raise UserError("--feedback: expected a CSV with the other flags of it, found none")
+        rate = self.alarms_per_hour
+        if rate is not None and not 0.001 <= rate <= 59:
+            raise UserError(f"--alarms_per_hour: expected 0.001 to 59, found {rate}")
+
+    @property
+    def path(self) -> pathlib.Path:
+        """The file to write."""
+        is_folder = os.path.isdir(self.out) or self.out.endswith("/")
+        path = pathlib.Path(self.out, "adaptation.json") if is_folder else pathlib.Path(self.out)
+        if path.suffix != ".json":
+            raise UserError(f"--out={self.out}: expected a .json or a folder, found another name")
+        return path
+
+
+def main(_: Sequence[str]) -> None:
+    options, models = from_flags(CalibrateOptions), from_flags(ModelOptions)
+    path = options.path
+    folders.require_own_file(path, b'{\n "format_version": 1,\n "run"')
+    if options.feedback:
+        folders.require_own_file(path.with_suffix(".head.npz"), b"PK")
+        from tools.adapting import feedback
+
+        feedback.read(options.feedback)  # Before anything slow.
+    path.parent.mkdir(parents=True, exist_ok=True)
+    from gvvad_jax import adaptation, scoring
+    from tools.adapting import camera, footage
+
+    model = scoring.load(options.workdir, options.checkpoint)
+    rate = options.alarms_per_hour or model.config.alarms_per_hour
+    opened: list[Encode] = []
+
+    def encode() -> "Encode":
+        if not opened:
+            opened.append(footage.encoder(options.workdir, model, models))
+        return opened[0]
+
+    if options.normal:
+        normal = footage.of_folder(options.normal, encode())
+    else:
+        normal = footage.of_store(model, options.normal_store)
+    found, layer, said = camera.fit(model, normal, rate), None, None
+    if options.feedback:
+        layer, said = _tuned(options, adaptation.adapted(model, found, None), encode)
+        if layer:
+            found = _with_layer(model, found, layer, normal, rate)
+    adaptation.write(path, found, layer, said)
+    print(json.dumps(summary(path, found, layer is not None, said)))
+
+
+def _tuned(
+    options: CalibrateOptions, model: "Model", encode: Any
+) -> "tuple[Layer | None, dict[str, Any]]":
+    """Tunes the last layer of an adapted detector; (None, measures) where that isn't kept."""
+    from gvvad_jax import heads
+    from tools.adapting import feedback, footage, tuning
+
+    path, rows = options.feedback, feedback.read(options.feedback)
+    videos = footage.of_feedback(path, rows, model, options.feedback_videos, encode)
+    labels = feedback.labels(path, [r for r in rows if r.video in videos.times], videos.times)
+    snippets = tuning.gather(model, videos, labels)
+    tuning.require_both(path, snippets)
+    layer = heads.last_layer(model)[1:]
+    said = tuning.held_out(layer, snippets)
+    print(tuning.describe(said), file=sys.stderr)
+    if said["better"] or options.keep_feedback:
+        return tuning.tune(layer, snippets), said
+    print(
+        f"{path}: not kept, because it isn't better on held-out videos; give more feedback, or "
+        "--keep_feedback",
+        file=sys.stderr,
+    )
+    return None, said
+
+
+def _with_layer(
+    model: "Model", found: "Adaptation", layer: "Layer", normal: "Footage", rate: float
+) -> "Adaptation":
+    """Sets the threshold anew on scores of the tuned layer."""
+    import msgspec
+
+    from gvvad_jax import heads
+    from tools.adapting import camera
+
+    tuned = dataclasses.replace(model, variables=heads.replaced(model, *layer))
+    fitted = camera.fit(tuned, normal, rate)
+    return msgspec.structs.replace(
+        fitted,
+        run=found.run,
+        temperature=None,
+        temperature_reason="the run's was fitted to scores before feedback tuned the last layer",
+    )
+
+
+def summary(
+    path: pathlib.Path, found: "Adaptation", is_tuned: bool, feedback: dict[str, Any] | None
+) -> dict[str, Any]:
+    """Returns what the command prints."""
+    content = {"out": str(path), **dataclasses.asdict(found.threshold), "footage": found.footage}
+    content["rates"] = [[rate.threshold, rate.alarms_per_hour] for rate in found.rates]
+    if feedback is not None:
+        content["feedback"] = feedback | {"kept": is_tuned}
+    return content
+
+
+if __name__ == "__main__":
+    define_flags(CalibrateOptions, ModelOptions)
+    run_command(main, usage=__doc__)

@@ -1,0 +1,149 @@
+"""Runs of the study of cameras: detectors measured on other cameras' videos and on copies.
+
+Two questions. `cameras`: does a camera's own standardisation help, from how much footage, and is a
+threshold flattered by statistics of the same footage? `compression`: what do re-encoded files cost,
+and does training on copies mend it? A row of the answer is one measurement, a dict of plain values.
+"""
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from gvvad_jax import model_measures, scoring
+from gvvad_jax.config import TrainConfig
+from gvvad_jax.scoring import Model
+from gvvad_jax.splits import Member
+from gvvad_jax.store.files import write_json
+from gvvad_jax.store.reader import Store
+from tools.adapting import camera
+from tools.adapting.camera import Footage
+from tools.studies import cameras, runs
+from tools.studies.cameras import COMPRESSED, ORIGINAL, CameraStudy
+
+# Shares of the camera's own statistics, and numbers of normal videos that they are of.
+SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
+COUNTS = (1, 3, 1000)
+# Share of normal snippets above a threshold, at which false alarms are compared.
+ALARMS = 0.05
+# What detectors of the second question are trained on.
+TRAINED_ON = ((ORIGINAL,), ("crf23",), (ORIGINAL, "crf23", "crf28"))
+
+
+def trained(study: CameraStudy, train: TrainConfig, names: Sequence[str], seed: int) -> Model:
+    """Trains on the training videos of some stores, or finds that done; returns the detector."""
+    name = f"{'+'.join(names)}-{seed:02d}"
+    path = study.folder / "splits" / f"{name}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    splits = cameras.split(study, seed)
+    write_json(path, cameras.annotated(study, names, splits).to_json())
+    config = dataclasses.replace(
+        train,
+        store=",".join(cameras.store_of(study, each) for each in names),
+        annotations=str(path),
+        workdir=str(study.folder / "runs" / name),
+        seed=seed,
+        validation_share=0.0,
+    )
+    runs.finished_run(config)
+    return scoring.load(config.workdir)
+
+
+def members(study: CameraStudy, name: str, seed: int, split: str) -> list[Member]:
+    """Returns the videos of a split of one store."""
+    store, splits = Store(cameras.store_of(study, name)), cameras.split(study, seed)
+    listed = cameras.annotated(study, [name], splits).in_split(split)
+    return [Member(store, video) for video in listed]
+
+
+def footage_of(videos: Sequence[Member]) -> Footage:
+    """Returns videos as footage to fit a detector to."""
+    return Footage(
+        {m.video.id: m.store.visual(m.video.id) for m in videos},
+        {m.video.id: m.store.times(m.video.id) for m in videos},
+    )
+
+
+def _measured(model: Model, test: Sequence[Member]) -> dict[str, Any]:
+    measures = model_measures.measure_members(model, test)
+    return {name: round(float(measures[name]), 4) for name in runs.MEASURES}  # type: ignore[literal-required]
+
+
+def _above(model: Model, normal: Sequence[Member], threshold: float) -> float:
+    """Share of normal videos' snippets that score above a threshold."""
+    scores = np.concatenate(list(model.score_members(normal).values()))
+    return round(float(np.mean(scores > threshold)), 4)
+
+
+def _quantile(scores: Mapping[str, np.ndarray]) -> float:
+    return float(np.quantile(np.concatenate(list(scores.values())), 1 - ALARMS))
+
+
+def cameras_rows(study: CameraStudy, train: TrainConfig) -> Iterator[dict[str, Any]]:
+    """Measures detectors of the originals on other cameras, with and without their statistics."""
+    targets = [(name, study, name) for name in (ORIGINAL, "crf28", *cameras.CAMERAS)]
+    targets += [(name, other, ORIGINAL) for name, other in study.others().items()]
+    for seed in range(study.seeds):
+        model = trained(study, train, (ORIGINAL,), seed)
+        known = _quantile(model.score_members(members(study, ORIGINAL, seed, "validation")))
+        for target, owner, name in targets:
+            test = members(owner, name, seed, "test")
+            held = members(owner, name, seed, "validation")
+            for count, share in _fits(len(held)):
+                footage = footage_of(held[:count])
+                yield {"seed": seed, "target": target, "videos": count, "share": share} | _fitted(
+                    model, footage, share, test, known
+                )
+
+
+def _fits(videos: int) -> list[tuple[int, float]]:
+    """Numbers of videos and shares of their statistics; without a share, the run's own once."""
+    counts = sorted({min(count, videos) for count in COUNTS})
+    return [(videos, 0.0)] + [(count, share) for count in counts for share in SHARES[1:]]
+
+
+def _fitted(
+    model: Model, footage: Footage, share: float, test: Sequence[Member], known: float
+) -> dict[str, Any]:
+    """Measures a detector with blended statistics, its threshold set in three ways.
+
+    The thresholds let ALARMS of the snippets pass: of the footage by statistics of the same footage
+    (direct), or of its other parts (cross), or of the run's own camera (known).
+    """
+    standard = camera.blended(camera.statistics(footage), model.standard, share)
+    fitted = dataclasses.replace(model, standard=standard)
+    normal = [member for member in test if not member.video.label]
+    thresholds = {
+        "known": known,
+        "direct": _quantile(fitted.score(footage.features)),
+        "cross": _quantile(camera.cross_scores(model, footage, share)),
+    }
+    return {
+        "seconds": round(footage.seconds),
+        **_measured(fitted, test),
+        **{f"alarms_{name}": _above(fitted, normal, each) for name, each in thresholds.items()},
+    }
+
+
+def compression_rows(study: CameraStudy, train: TrainConfig) -> Iterator[dict[str, Any]]:
+    """Measures detectors of originals, of copies and of both on originals and on copies.
+
+    False alarms are the share of normal snippets above the threshold that ALARMS of the normal test
+    snippets of the files that a detector was trained on first are above.
+    """
+    for seed in range(study.seeds):
+        for names in TRAINED_ON:
+            model = trained(study, train, names, seed)
+            base = [m for m in members(study, names[0], seed, "test") if not m.video.label]
+            threshold = _quantile(model.score_members(base))
+            for name in (ORIGINAL, *COMPRESSED):
+                test = members(study, name, seed, "test")
+                normal = [m for m in test if not m.video.label]
+                yield {
+                    "seed": seed,
+                    "trained_on": "+".join(names),
+                    "target": name,
+                    **_measured(model, test),
+                    "alarms": _above(model, normal, threshold),
+                }
