@@ -52,11 +52,15 @@ _REMEDIES = {
 _EXTRAS = {
     "av": "video",
     "h5py": "features",
-    "huggingface_hub": "features",
+    "flatbuffers": "export",
+    "gradio": "app",
+    "huggingface_hub": "share",
     "jinja2": "pages",
     "matplotlib": "plots",
     "paho": "live",
     "cv2": "video",
+    "onnx": "export",
+    "onnxruntime": "export",
     "sklearn": "dev",
 } | dict.fromkeys(("torch", "transformers", "diffusers", "pydantic", "openai"), "generation")
 _INTERRUPTED = "interrupted: finished work is kept; run the same command again to go on from there"

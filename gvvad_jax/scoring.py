@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import pathlib
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
@@ -15,6 +16,8 @@ from gvvad_jax.command import UserError
 from gvvad_jax.config import TrainConfig
 from gvvad_jax.measures import MeasureOptions, Measures
 from gvvad_jax.run import checkpoints
+from gvvad_jax.sharing import facts, models
+from gvvad_jax.sharing.card import Facts
 from gvvad_jax.splits import Member
 from gvvad_jax.standardisation import Standardisation
 from gvvad_jax.store.annotations import Annotations
@@ -68,6 +71,8 @@ class Model:
     score_step: Callable[..., jax.Array]
     calibration: Calibration | None = None
     normal_videos: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    folder: pathlib.Path | None = None
+    facts: Facts = dataclasses.field(default_factory=lambda: Facts(license=""))
     seen: Standardisation | None = None
 
     def score(self, features: Mapping[str, VideoFeatures] | Store) -> dict[str, np.ndarray]:
@@ -143,6 +148,64 @@ class Model:
         scores = self.video_scores(snippets)
         chances_V = calibration.apply(list(scores.values()), self.calibration.temperature)
         return dict(zip(scores, chances_V.tolist(), strict=True))
+
+    def save_pretrained(
+        self,
+        folder: str | os.PathLike[str],
+        *,
+        license: str = "",
+        data: str = "",
+        measures: Measures | None = None,
+    ) -> None:
+        """Writes this detector as a folder to share; `load` reads it. See docs/sharing.md.
+
+        Paths, ids of videos and the digests of normal footage stay out of it.
+
+        Args:
+          folder: absent, empty, or with a shared detector, which is replaced.
+          license: identifier of the licence, such as apache-2.0; a detector that was shared
+            already keeps its own by default.
+          data: what it was trained on, and under which licence, for the model card.
+          measures: what `evaluate` returned, e.g. with intervals (default: those of the run).
+
+        Raises:
+          UserError: no licence, or a folder with anything else.
+        """
+        models.save(self, folder, license, data, measures)
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        license: str = "",
+        data: str = "",
+        measures: Measures | None = None,
+        private: bool | None = None,
+        revision: str | None = None,
+        commit_message: str = "Upload a detector",
+    ) -> str:
+        """Uploads what `save_pretrained` writes to the Hugging Face Hub, as one commit.
+
+        The token is that of HF_TOKEN or of `hf auth login`.
+
+        Args:
+          repo_id: "USER/NAME", created if need be; `load("hf:USER/NAME")` reads it.
+          license, data, measures: see save_pretrained.
+          private: whether a repository that is created is private; by default as the account's
+            settings have it, which usually is public.
+          revision: branch to upload to.
+          commit_message: of the commit.
+
+        Returns:
+          The commit's address.
+
+        Raises:
+          UserError: no licence, no token, no access or no network.
+        """
+        return models.push(
+            self, repo_id, license, data, measures,
+            private=private, revision=revision, message=commit_message,
+        )  # fmt: skip
 
     def require(self, manifest: Manifest, path: str) -> None:
         """Raises UserError unless a store's features are of the kind this was trained on."""
@@ -426,20 +489,23 @@ def buckets(
 
 
 def load(workdir: str | os.PathLike[str], checkpoint: str = "last") -> Model:
-    """Loads a trained detector from a run's folder.
+    """Loads a trained detector from a run's folder, or a shared one.
 
     Args:
-      workdir: the folder of gvvad_jax.train or tools.import_checkpoint.
-      checkpoint: last, best_on_validation or best_on_test.
+      workdir: the folder of gvvad_jax.train, tools.import_checkpoint or save_pretrained, or
+        "hf:USER/NAME[@REVISION]" of the Hugging Face Hub.
+      checkpoint: last, best_on_validation or best_on_test; a shared detector has one checkpoint.
 
     Raises:
-      UserError: no such run or no such checkpoint.
+      UserError: no such run, no such checkpoint, or a damaged one.
     """
     if checkpoint not in checkpoints.KINDS:
         raise UserError(
             f"checkpoint: expected one of {', '.join(checkpoints.KINDS)}, found {checkpoint!r}; "
             "give one of them"
         )
+    if models.is_shared(workdir):
+        return _load_shared(workdir, checkpoint)
     saved = checkpoints.read_model(workdir)
     config, manifest = saved.config, saved.manifest
     template = cast(
@@ -453,6 +519,7 @@ def load(workdir: str | os.PathLike[str], checkpoint: str = "last") -> Model:
     # A run that was prolonged, or is still going on, has another checkpoint than was calibrated.
     if calibrated and calibrated.step != run.latest(checkpoint):
         calibrated = None
+    step_saved = run.latest(checkpoint)
     run.close()
     return Model(
         config=config,
@@ -462,4 +529,22 @@ def load(workdir: str | os.PathLike[str], checkpoint: str = "last") -> Model:
         score_step=step.make_score_step(config),
         calibration=calibrated,
         normal_videos=known.normal_videos if known else {},
+        folder=pathlib.Path(workdir),
+        facts=facts.of_run(pathlib.Path(workdir), checkpoint, step_saved),
+    )
+
+
+def _load_shared(name: str | os.PathLike[str], checkpoint: str) -> Model:
+    """Loads a shared detector from its folder or from the Hugging Face Hub."""
+    shared, folder = models.load(name, checkpoint)
+    return Model(
+        config=shared.config,
+        manifest=shared.manifest,
+        standard=shared.standard,
+        variables=shared.variables,
+        score_step=step.make_score_step(shared.config),
+        calibration=shared.calibration,
+        seen=shared.seen,
+        folder=folder,
+        facts=shared.facts,
     )

@@ -31,9 +31,9 @@ from tests.support.stores import write_store
 # What the extras install. Where the core is installed alone, a test that fails because one of these
 # is missing, here or in a command that it runs, is skipped; missing anything else, it fails.
 _OF_EXTRAS = (
-    "PIL", "accelerate", "av", "cv2", "diffusers", "h5py", "huggingface_hub", "jinja2",
-    "matplotlib", "openai", "paho", "pydantic", "ray", "safetensors", "sentencepiece", "torch",
-    "transformers",
+    "PIL", "accelerate", "av", "cv2", "diffusers", "flatbuffers", "gradio", "h5py",
+    "huggingface_hub", "jinja2", "matplotlib", "onnx", "onnxruntime", "openai", "paho", "pydantic",
+    "ray", "sentencepiece", "torch", "transformers",
 )  # fmt: skip
 _MISSING = [name for name in _OF_EXTRAS if importlib.util.find_spec(name) is None]
 
