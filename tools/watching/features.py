@@ -44,6 +44,18 @@ class Piece(NamedTuple):
     captions: list[str]
 
 
+class Ending(NamedTuple):
+    """The end of a video's rows.
+
+    Attributes:
+      faults: warnings about the file.
+      damaged: whether parts of it can't be decoded.
+    """
+
+    faults: list[str]
+    damaged: bool
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Facts:
     """What is known of a video before its rows are.
@@ -126,7 +138,7 @@ class RunFeatures:
         for message in self.pieces(path, fps):
             if isinstance(message, Facts):
                 facts, pieces = message, []
-            else:
+            elif isinstance(message, Piece):
                 pieces.append(message)
         assert facts is not None
         text = [piece.text_TxE for piece in pieces if piece.text_TxE is not None]
@@ -142,7 +154,7 @@ class RunFeatures:
         path: str | os.PathLike[str],
         fps: float | None = None,
         bar: "DecodingBar | None" = None,
-    ) -> Iterator[Facts | Piece]:
+    ) -> Iterator[Facts | Piece | Ending]:
         """Encodes a video piece by piece, in constant memory.
 
         Args:
@@ -151,8 +163,8 @@ class RunFeatures:
           bar: shows the share of it that is decoded.
 
         Yields:
-          Its facts, then its rows. If it turns out to be damaged, other facts follow, and the rows
-          from the first one on; the rows before these are void.
+          Its facts, its rows, and its ending. If it turns out to be damaged, other facts follow
+          the rows, and rows from the first one on; those before are void.
 
         Raises:
           UnreadableVideo: nothing of it can be encoded.
@@ -165,19 +177,23 @@ class RunFeatures:
         )
         listed = annotations.Annotations({video.id: video}, str(path.parent / "videos.json"))
         source = decode_ahead.Source(listed, self.recipe, measure=False, bar=bar)
-        rows = None
+        rows, reads = None, 0
         ahead = decode_ahead.ahead(source.messages([video]), decode_ahead.CHUNKS_ALIVE)
         with contextlib.closing(ahead) as messages:
             for message in messages:
                 if isinstance(message, decode_ahead.Unreadable):
                     raise UnreadableVideo(message.reason)
                 if rows is None or rows.plan is not message.plan:
-                    rows = _Rows(self.recipe, message.plan)
+                    rows, reads = _Rows(self.recipe, message.plan), reads + 1
                     yield self._facts(message.plan)
                 if isinstance(message, decode_ahead.Chunk):
                     piece = rows.take(message)
                     if piece is not None:
                         yield piece
+                else:
+                    lost = message.declared_frames - message.decoded_frames
+                    faults = [f"{lost} frames could not be decoded"] if lost > 0 else []
+                    yield Ending(faults + message.faults, bool(faults) or reads > 1)
                 del message  # Frees its frames before the next message arrives.
 
     def _facts(self, plan: "DecodePlan") -> Facts:

@@ -1,12 +1,10 @@
-"""What a command line of videos names: files, folders, globs, lists; or live sources."""
+"""What a command line of videos names: files, folders, globs, lists; see addresses.py, too."""
 
 import dataclasses
 import glob
 import hashlib
 import os
 import pathlib
-import re
-import stat
 from collections.abc import Iterator, Sequence
 
 from gvvad_jax.command import UserError
@@ -18,7 +16,6 @@ SUFFIXES = frozenset((
     ".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".ts", ".mts", ".m2ts", ".mpg", ".mpeg",
     ".flv", ".wmv", ".asf", ".3gp", ".ogv", ".mxf", ".dav", ".h264", ".h265", ".hevc", ".ivf",
 ))  # fmt: skip
-_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 # Letters of an output's name besides letters and digits of any language.
 _KEPT = " -_.,()+"
 _MOST_BYTES = 100
@@ -44,20 +41,6 @@ class VideoFile:
     def place(self) -> str:
         """Identifies the file on this machine without telling where it lies."""
         return hashlib.sha256(os.fsencode(os.path.abspath(self.path))).hexdigest()[:16]
-
-
-def is_live(argument: str) -> bool:
-    """Tells whether an argument is a URL, a device or standard input rather than a file.
-
-    A number is a camera's, and "-" is standard input; a file called so is given as ./NAME.
-    """
-    if argument == "-" or re.fullmatch(r"\d{1,3}", argument) or _URL.match(argument):
-        return True
-    try:
-        mode = os.stat(argument).st_mode
-    except (OSError, ValueError):
-        return False
-    return stat.S_ISCHR(mode) or stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)
 
 
 def find(arguments: Sequence[str], truth: str = "") -> list[VideoFile]:
