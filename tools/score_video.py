@@ -12,30 +12,35 @@ content, run and settings are the same are skipped. A video that can't be read d
 others: it is named, and the exit status is 3, or 1 if no video is left.
 """
 
-from gvvad_jax.command import UserError, define_flags, from_flags, run_command
-from tools.watching import sources
+from gvvad_jax.command import UserError, define_flags, from_flags, refuse_flags, run_command
+from tools.watching import addresses, sources
+from tools.watching.live_options import LiveOptions
 from tools.watching.options import ModelOptions, WatchOptions
 
 
 def main(arguments: list[str]) -> None:
     options, models = from_flags(WatchOptions), from_flags(ModelOptions)
-    live_sources = [argument for argument in arguments if sources.is_live(argument)]
+    live_options = from_flags(LiveOptions)
+    live_sources = [argument for argument in arguments if addresses.is_live(argument)]
     if live_sources and len(live_sources) < len(arguments):
         files = [argument for argument in arguments if argument not in live_sources]
+        shown = addresses.redacted(live_sources[0])
         raise UserError(
-            f"expected files or live sources, found both ({files[0]}, {live_sources[0]}); give "
+            f"expected files or live sources, found both ({files[0]}, {shown}); give "
             "them to two commands"
         )
     if live_sources:
+        refuse_flags("a live source", ("annotations", "clips"))
         from tools.watching import live
 
-        live.watch(live_sources, options, models)
+        live.watch(live_sources, options, live_options, models)
         return
+    refuse_flags("files", ("window", "mqtt", "webhook", "home_assistant"))
     from tools.watching import files as watched_files
 
     watched_files.score(sources.find(arguments, options.annotations), options, models)
 
 
 if __name__ == "__main__":
-    define_flags(WatchOptions, ModelOptions)
+    define_flags(WatchOptions, LiveOptions, ModelOptions)
     run_command(main, usage=__doc__, positional=None)

@@ -89,7 +89,7 @@ class Broker(sinks.Sink):
                 raise ConnectionError
         with self._acknowledged:
             self._arrived.clear()  # Numbers come again after 65535 messages.
-        info = self._client.publish(f"{self._topic}/{message['name']}", json.dumps(message), qos=1)
+        info = self._client.publish(f"{self._topic}/{message['video']}", json.dumps(message), qos=1)
         # From here on the client itself sends it again after each reconnection.
         with self._acknowledged:
             while info.mid not in self._arrived:

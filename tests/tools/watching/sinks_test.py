@@ -16,7 +16,7 @@ def _short_pauses(monkeypatch):
 
 
 def _message(number, name="front"):
-    return {"state": "begin", "name": name, "number": number}
+    return {"state": "begin", "video": name, "number": number}
 
 
 def _numbers(messages):
