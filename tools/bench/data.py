@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tools.bench import sparse_store
-from tools.bench.step import CROPS, DIM, TEXT_DIM, Case, JaxStep, seconds_of
+from tools.bench.sparse_store import CROPS, DIM, TEXT_DIM
+from tools.bench.step import Case, JaxStep
+from tools.bench.workers import seconds_of
 
 if TYPE_CHECKING:
     from gvvad_jax.splits import Member
@@ -116,7 +118,7 @@ def _mapped(
 # Trains as the command does, then prints the memory it took.
 TRAIN = """
 import runpy
-from tools.bench.step import peak_bytes
+from tools.bench.workers import peak_bytes
 runpy.run_module("gvvad_jax.train", run_name="__main__")
 print(peak_bytes())
 """

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from generation.encode.recipe import EncodeOptions, Recipe
 from tools.bench import encode
-from tools.bench.step import peak_bytes
+from tools.bench.workers import peak_bytes
 
 if TYPE_CHECKING:
     from generation.encoders.protocols import Captioner

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from gvvad_jax import metrics, scoring
-from tools.bench.step import CROPS, DIM, TEXT_DIM, interleaved, seconds_of
+from tools.bench.sparse_store import CROPS, DIM, TEXT_DIM
+from tools.bench.workers import interleaved, seconds_of
 
 # Rows (visual_TxNxD, text_TxE) by video id.
 Features = Mapping[str, tuple[np.ndarray, np.ndarray]]

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from tools.bench.sparse_store import DIM, TEXT_DIM
-from tools.bench.step import peak_bytes
+from tools.bench.workers import peak_bytes
 
 LENGTHS = (1000, 4000, 16000)
 

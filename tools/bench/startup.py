@@ -6,7 +6,8 @@ import subprocess
 import sys
 
 from tools.bench import sparse_store
-from tools.bench.step import Case, Worker, seconds_of
+from tools.bench.step import Case
+from tools.bench.workers import Worker, seconds_of
 
 
 def measure(folder: pathlib.Path, repeats: int) -> dict[str, float]:
@@ -35,8 +36,9 @@ def measure(folder: pathlib.Path, repeats: int) -> dict[str, float]:
         arguments = {"side": "ours", "case": dataclasses.asdict(Case("lap", 32, 2))}
         cached = {"JAX_COMPILATION_CACHE_DIR": str(folder / "cache-of-step")}
         worker = Worker(arguments, cached)
+        seconds = worker.first_seconds()
         worker.close()
-        return worker.first_seconds
+        return seconds
 
     first_step()
     return {

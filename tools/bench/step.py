@@ -7,20 +7,16 @@ random, in memory, float32, with dropout.
 import dataclasses
 import functools
 import json
-import os
-import pathlib
-import re
 import statistics
-import subprocess
 import sys
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from tools.bench import operations
 from tools.bench.sparse_store import CROPS, DIM, TEXT_DIM
+from tools.bench.workers import Worker, interleaved, seconds_of, serve
 
 PROMPTS = 60
 # Setting that docs/performance.md recommends on CPUs. Keeping freed memory as well (mmap_max=0) was
@@ -28,34 +24,23 @@ PROMPTS = 60
 JAX_ENVIRONMENT = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
 
 
-def seconds_of(run: Callable[[], Any]) -> float:
-    """Wall time of one call, which has to wait for its result."""
-    start = time.perf_counter()
-    run()
-    return time.perf_counter() - start
-
-
-def interleaved(sides: Mapping[str, Callable[[], float]], repeats: int) -> dict[str, list[float]]:
-    """Calls the sides, which return their times, in turn; every other round in reverse."""
-    times: dict[str, list[float]] = {name: [] for name in sides}
-    for number in range(repeats):
-        for name in sorted(sides, reverse=bool(number % 2)):
-            times[name].append(sides[name]())
-    return times
-
-
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """A detector, the segments of a video, the pairs of videos in a batch and our step's crops.
+    """What is trained.
 
     Attributes:
-      train_crops: of TrainConfig; 0 for all.
+      detector: name of the detector.
+      segments: segments of a video.
+      pairs: pairs of videos in a batch.
+      train_crops: crops of our step, as of TrainConfig; 0 for all.
+      precision: float32 (with float32 products), tf32 (float32 with products in TF32) or bfloat16.
     """
 
     detector: str
     segments: int
     pairs: int
     train_crops: int = 0
+    precision: str = "float32"
 
 
 class JaxStep:
@@ -72,7 +57,8 @@ class JaxStep:
         pairs, segments = case.pairs, case.segments
         config = TrainConfig(
             detector=case.detector, segments=segments, batch_size=pairs,
-            train_crops=case.train_crops,
+            train_crops=case.train_crops, precision=case.precision.replace("tf32", "float32"),
+            matmul_precision="default" if case.precision == "tf32" else "highest",
         )  # fmt: skip
         rng = np.random.default_rng(0)
         visual = rng.standard_normal((2 * pairs, CROPS, segments, DIM), np.float32)
@@ -89,6 +75,9 @@ class JaxStep:
 
     def seconds(self) -> float:
         return seconds_of(self)
+
+    def device_bytes(self) -> int | None:
+        return (self._jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
 
     def __call__(self) -> None:
         self._jax.block_until_ready(self.runner.step(self.data, self.batch))
@@ -117,6 +106,8 @@ class TorchStep:
         from tools.published import twin_losses, twins
 
         torch.manual_seed(0)
+        for backend in (torch.backends.cuda.matmul, torch.backends.cudnn):
+            backend.allow_tf32 = case.precision == "tf32"
         detector, segments, pairs = case.detector, case.segments, case.pairs
         has_text = detector in ("tevad", "lap")
         if detector == "ur_dmu":
@@ -128,6 +119,8 @@ class TorchStep:
             model.text_once = text_once
         self._torch, self._device = torch, device
         self._model = model.to(device)
+        if case.precision == "bfloat16":
+            model.forward = _in_bfloat16(model.forward, device)
         self._adam = torch.optim.Adam(model.parameters(), lr=1e-3, weight_decay=5e-3)
         batch = {}
         for half in twins.HALVES:
@@ -146,10 +139,25 @@ class TorchStep:
     def seconds(self) -> float:
         return seconds_of(self)
 
+    def device_bytes(self) -> int | None:
+        return None if self._device == "cpu" else self._torch.cuda.max_memory_allocated()
+
     def __call__(self) -> None:
         self._step(self._model, self._adam, self._batch)
         if self._device != "cpu":
             self._torch.cuda.synchronize()
+
+
+def _in_bfloat16(forward: Callable[[Any], Any], device: str) -> Callable[[Any], Any]:
+    """The forward pass as users of mixed precision run it; losses stay in float32."""
+    import torch
+
+    def run(batch: Any) -> Any:
+        with torch.autocast(device, torch.bfloat16):
+            outputs = forward(batch)
+        return {name: value.float() for name, value in outputs.items()}
+
+    return run
 
 
 class Ceiling:
@@ -157,6 +165,7 @@ class Ceiling:
 
     def __init__(self, case: Case, *, device: str):
         self._rows, self._device = 2 * case.pairs * CROPS * case.segments, device
+        self._precision = case.precision
 
     def seconds(self) -> float:
         """Time of one operation in the fastest product, with the better of two trials."""
@@ -173,8 +182,12 @@ class Ceiling:
         import jax
         import jax.numpy as jnp
 
-        left, right = jnp.ones((m, k)), jnp.ones((k, n))
-        product = jax.jit(jnp.matmul)
+        dtype = jnp.bfloat16 if self._precision == "bfloat16" else jnp.float32
+        # GPUs multiply zeros and ones faster than numbers.
+        numbers = jnp.asarray(np.random.default_rng(0).standard_normal(8191), dtype)
+        left, right = jnp.resize(numbers, (m, k)), jnp.resize(numbers, (k, n))
+        precision = "default" if self._precision == "tf32" else "highest"
+        product = jax.jit(functools.partial(jnp.matmul, precision=precision))
         return self._best(lambda: jax.block_until_ready(product(left, right)))
 
     def _by_torch(self, m: int, k: int, n: int) -> float:
@@ -183,83 +196,21 @@ class Ceiling:
         left, right = torch.ones(m, k), torch.ones(k, n)
         return self._best(lambda: left @ right)
 
+    def device_bytes(self) -> int | None:
+        return None
+
     def _best(self, run: Callable[[], Any]) -> float:
         return min(seconds_of(run) for _ in range(2))
-
-
-def peak_bytes(process: int | str = "self") -> int:
-    """Peak memory of a running process in bytes (Linux).
-
-    rusage would not do: a child's peak starts at what its parent had.
-    """
-    status = pathlib.Path(f"/proc/{process}/status").read_text()
-    return 1024 * int(re.search(r"VmHWM:\s+(\d+) kB", status).group(1))
-
-
-class Worker:
-    """A process that runs one side and takes steps on request.
-
-    The sides have processes of their own so that each runs as it does for its users; otherwise
-    one side's settings of the memory allocator would affect the other.
-
-    Args:
-      arguments: arguments of `main`.
-      environment: additional environment variables.
-    """
-
-    def __init__(self, arguments: Mapping[str, Any], environment: Mapping[str, str]):
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "tools.bench.step", json.dumps(arguments)],
-            env=os.environ | environment,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        self.first_seconds = self._read_seconds()
-
-    def seconds(self, turn: float) -> float:
-        """Median time of the steps in `turn` seconds, after `turn` seconds of warming up."""
-        self._process.stdin.write(f"{turn}\n")
-        self._process.stdin.flush()
-        return self._read_seconds()
-
-    def _read_seconds(self) -> float:
-        for line in self._process.stdout:
-            if line.startswith("seconds "):
-                return float(line.split()[1])
-        raise RuntimeError(f"{self._process.args}: ended with status {self._process.wait()}")
-
-    def close(self) -> int:
-        """Ends the process; returns its peak memory in bytes."""
-        peak = peak_bytes(self._process.pid)
-        self._process.stdin.close()
-        self._process.stdout.close()
-        self._process.wait()
-        return peak
 
 
 SIDES = {"ours": JaxStep, "torch": TorchStep, "ceiling": Ceiling}
 
 
 def main(argument: str) -> None:
-    """The worker process: times one side whenever a line of standard input asks for it."""
+    """The worker process of one side; see workers.serve."""
     arguments = json.loads(argument)
     case = Case(**arguments.pop("case"))
-    side = SIDES[arguments.pop("side")](case, **arguments)
-    print("seconds", side.seconds(), flush=True)
-    for turn in sys.stdin:
-        # In training, steps follow each other. While a process waits for its turn, a virtual
-        # machine may take its free memory away, so steps right after a pause don't count.
-        _step_times(side, float(turn))
-        print("seconds", statistics.median(_step_times(side, float(turn))), flush=True)
-
-
-def _step_times(side: JaxStep | TorchStep | Ceiling, turn: float) -> list[float]:
-    """Times of steps: one, and more until `turn` seconds have passed."""
-    end, times = time.perf_counter() + turn, []
-    while not times or time.perf_counter() < end:
-        times.append(side.seconds())
-    return times
+    serve(SIDES[arguments.pop("side")](case, **arguments))
 
 
 def measure(
@@ -288,7 +239,7 @@ def measure(
     shares = [counted / step / rate for step, rate in zip(steps, ceilings, strict=True)]
     row = {
         "seconds": statistics.median(steps),
-        "first_seconds": workers["ours"].first_seconds,
+        "first_seconds": workers["ours"].first_seconds(),
         "gigaoperations": counted / 1e9,
         "matmul_gigaoperations_a_second": statistics.median(ceilings) / 1e9,
         "share_of_matmul_peak": statistics.median(shares),
@@ -317,6 +268,8 @@ def _workers(case: Case, device: str, compiled: bool) -> dict[str, Worker]:
         workers["torch_text_once"] = Worker(torch | {"text_once": True}, {})
     if compiled:
         workers["torch_compiled"] = Worker(torch | {"compiled": True}, {})
+    for worker in workers.values():
+        worker.first_seconds()
     return workers
 
 

@@ -22,7 +22,9 @@ def test_a_run_is_the_sum_of_its_parts(monkeypatch):
             # A step takes this long, and 5 s more where it is compiled.
             self._step = {"torch": 10.0, "ours": 2.0}[arguments["side"]]
             self._step /= 1 + arguments["case"]["train_crops"]
-            self.first_seconds = self._step + 5.0
+
+        def first_seconds(self):
+            return self._step + 5.0
 
         def seconds(self, turn):
             return self._step

@@ -1,4 +1,4 @@
-from tools.bench.step import interleaved
+from tools.bench.workers import interleaved
 
 
 def test_sides_take_turns():
