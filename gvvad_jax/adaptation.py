@@ -118,7 +118,9 @@ def read(path: str | os.PathLike[str]) -> Adaptation:
         ("features", found.features),
         ("standardisation", found.standardisation),
     ):
-        if statistics and (len(statistics.mean) != len(statistics.std) or min(statistics.std) <= 0):
+        if statistics and not (
+            len(statistics.mean) == len(statistics.std) and min(statistics.std, default=0) > 0
+        ):
             raise UserError(
                 f"{path}: {where}: expected as many deviations above 0 as means, found others; "
                 f"{_REMEDY}"
@@ -147,6 +149,13 @@ def apply(model: "Model", path: str | os.PathLike[str]) -> "Model":
             f"{path}: expected an adaptation of this run and checkpoint ({own[:12]}), found one of "
             f"another ({found.run[:12]}); make one with python -m tools.calibrate"
         )
+    dim = model.manifest.dim
+    for where, each in (("features", found.features), ("standardisation", found.standardisation)):
+        if each and len(each.mean) != dim:
+            raise UserError(
+                f"{path}: {where}: expected statistics of {dim} features, found {len(each.mean)}; "
+                f"{_REMEDY}"
+            )
     return adapted(model, found, _read_head(found, path) if found.head else None)
 
 
