@@ -1,6 +1,7 @@
 """The page of one scored video: player, score curve, events, and a slider for the threshold."""
 
 import base64
+import decimal
 import json
 import pathlib
 import urllib.parse
@@ -141,8 +142,9 @@ def _facts(content: Mapping[str, Any], embedded: bool) -> list[tuple[str, str]]:
 
 def clock(second: float) -> str:
     """Returns a time as m:ss.t, or h:mm:ss.t."""
-    # Rounded as the script does: 59.96 is 1:00.0.
-    whole, tenth = f"{second:.1f}".split(".")
+    # Rounded as the script does: 59.96 is 1:00.0, and 0.25 is 0:00.3.
+    rounded = decimal.Decimal(second).quantize(decimal.Decimal("0.1"), decimal.ROUND_HALF_UP)
+    whole, tenth = str(rounded).split(".")
     minutes, rest = divmod(int(whole), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{f'{hours}:{minutes:02d}' if hours else minutes}:{rest:02d}.{tenth}"
