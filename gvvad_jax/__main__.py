@@ -50,6 +50,7 @@ STAGES = {
     },
     "Studies and checks": {
         "study": ("tools.study", "Run many trainings that answer one question."),
+        "study-windows": ("tools.study_windows", "Measure what live scoring costs in AUC."),
         "filter-suite": ("tools.filter_suite", "Measure how well the filter finds defects."),
         "check-world": ("tools.check_world", "Check that the built-in world is a fair problem."),
         "reference-step": ("tools.reference_step", "Compare a detector with published numbers."),

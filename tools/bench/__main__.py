@@ -2,14 +2,21 @@
 
     python -m tools.bench [--sections=step,data] [--json=FILE]
     python -m tools.bench --sections=accuracy --store=STORE
+    python -m tools.bench --gpu --json=FILE
 
 Sections: step (each detector compared with plain PyTorch and the machine's matrix products), data
 (opening, gathering), evaluation (a UCF-Crime-sized test set), run (LAP's whole published schedule,
 from measured parts, at the last number of segments), metrics, startup, memory (how it
-grows with the data, and each detector's and encoder's with the length of a video), accuracy (what
-bfloat16 and float16 cost). The sides of a comparison are timed in turn. A ratio is the median over
+grows with the data, and each detector's and encoder's with the length of a video), streaming
+(scores as snippets arrive, and a camera's delay, on one core), accuracy (what bfloat16 and float16
+cost). The sides of a comparison are timed in turn. A ratio is the median over
 the rounds; it is comparable between runs where times are not. JAX and PyTorch use a GPU if both see
 one. Nothing else should run on the machine.
+
+--gpu runs another report, which takes at most --gpu_seconds and needs only JAX, Flax, PyTorch and
+transformers: parity, steps in each precision, evaluation, CLIP, seeds together, CogVideoX's
+transformer. Each part has a process and a time of its own; what is missing is skipped, and says so.
+Without a GPU it runs at tiny sizes, whose figures mean nothing.
 """
 
 import json
@@ -23,13 +30,24 @@ from absl import flags
 
 from gvvad_jax.command import UserError, run_command
 from gvvad_jax.config import DETECTORS
-from gvvad_jax.store.files import write_json
 
-SECTIONS = ("step", "data", "evaluation", "run", "metrics", "startup", "memory", "accuracy")
+SECTIONS = (
+    *("step", "data", "evaluation", "run", "metrics", "startup", "memory", "streaming"),
+    "accuracy",
+)
 
 
 def main(_: Sequence[str]) -> None:
     values = flags.FLAGS
+    if values.json:
+        pathlib.Path(values.json).resolve().parent.mkdir(parents=True, exist_ok=True)
+    if values.gpu:
+        from tools.bench.gpu import report
+
+        report.run(values.json, values.gpu_seconds)
+        return
+    from gvvad_jax.store.files import write_json
+
     unknown = set(values.sections) - set(SECTIONS) | set(_detectors(values)) - set(DETECTORS)
     if unknown:
         raise UserError(
@@ -44,8 +62,6 @@ def main(_: Sequence[str]) -> None:
         raise UserError(
             f"--segments: expected whole numbers of 5 or more, found {wrong or 'none'}; correct it"
         )
-    if values.json:
-        pathlib.Path(values.json).resolve().parent.mkdir(parents=True, exist_ok=True)
     figures: dict[str, Any] = {"machine": _machine()}
     print(json.dumps(figures["machine"]))
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
@@ -89,6 +105,7 @@ def _processor() -> str:
 
 def _measure(section: str, folder: pathlib.Path, device: str) -> dict[str, Any]:
     from tools.bench import accuracy, data, encoding_memory, evaluation, memory, runs, startup, step
+    from tools.bench import streaming as live
 
     values = flags.FLAGS
     folder = folder / section
@@ -110,6 +127,8 @@ def _measure(section: str, folder: pathlib.Path, device: str) -> dict[str, Any]:
     elif section == "memory":
         measured = data.memory(folder) | {"detectors": memory.detectors(_detectors(values))}
         measured |= {"encoders": encoding_memory.encoders(folder / "encoders")}
+    elif section == "streaming":
+        measured = live.measure(folder, _detectors(values))
     else:
         measured = accuracy.measure(values.store, folder, values.seeds, values.steps)
     print(f"\n{section}")
@@ -190,5 +209,7 @@ if __name__ == "__main__":
     )
     flags.DEFINE_integer("seeds", 4, "Number of runs in the section accuracy.", lower_bound=2)
     flags.DEFINE_integer("steps", 200, "Training steps in the section accuracy.", lower_bound=1)
+    flags.DEFINE_bool("gpu", False, "Run the GPU report instead of sections.")
+    flags.DEFINE_float("gpu_seconds", 480.0, "Most seconds of the GPU report.", 10.0)
     flags.DEFINE_string("json", "", "JSON file to write the figures to.")
     run_command(main, usage=__doc__)

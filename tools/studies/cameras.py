@@ -67,7 +67,9 @@ class CameraStudy(runs.Study):
     """The study of cameras and compression; each field is a flag."""
 
     footage: str = option(
-        "world", "Videos to study: the world's footage, or --videos.", choices=("world", "videos")
+        "world",
+        "Real videos of the study: the built-in world's, or random splits of --videos.",
+        choices=("world", "videos"),
     )
     other: str = option(
         "", "Folder of the study of the other footage, whose videos are targets too (cameras)."

@@ -13,6 +13,7 @@ from gvvad_jax import config as config_lib
 from gvvad_jax import flagfiles
 from gvvad_jax.command import UserError, option
 from gvvad_jax.config import TrainConfig
+from gvvad_jax.seeds import SEEDS_AT_ONCE
 from gvvad_jax.store import annotations, digests
 from tools.studies import runs
 
@@ -94,8 +95,7 @@ class GridStudy(runs.Study):
     csv: str = option("", "The study's table; rows that it holds aren't run again.")
     footage: str = option(
         "world",
-        "Real videos of the study: rendered by the world, a world a draw, or random splits of "
-        "--videos.",
+        "Real videos of the study: the built-in world's, or random splits of --videos.",
         choices=("world", "videos"),
     )
     draws: int = option(5, "Number of worlds or random splits.", low=1)
@@ -126,6 +126,7 @@ class GridStudy(runs.Study):
     snippet_frames: int = option(16, "Frames of a snippet, for the motion encoder.", low=1)
     snippet_stride: int = option(4, "Frames between the starts of two snippets.", low=1)
     jobs: int = option(2, "Processes that train, each on one core.", low=1, free=True)
+    seeds_at_once: int = SEEDS_AT_ONCE
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "out", self.out or "runs/studies")
