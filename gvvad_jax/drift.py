@@ -1,11 +1,12 @@
-"""Whether features leave the range that a detector knows: those of its training, or of its camera.
+"""Whether features leave the range that a detector knows: that of its training, or of its camera.
 
-The detector's mean and deviation of each feature are compared with footage of a minute or more. The
-drift is the root mean square, over features, of the mean's shift in deviations. Single snippets say
-nothing: an abnormal one is far from the mean, as it should be. docs/calibration.md says how often
-it is wrong.
+The detector's mean and deviation of each feature are compared with a video, or an hour of one. The
+shift is the root mean square, over features, of how far the mean moved, in deviations. Single
+snippets say nothing: an abnormal one is far from the mean, as it should be. docs/calibration.md
+says how far other cameras lie, and how often normal footage of the same one is beyond the bound.
 """
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,21 +14,69 @@ import numpy as np
 if TYPE_CHECKING:
     from gvvad_jax.scoring import Model
 
+# Footage further away is of another kind than the detector knows.
+BOUND = 1.5
+# A live source is compared once so many seconds.
+PERIOD = 3600.0
+_MOST_NAMED = 3
 
-def shift(model: "Model", visual_TxNxD: np.ndarray) -> float | None:
-    """Returns how far the mean of footage's features lies from those that a detector knows.
+
+class Meter:
+    """Measures the shift of footage that arrives piece by piece, in constant memory.
 
     Args:
-      model: the detector.
-      visual_TxNxD: visual features of the footage, not standardised.
-
-    Returns:
-      The root mean square over features, in standard deviations; None where the run has no
-      statistics of its features.
+      model: the detector. It knows no range, and every shift is None, where its run didn't
+        standardise features and it wasn't adapted to a camera.
     """
-    known = model.seen or model.standard
-    if known.mean_D is None or known.std_D is None:
+
+    def __init__(self, model: "Model"):
+        self._known = model.seen or model.standard
+        self.reset()
+
+    def reset(self) -> None:
+        """Forgets the footage so far."""
+        self._rows, self._sum_D = 0, np.zeros(1)
+
+    def add(self, visual_xD: np.ndarray) -> None:
+        """Adds features of any number of snippets and crops, not standardised."""
+        if self._known.mean_D is not None:
+            rows_MxD = np.asarray(visual_xD, np.float64).reshape(-1, visual_xD.shape[-1])
+            self._rows += len(rows_MxD)
+            self._sum_D = self._sum_D + rows_MxD.sum(axis=0)
+
+    def shift(self) -> float | None:
+        """Returns the shift of the footage so far, in deviations; None without a known range."""
+        if self._known.mean_D is None or self._known.std_D is None or not self._rows:
+            return None
+        shift_D = (self._sum_D / self._rows - self._known.mean_D) / self._known.std_D
+        return float(np.sqrt(np.mean(np.square(shift_D))))
+
+
+def shift(model: "Model", visual_xD: np.ndarray) -> float | None:
+    """Returns the shift of a whole video; see Meter."""
+    meter = Meter(model)
+    meter.add(visual_xD)
+    return meter.shift()
+
+
+def beyond(shifts: Mapping[str, float | None]) -> dict[str, float]:
+    """Returns the shifts beyond the bound, by the names of `describe`."""
+    return {name: each for name, each in shifts.items() if each is not None and each > BOUND}
+
+
+def describe(shifts: Mapping[str, float | None]) -> str | None:
+    """Says in one line which videos, or hours, leave the known range; None where none does.
+
+    Args:
+      shifts: by the name of a video, or of an hour of a source.
+    """
+    far = beyond(shifts)
+    if not far:
         return None
-    rows_MxD = np.asarray(visual_TxNxD, np.float64).reshape(-1, visual_TxNxD.shape[-1])
-    shift_D = (rows_MxD.mean(axis=0) - known.mean_D) / known.std_D
-    return float(np.sqrt(np.mean(np.square(shift_D))))
+    named = sorted(far, key=lambda name: -far[name])[:_MOST_NAMED]
+    more = f" and {len(far) - len(named)} more" if len(far) > len(named) else ""
+    return (
+        f"drift: the features of {', '.join(f'{name} ({far[name]:.1f})' for name in named)}{more} "
+        f"lie more than {BOUND} deviations from those that the detector knows, so scores and "
+        "threshold may not hold; fit it to this camera with python -m tools.calibrate"
+    )

@@ -1,7 +1,7 @@
 """Measures a trained detector by frame, by video and by events, or any scores by frame and event.
 
     python -m gvvad_jax.evaluate --workdir=W --store=STORE [--annotations=videos.json]
-        [--alarms_per_hour=R] [--normal_store=STORE]
+        [--alarms_per_hour=R] [--normal_store=STORE] [--adaptation=CAMERA.json]
     python -m gvvad_jax.evaluate --scores=S.npz --ground_truth=videos.json|G.npz
 
 Both take [--bootstrap=1000] [--compare=OTHER] [--wanted_far=0.01] [--far_threshold=0.5]
@@ -9,9 +9,9 @@ Both take [--bootstrap=1000] [--compare=OTHER] [--wanted_far=0.01] [--far_thresh
 measure is. Prints one JSON object {auc, ap, pr_auc, auc_abnormal, far, far_threshold, eer,
 eer_threshold, per_class, video_auc, video_ap, ece, ece_uncalibrated, threshold, alarms_per_hour,
 normal_hours, event_precision, event_recall, detection_delay, event_ap, event_map, alignment,
-reasons, videos, frames}, with `missing` where test videos couldn't be encoded, and
-threshold_set_on, wanted_far, intervals and comparison where they are asked for. `reasons` says why
-a measure is null.
+reasons, videos, frames}, with `missing` where test videos couldn't be encoded, `drift` where
+features leave the range that the detector knows, and threshold_set_on, wanted_far, intervals and
+comparison where they are asked for. `reasons` says why a measure is null.
 """
 
 import csv
@@ -47,7 +47,8 @@ def main(_: Sequence[str]) -> None:
         refuse_flags("--workdir", ("ground_truth",))
         test, measures = _measure_run()
     else:
-        refuse_flags("--scores", ("store", "annotations", "split", "checkpoint", "normal_store"))
+        names = ("store", "annotations", "split", "checkpoint", "adaptation", "normal_store")
+        refuse_flags("--scores", names)
         test, measures = _measure_scores()
     if values.per_video:
         _write_per_video(values.per_video, measures.pop("per_video", {}))
@@ -89,9 +90,11 @@ def _measure_run() -> "tuple[Scored, Measures]":
         raise UserError("--store: expected a feature store with test videos, found none")
     # Before the slow imports: a wrong path is reported at once.
     store = Store(values.store, verify_rows=values.verify_rows)
-    from gvvad_jax import model_measures, scoring
+    from gvvad_jax import adaptation, model_measures, scoring
 
     model = scoring.load(values.workdir, values.checkpoint)
+    if values.adaptation:
+        model = adaptation.apply(model, values.adaptation)
     videos = model_measures.open_videos(store, values.split, values.annotations or None)
     other = scoring.load(values.compare, values.checkpoint) if values.compare else None
     return model_measures.measure_store(
@@ -154,6 +157,11 @@ if __name__ == "__main__":
         "last",
         ["last", "best_on_validation", "best_on_test"],
         "Checkpoint of the run to measure.",
+    )
+    flags.DEFINE_string(
+        "adaptation",
+        "",
+        "Adaptation to a camera, of tools.calibrate (default: the run as it was trained).",
     )
     flags.DEFINE_float(
         "alarms_per_hour",

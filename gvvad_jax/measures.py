@@ -44,6 +44,7 @@ class Measures(TypedDict):
       videos: number of videos measured.
       frames: number of frames measured.
       missing: number of test videos that couldn't be encoded; absent where there are none.
+      drift: shifts of videos beyond drift.BOUND, by id; absent where there are none.
       step: step of the checkpoint; present for the best checkpoints of a `Result` only.
       threshold_set_on: present where the threshold was set on the measured videos.
       wanted_far: {wanted, threshold, far, recall, set_on}: the threshold for the wanted false alarm
@@ -79,6 +80,7 @@ class Measures(TypedDict):
     videos: int
     frames: int
     missing: NotRequired[int]
+    drift: NotRequired[dict[str, float]]
     step: NotRequired[int]
     threshold_set_on: NotRequired[str]
     wanted_far: NotRequired[dict[str, Any]]

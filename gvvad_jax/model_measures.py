@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from gvvad_jax import calibration, curves, events, ground_truth, scored
+from gvvad_jax import calibration, curves, drift, events, ground_truth, scored
 from gvvad_jax.command import UserError
 from gvvad_jax.measures import NOT_CALIBRATED, Alignment, MeasureOptions, Measures
 from gvvad_jax.scored import Scored
@@ -98,6 +98,10 @@ def measure_store(
         measures["comparison"] = scored.compare(test, against, options)
     if videos.missing:
         measures["missing"] = videos.missing
+    shifts = {m.video.id: drift.shift(model, m.store.visual(m.video.id)) for m in videos.members}
+    if said := drift.describe(shifts):
+        print(said, file=sys.stderr)
+        measures["drift"] = drift.beyond(shifts)
     return test, measures
 
 

@@ -6,11 +6,13 @@
 S.npz holds one array [frames] a video id, its `fps/<id>`, and `snippets/<id>` [T] with
 `times/<id>` [T, 2] in seconds. None of them is calibrated; `video/<id>` is: the chance that the
 video is abnormal, if the run had validation videos of both labels. Prints one JSON object
-{out, videos, temperature}, with `reason` where there is no temperature.
+{out, videos, temperature, drift}, with `reason` where there is no temperature; `drift` has the
+videos whose features leave the range that the detector knows, which one line says too.
 """
 
 import json
 import pathlib
+import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -41,16 +43,23 @@ def main(_: Sequence[str]) -> None:
     if values.store:
         refuse_flags("--store", ("text", "fps"))
     _require_writable(pathlib.Path(values.out))
-    from gvvad_jax import scoring
+    from gvvad_jax import adaptation, drift, scoring
 
     model = scoring.load(values.workdir, values.checkpoint)
+    if values.adaptation:
+        model = adaptation.apply(model, values.adaptation)
     if values.store:
-        arrays = _score_store(model, Store(values.store, verify_rows=values.verify_rows))
+        store = Store(values.store, verify_rows=values.verify_rows)
+        arrays = _score_store(model, store)
+        shifts = {i: drift.shift(model, store.visual(i)) for i in store}
     else:
-        arrays = _score_files(model)
+        arrays, shifts = _score_files(model)
     write_arrays(values.out, arrays)
+    if said := drift.describe(shifts):
+        print(said, file=sys.stderr)
     videos = sum(name.startswith("snippets/") for name in arrays)
     answer: dict[str, Any] = {"out": values.out, "videos": videos, "temperature": None}
+    answer["drift"] = drift.beyond(shifts)
     if calibrated := model.calibration:
         answer["temperature"] = calibrated.temperature
     if answer["temperature"] is None:
@@ -101,8 +110,8 @@ def _score_store(model: "Model", store: Store) -> dict[str, np.ndarray]:
     return arrays | _video_arrays(model, snippets)
 
 
-def _score_files(model: "Model") -> dict[str, np.ndarray]:
-    from gvvad_jax import scoring
+def _score_files(model: "Model") -> tuple[dict[str, np.ndarray], dict[str, float | None]]:
+    from gvvad_jax import drift, scoring
 
     values, manifest = flags.FLAGS, model.manifest
     visual_TxNxD = scoring.require_visual(
@@ -122,7 +131,8 @@ def _score_files(model: "Model") -> dict[str, np.ndarray]:
     video_id = pathlib.Path(values.visual).stem
     snippets = model.score({video_id: (visual_TxNxD, text_SxE)})
     arrays = _arrays(video_id, snippets[video_id], times_Tx2, num_frames, values.fps)
-    return arrays | _video_arrays(model, snippets)
+    shifts = {video_id: drift.shift(model, visual_TxNxD)}
+    return arrays | _video_arrays(model, snippets), shifts
 
 
 def _arrays(
@@ -165,5 +175,10 @@ if __name__ == "__main__":
         "last",
         ["last", "best_on_validation", "best_on_test"],
         "Checkpoint of the run to score with.",
+    )
+    flags.DEFINE_string(
+        "adaptation",
+        "",
+        "Adaptation to a camera, of tools.calibrate (default: the run as it was trained).",
     )
     run_command(main, usage=__doc__)

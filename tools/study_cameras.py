@@ -7,9 +7,11 @@
 
 Trains on real videos, or on the built-in world's footage, with several seeds, each with a split of
 its own. cameras measures the detectors on videos as other cameras would have taken them, with and
-without the camera's own statistics of features. compression measures them on re-encoded copies, and
-trains on copies too. Writes the measurements to a CSV and prints their means (docs/calibration.md
-and docs/responsible_use.md show them). Repeating the command keeps finished trainings.
+without the camera's own statistics of features; compression measures them on re-encoded copies, and
+trains on copies too; feedback tunes them on alarms of half of the test videos and measures the
+other half; drift measures how far features lie from those of training. Writes the measurements to a
+CSV and prints their means (docs/calibration.md and docs/responsible_use.md show them). Repeating
+the command keeps finished trainings.
 """
 
 import csv
@@ -28,7 +30,7 @@ from tools.studies import statistics
 from tools.studies.cameras import CameraStudy
 
 # What rows are averaged by; all other columns but the seed are averaged.
-_KEYS = ("trained_on", "target", "videos", "share")
+_KEYS = ("trained_on", "target", "label", "footage", "share", "strength")
 
 
 def main(_: list[str]) -> None:
@@ -43,7 +45,7 @@ def main(_: list[str]) -> None:
 
         cv2.setNumThreads(1)
         study, train = from_flags(CameraStudy), from_flags(TrainConfig)
-        folders.claim(study.folder, "study")
+        folders.claim(study.folder, "study", signs=("stores", "runs"))
         ask = getattr(camera_runs, f"{values.question}_rows")
         _write(path, list(ask(study, train)))
     print(table(_read(path)))
@@ -77,7 +79,9 @@ def table(rows: Sequence[dict[str, str]]) -> str:
 
 if __name__ == "__main__":
     define_flags(CameraStudy, TrainConfig)
-    flags.DEFINE_enum("question", "cameras", ["cameras", "compression"], "What to measure.")
+    flags.DEFINE_enum(
+        "question", "cameras", ["cameras", "compression", "feedback", "drift"], "What to measure."
+    )
     flags.DEFINE_string("csv", "", "CSV of the measurements, to write or, with --table, to read.")
     flags.DEFINE_bool("table", False, "Only print the means of the CSV.")
     run_command(main, usage=__doc__)

@@ -90,7 +90,7 @@ def tune(layer: Layer, snippets: Snippets, strength: float = STRENGTH) -> Layer:
 
 
 def moved(layer: Layer, snippets: Snippets) -> Layer:
-    """Returns a last layer whose bias alone is tuned: scores move, and keep their order."""
+    """Returns a last layer whose bias alone is tuned, as moving the threshold would do."""
     kernel_Cx1, bias_1 = layer
     logits_M = (snippets.inputs_MxNxC @ kernel_Cx1 + bias_1)[..., 0].mean(axis=1)
     nothing_Mx1 = np.zeros((len(logits_M), 1))

@@ -1,8 +1,10 @@
 """Runs of the study of cameras: detectors measured on other cameras' videos and on copies.
 
-Two questions. `cameras`: does a camera's own standardisation help, from how much footage, and is a
-threshold flattered by statistics of the same footage? `compression`: what do re-encoded files cost,
-and does training on copies mend it? A row of the answer is one measurement, a dict of plain values.
+`cameras`: does a camera's own standardisation help, from how much footage, and is a threshold
+flattered by statistics of the same footage? `compression`: what do re-encoded files cost, and does
+training on copies mend it? `feedback`: what does feedback on alarms gain on other videos? `drift`:
+how far do features lie from those of training? A row of an answer is one measurement, a dict of
+plain values.
 """
 
 import dataclasses
@@ -11,13 +13,13 @@ from typing import Any
 
 import numpy as np
 
-from gvvad_jax import model_measures, scoring
+from gvvad_jax import drift, events, heads, model_measures, scoring
 from gvvad_jax.config import TrainConfig
 from gvvad_jax.scoring import Model
 from gvvad_jax.splits import Member
 from gvvad_jax.store.files import write_json
 from gvvad_jax.store.reader import Store
-from tools.adapting import camera
+from tools.adapting import camera, tuning
 from tools.adapting.camera import Footage
 from tools.studies import cameras, runs
 from tools.studies.cameras import COMPRESSED, ORIGINAL, CameraStudy
@@ -27,6 +29,8 @@ SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
 COUNTS = (1, 3, 1000)
 # Share of normal snippets above a threshold, at which false alarms are compared.
 ALARMS = 0.05
+# Inverse penalties of tuning.
+STRENGTHS = (0.1, 1.0, 10.0, 100.0)
 # What detectors of the second question are trained on.
 TRAINED_ON = ((ORIGINAL,), ("crf23",), (ORIGINAL, "crf23", "crf28"))
 
@@ -76,8 +80,8 @@ def _above(model: Model, normal: Sequence[Member], threshold: float) -> float:
     return round(float(np.mean(scores > threshold)), 4)
 
 
-def _quantile(scores: Mapping[str, np.ndarray]) -> float:
-    return float(np.quantile(np.concatenate(list(scores.values())), 1 - ALARMS))
+def _quantile(scores: Mapping[str, np.ndarray], share: float = ALARMS) -> float:
+    return float(np.quantile(np.concatenate(list(scores.values())), 1 - share))
 
 
 def cameras_rows(study: CameraStudy, train: TrainConfig) -> Iterator[dict[str, Any]]:
@@ -92,7 +96,7 @@ def cameras_rows(study: CameraStudy, train: TrainConfig) -> Iterator[dict[str, A
             held = members(owner, name, seed, "validation")
             for count, share in _fits(len(held)):
                 footage = footage_of(held[:count])
-                yield {"seed": seed, "target": target, "videos": count, "share": share} | _fitted(
+                yield {"seed": seed, "target": target, "footage": count, "share": share} | _fitted(
                     model, footage, share, test, known
                 )
 
@@ -126,6 +130,79 @@ def _fitted(
     }
 
 
+def feedback_rows(study: CameraStudy, train: TrainConfig) -> Iterator[dict[str, Any]]:
+    """Measures what feedback on the alarms of half of the test videos gains on the other half.
+
+    The alarms are events above the score that a tenth of the camera's normal snippets pass, more
+    than anybody would bear, so that there are some. One that touches an abnormal interval is true.
+    """
+    for seed in range(study.seeds):
+        trained_model = trained(study, train, (ORIGINAL,), seed)
+        for name in (ORIGINAL, "crf28", *cameras.CAMERAS):
+            footage = footage_of(members(study, name, seed, "validation"))
+            share = camera.share_of(footage.seconds)
+            standard = camera.blended(camera.statistics(footage), trained_model.standard, share)
+            model = dataclasses.replace(trained_model, standard=standard)
+            seen, held = _halves(members(study, name, seed, "test"), seed)
+            threshold = _quantile(model.score(footage.features), 2 * ALARMS)
+            labels = _alarms(model, seen, threshold)
+            snippets = tuning.gather(model, footage_of(seen), labels)
+            before = _measured(model, held)
+            counts = np.bincount(snippets.labels_M, minlength=2)
+            for strength in STRENGTHS:
+                row = {"seed": seed, "target": name, "strength": strength}
+                row |= {"videos": len(labels), "snippets": len(snippets.labels_M)}
+                kept, after = 0, before
+                if counts.min() and _in_two_videos(snippets):
+                    layer = heads.last_layer(model)[1:]
+                    kept = int(tuning.held_out(layer, snippets, strength)["better"])
+                    tuned = heads.replaced(model, *tuning.tune(layer, snippets, strength))
+                    after = _measured(dataclasses.replace(model, variables=tuned), held)
+                gains = {f"gain_{m}": round(after[m] - before[m], 4) for m in before}
+                yield (
+                    row
+                    | before
+                    | gains
+                    | {"kept": kept}
+                    | {f"kept_{m}": kept * gain for m, gain in gains.items()}
+                )
+
+
+def _in_two_videos(snippets: tuning.Snippets) -> bool:
+    return all(
+        len(np.unique(snippets.videos_M[snippets.labels_M == label])) > 1 for label in (0, 1)
+    )
+
+
+def _halves(test: Sequence[Member], seed: int) -> tuple[list[Member], list[Member]]:
+    """Divides videos at random, each label in halves."""
+    order = np.random.default_rng([seed, 13]).permutation(len(test))
+    halves: tuple[list[Member], list[Member]] = ([], [])
+    for label in (0, 1):
+        for number, member in enumerate(
+            m for m in (test[i] for i in order) if m.video.label == label
+        ):
+            halves[number % 2].append(member)
+    return halves
+
+
+def _alarms(model: Model, test: Sequence[Member], threshold: float) -> dict[str, np.ndarray]:
+    """Labels the snippets of each alarm by the truth [T]; -1 elsewhere; videos with alarms only."""
+    found = {}
+    for i, scores_T in model.score_members(test).items():
+        member = next(m for m in test if m.video.id == i)
+        times_Tx2 = member.store.times(i)
+        labels_T = np.full(len(scores_T), -1)
+        rule = events.Rule(threshold=threshold, min_seconds=0.0)
+        for event in events.find_events(scores_T, rule, times_Tx2=times_Tx2):
+            inside_T = (times_Tx2[:, 0] >= event.start) & (times_Tx2[:, 1] <= event.end)
+            spans = [np.array(each) / member.row.fps for each in member.video.abnormal_frames or ()]
+            labels_T[inside_T] = any(a < event.end and b > event.start for a, b in spans)
+        if (labels_T >= 0).any():
+            found[i] = labels_T
+    return found
+
+
 def compression_rows(study: CameraStudy, train: TrainConfig) -> Iterator[dict[str, Any]]:
     """Measures detectors of originals, of copies and of both on originals and on copies.
 
@@ -147,3 +224,22 @@ def compression_rows(study: CameraStudy, train: TrainConfig) -> Iterator[dict[st
                     **_measured(model, test),
                     "alarms": _above(model, normal, threshold),
                 }
+
+
+def drift_rows(study: CameraStudy, train: TrainConfig) -> Iterator[dict[str, Any]]:
+    """Measures the shift of videos that weren't trained on, by label, from those of training."""
+    targets = [(name, study, name) for name in (ORIGINAL, *COMPRESSED, *cameras.CAMERAS)]
+    targets += [(name, other, ORIGINAL) for name, other in study.others().items()]
+    for seed in range(study.seeds):
+        model = trained(study, train, (ORIGINAL,), seed)
+        for target, owner, name in targets:
+            every = [m for each in ("validation", "test") for m in members(owner, name, seed, each)]
+            for label in (0, 1):
+                shifts = [drift.shift(model, m.store.visual(m.video.id))
+                          for m in every if m.video.label == label]  # fmt: skip
+                yield {
+                    "seed": seed, "target": target, "label": label, "number": len(shifts),
+                    "median": round(float(np.median(shifts)), 3),
+                    "highest": round(max(shifts), 3), "lowest": round(min(shifts), 3),
+                    "beyond": round(float(np.mean([s > drift.BOUND for s in shifts])), 4),
+                }  # fmt: skip
