@@ -38,6 +38,7 @@ STAGES = {
         "train": ("gvvad_jax.train", "Train a detector on real and generated videos."),
         "evaluate": ("gvvad_jax.evaluate", "Measure a detector, or any scores, frame by frame."),
         "score": ("gvvad_jax.score", "Score videos with a trained detector."),
+        "calibrate": ("tools.calibrate", "Fit a detector to a camera by its normal footage."),
         "report": ("tools.report", "Compare training runs on one page."),
         "import-checkpoint": ("tools.import_checkpoint", "Import a published checkpoint."),
         "compare-published": (
@@ -51,6 +52,10 @@ STAGES = {
     "Studies and checks": {
         "study": ("tools.study", "Run many trainings that answer one question."),
         "study-windows": ("tools.study_windows", "Measure what live scoring costs in AUC."),
+        "study-cameras": (
+            "tools.study_cameras",
+            "Measure what other cameras and re-encoding cost.",
+        ),
         "filter-suite": ("tools.filter_suite", "Measure how well the filter finds defects."),
         "check-world": ("tools.check_world", "Check that the built-in world is a fair problem."),
         "reference-step": ("tools.reference_step", "Compare a detector with published numbers."),
