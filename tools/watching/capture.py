@@ -199,7 +199,8 @@ class Capture:
         if self._by_stamps:
             rates = [self._stream.average_rate, self._stream.guessed_rate, *rates]
         declared = [float(rate) for rate in rates if rate]
-        said = declared[0] if declared else None
+        # Other rates are FFmpeg's guesses.
+        said = float(self._stream.average_rate) if rates[0] and self._by_stamps else None
         if self._by_stamps:
             pts, dts = zip(*((packet.pts, packet.dts) for packet, _ in self._ahead), strict=True)
             try:
@@ -213,14 +214,16 @@ class Capture:
             times_F = np.array([arrived for _, arrived in self._ahead])
             times_F -= times_F[0]
         if times_F is None or times_F[-1] <= 0:
-            return Rate(said or 25.0, said)
+            return Rate(next(iter(declared), 25.0), said)
         found = timing.timing(times_F, 0.0, declared, None)
         mean = (len(times_F) - 1) / float(times_F[-1])
         return Rate(float(found.fps) if found.even and found.fps else mean, said)
 
 
 def _open(address: Address) -> av.container.InputContainer:
-    options = {"format_whitelist": ",".join(FORMATS), "pattern_type": "none"}
+    # The rate is measured here; FFmpeg would take seconds for it.
+    quick = {"analyzeduration": "1000000", "fpsprobesize": "0"}
+    options = {"format_whitelist": ",".join(FORMATS), "pattern_type": "none", **quick}
     format, location = None, address.location
     if address.kind == "device":
         format, options = "v4l2", {}
@@ -232,7 +235,7 @@ def _open(address: Address) -> av.container.InputContainer:
         if address.kind == "rtsp":
             format = "rtsp"
             options = {"format_whitelist": "rtsp", "protocol_whitelist": transport,
-                       "rtsp_transport": "tcp", "allowed_media_types": "video"}  # fmt: skip
+                       "rtsp_transport": "tcp", "allowed_media_types": "video", **quick}  # fmt: skip
         else:
             own = location.partition(":")[0].lower()
             options |= {"protocol_whitelist": f"{own},{transport}", "max_redirects": "0"}

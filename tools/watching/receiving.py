@@ -24,12 +24,10 @@ if TYPE_CHECKING:
 
 # Seconds between attempts to connect: the first pause and the longest.
 PAUSES = (1.0, 30.0)
-# Prepared frames that wait at most this many seconds for the encoder, and this many of them.
-MOST_LATE, MOST_WAITING = 3.0, 256
+# Frames wait at most so many seconds for the encoder. As many seconds' frames wait at most.
+MOST_LATE = 3.0
 # Frames that wait of a source that can be kept waiting.
 _WAITING = 32
-# A source is ahead of real time if its clock is this many seconds ahead of ours.
-_AHEAD = 1.0
 # Pictures for thumbnails: one of so many that motion is measured in.
 _COLOURED = 3
 
@@ -101,14 +99,29 @@ class Waiting:
         self._changed = threading.Condition()
         self._closed = False
 
-    def put(self, message: Message, room: int | None = None) -> None:
-        """Adds a message, once fewer than `room` wait."""
+    def put(self, message: Message) -> None:
+        """Adds a message."""
         with self._changed:
-            while room is not None and len(self._messages) >= room and not self._closed:
-                self._changed.wait()
             if not self._closed:
                 self._messages.append((time.monotonic(), message))
             self._changed.notify_all()
+
+    def has_room(self, most: int, seconds: float | None) -> bool:
+        """Waits until fewer messages than `most` wait; returns False if one waits for too long.
+
+        Args:
+          most: number of messages.
+          seconds: how long one may wait; None for any time.
+        """
+        with self._changed:
+            while True:
+                if self._closed:
+                    return True
+                if seconds is not None and self._late() > seconds:
+                    return False
+                if len(self._messages) < most:
+                    return True
+                self._changed.wait(0.1)
 
     def get(self, seconds: float) -> Message | None:
         """Returns the next message; None if there is none for a while."""
@@ -128,11 +141,12 @@ class Waiting:
             self._changed.notify_all()
 
     def late(self) -> float:
-        """Returns for how many seconds the first message has waited; infinity if too many wait."""
+        """Returns for how many seconds the first message has waited."""
         with self._changed:
-            if len(self._messages) >= MOST_WAITING:
-                return float("inf")
-            return time.monotonic() - self._messages[0][0] if self._messages else 0.0
+            return self._late()
+
+    def _late(self) -> float:
+        return time.monotonic() - self._messages[0][0] if self._messages else 0.0
 
 
 @dataclasses.dataclass
@@ -285,7 +299,6 @@ class _Stretch:
         self._scalers: Scalers = new_scalers()
         turn = orientation(first.frame)
         self._size = turn.size(first.frame.width, first.frame.height)
-        self._begun = first.arrived
         self._start = receiver.begin_at(first.arrived, may_wait)
         self._meter = cells.meter_for(recipe.encoder)
         self._look_every = max(1, round(self._rate * cells.PAIR_SECONDS))
@@ -344,8 +357,7 @@ class _Stretch:
 
     def _take(self, tick: int, picture: Picture, arrived: float) -> None:
         waiting, stride = self._receiver._waiting, self._receiver._recipe.snippet_stride
-        ahead = (tick / self._rate) - (time.monotonic() - self._begun) > _AHEAD
-        can_wait = self._may_wait or ahead
+        most = _WAITING if self._may_wait else max(_WAITING, int(MOST_LATE * self._rate))
         if self._dropping_since is not None:
             # Later snippets lie where they would have lain anyway.
             if (tick - self._base) % stride or waiting.late() > MOST_LATE / 3:
@@ -353,14 +365,14 @@ class _Stretch:
             self._count_dropped((tick - self._base) // stride - self._given())
             self._base, self._dropping_since = tick, None
             self._frames = self._anew(False)
-        elif not can_wait and waiting.late() > MOST_LATE:
+        elif not waiting.has_room(most, None if self._may_wait else MOST_LATE):
             self._dropping_since = tick
             return
         works = self._frames.take(tick - self._base, picture)
         look = self._look(tick, picture)
         self._receiver._last = self._start + (tick + 1) / self._rate
         step = Step(tick - self._base + 1, works, look, arrived)
-        waiting.put(step, _WAITING if can_wait else None)
+        waiting.put(step)
 
     def _look(self, tick: int, picture: Picture) -> Look | None:
         number, rest = divmod(tick - self._base, self._look_every)
