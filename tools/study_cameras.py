@@ -1,9 +1,9 @@
 """What another camera or a re-encoded file costs a detector, and what mends it.
 
     python -m tools.study_cameras --question=cameras --flagfile=configs/ped2.flags \
-        --footage=videos --videos=PED2/videos.json --out=DIR --csv=FILE.csv
+        --footage=videos --videos=PED2/videos.json --out=DIR --results=FILE.csv
     python -m tools.study_cameras --question=compression ...
-    python -m tools.study_cameras --csv=FILE.csv --table
+    python -m tools.study_cameras --results=FILE.csv --show
 
 Trains on real videos, or on the built-in world's footage, with several seeds, each with a split of
 its own. cameras measures the detectors on videos as other cameras would have taken them, with and
@@ -35,10 +35,10 @@ _KEYS = ("trained_on", "target", "label", "footage", "share", "strength")
 
 def main(_: list[str]) -> None:
     values = flags.FLAGS
-    if not values.csv:
-        raise UserError("--csv: expected a file for the measurements, found none; name one")
-    path = pathlib.Path(values.csv)
-    if not values.table:
+    if not values.results:
+        raise UserError("--results: expected a file for the measurements, found none; name one")
+    path = pathlib.Path(values.results)
+    if not values.show:
         import cv2
 
         from tools.studies import camera_runs
@@ -82,6 +82,8 @@ if __name__ == "__main__":
     flags.DEFINE_enum(
         "question", "cameras", ["cameras", "compression", "feedback", "drift"], "What to measure."
     )
-    flags.DEFINE_string("csv", "", "CSV of the measurements, to write or, with --table, to read.")
-    flags.DEFINE_bool("table", False, "Only print the means of the CSV.")
+    flags.DEFINE_string(
+        "results", "", "CSV of the measurements, to write or, with --show, to read."
+    )
+    flags.DEFINE_bool("show", False, "Only print the means of the CSV.")
     run_command(main, usage=__doc__)
