@@ -59,6 +59,37 @@ def shift(model: "Model", visual_xD: np.ndarray) -> float | None:
     return meter.shift()
 
 
+class Hours:
+    """Measures the shift of each hour of a source that has no end.
+
+    Args:
+      model: the detector.
+
+    Attributes:
+      shifts: that of the last whole hour, by its name; empty before there is one.
+    """
+
+    def __init__(self, model: "Model"):
+        self._meter, self._begin = Meter(model), 0.0
+        self.shifts: dict[str, float | None] = {}
+
+    def add(self, visual_xD: np.ndarray, seconds: float) -> str | None:
+        """Adds features of a snippet that starts at so many seconds of the source.
+
+        Returns:
+          A line about the hour before, where that ends here and has left the known range.
+        """
+        said = None
+        if seconds - self._begin >= PERIOD:
+            name = f"the hour from {self._begin / 3600:.1f} h on"
+            self.shifts = {name: self._meter.shift()}
+            said = describe(self.shifts)
+            self._meter.reset()
+            self._begin = seconds
+        self._meter.add(visual_xD)
+        return said
+
+
 def beyond(shifts: Mapping[str, float | None]) -> dict[str, float]:
     """Returns the shifts beyond the bound, by the names of `describe`."""
     return {name: each for name, each in shifts.items() if each is not None and each > BOUND}

@@ -45,7 +45,7 @@ def main(_: list[str]) -> None:
 
         cv2.setNumThreads(1)
         study, train = from_flags(CameraStudy), from_flags(TrainConfig)
-        folders.claim(study.folder, "study", signs=("stores", "runs"))
+        folders.claim(study.folder, "study")
         ask = getattr(camera_runs, f"{values.question}_rows")
         _write(path, list(ask(study, train)))
     print(table(_read(path)))

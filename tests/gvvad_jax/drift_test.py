@@ -39,3 +39,18 @@ def test_drift_is_said_in_one_line_with_the_farthest_first():
     assert said.startswith("drift: the features of d (3.0), e (2.0), f (1.7) and 1 more lie more")
     assert "tools.calibrate" in said and "\n" not in said
     assert drift.beyond(shifts) == {"c": 1.6, "d": 3.0, "e": 2.0, "f": 1.7}
+
+
+def test_a_source_without_end_is_measured_by_the_hour():
+    hours, said = drift.Hours(_model()), {}
+    near, far = np.array([1.0, 0.0]), np.array([5.0, 1.5])
+    for second in range(0, 3 * 3600, 60):
+        line = hours.add(far if second >= 3600 else near, second)
+        if line:
+            said[second] = line
+        if second < 3600:
+            assert hours.shifts == {}
+    # The first hour is as expected, the second isn't, and the third isn't over.
+    assert list(said) == [7200]
+    assert "the hour from 1.0 h on (2.5)" in said[7200]
+    assert hours.shifts == {"the hour from 1.0 h on": pytest.approx(np.sqrt(6.5))}
