@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from gvvad_jax import drift
 from tools.watching.detector import Detector
 from tools.watching.features import Ending, Facts, Piece, RunFeatures
 
@@ -30,6 +31,7 @@ class Scores:
       captions: a sentence a snippet; empty without text.
       part_snippets: snippets of the parts that it was scored in; None for a whole video.
       ending: what is wrong with the file.
+      shift: how far its features lie from those that the detector knows; see drift.
     """
 
     facts: Facts
@@ -38,6 +40,7 @@ class Scores:
     captions: list[str]
     part_snippets: int | None
     ending: Ending
+    shift: float | None = None
 
 
 def part_snippets(crops: int) -> int:
@@ -83,10 +86,12 @@ class _Reading:
         self._parts = _Parts(detector.model, detector.features)
         self._captions: list[str] = []
         self._named: list[str] = []
+        self._drift = drift.Meter(detector.model)
 
     def add(self, piece: Piece) -> None:
         """Takes the next snippets."""
         self._parts.add(piece)
+        self._drift.add(piece.visual_TxNxD)
         self._captions += piece.captions
         if self._classes is not None and piece.text_TxE is not None:
             self._named += self._classes.nearest(piece.text_TxE)
@@ -101,6 +106,7 @@ class _Reading:
             captions=self._captions,
             part_snippets=None if len(scores_T) <= self._parts.most else self._parts.most,
             ending=ending,
+            shift=self._drift.shift(),
         )
 
 
