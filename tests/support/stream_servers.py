@@ -2,12 +2,14 @@
 
 import base64
 import http.server
+import io
 import socketserver
 import struct
 import threading
 import time
 
 import av
+import numpy as np
 
 # An RTP packet carries up to seven packets of a transport stream.
 _PIECE = 7 * 188
@@ -25,20 +27,35 @@ def write_stream(path, frames, fps=25, format="mpegts", gop=12):
     return path
 
 
+def _due_times(content):
+    """Returns the first byte of each packet of a stream, and its seconds from the first one."""
+    with av.open(io.BytesIO(content)) as container:
+        packets = [packet for packet in container.demux(video=0) if packet.size]
+        base = packets[0].time_base
+        return [p.pos for p in packets], [float((p.dts - packets[0].dts) * base) for p in packets]
+
+
 class _Camera:
     """What both kinds of servers share.
 
     Attributes:
-      connections: number of viewers so far.
+      connections, served: number of viewers so far, and of those that got all.
       cut_after: bytes after which each of the next connections is cut off; empty: none is.
-      seconds: how long it takes to send the whole content; 0: as fast as it is taken.
-      away: whether it closes each connection at once.
+      viewers: number of connections that are served; None for all.
+      real_time: whether frames are sent when they are due, and not as fast as they are taken.
     """
 
-    def __init__(self, content, seconds=0.0, cut_after=(), password=""):
-        self.content, self.seconds, self.cut_after = content, seconds, list(cut_after)
-        self.connections, self.away, self.password = 0, False, password
+    def __init__(self, content, real_time=False, cut_after=(), password="", viewers=None):
+        self.content, self.cut_after = content, list(cut_after)
+        self._due = _due_times(content) if real_time else ([0, 1], [0.0, 0.0])
+        self.connections = self.served = 0
+        self.viewers, self.password = viewers, password
         self.over = threading.Event()
+
+    @property
+    def away(self):
+        """Whether it closes each connection at once."""
+        return self.viewers is not None and self.connections >= self.viewers
 
     def pieces(self):
         """Yields the content at its pace, up to where it is cut."""
@@ -46,10 +63,11 @@ class _Camera:
         cut = self.cut_after.pop(0) if self.cut_after else len(self.content)
         begun = time.monotonic()
         for start in range(0, cut, _PIECE):
-            due = begun + start / len(self.content) * self.seconds
-            if self.over.wait(max(0.0, due - time.monotonic())) or self.away:
+            due = begun + np.interp(start, *self._due)
+            if self.over.wait(max(0.0, due - time.monotonic())):
                 return
             yield self.content[start : min(start + _PIECE, cut)]
+        self.served += 1
 
     def allows(self, authorization):
         expected = "Basic " + base64.b64encode(self.password.encode()).decode()
@@ -59,7 +77,7 @@ class _Camera:
         self._server = server
         self._server.daemon_threads = True
         self.port = server.server_address[1]
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
 
     def __enter__(self):
         return self

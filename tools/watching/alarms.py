@@ -16,8 +16,8 @@ from gvvad_jax.store.files import write_atomically
 from gvvad_jax.streaming import ScoreStream
 from tools.watching import cells, thumbnails
 from tools.watching.detector import Detector
-from tools.watching.receiving import Look
 from tools.watching.renewing import Snippet
+from tools.watching.waiting import Look
 
 # Seconds between pictures of quiet footage, and how many of them an event is compared with.
 _QUIET_SECONDS, _QUIET = 5.0, 24

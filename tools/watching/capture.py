@@ -234,8 +234,8 @@ def _open(address: Address) -> av.container.InputContainer:
         transport = "tls,tcp" if encrypted else "tcp"
         if address.kind == "rtsp":
             format = "rtsp"
-            options = {"format_whitelist": "rtsp", "protocol_whitelist": transport,
-                       "rtsp_transport": "tcp", "allowed_media_types": "video", **quick}  # fmt: skip
+            options = {"format_whitelist": "rtsp", "protocol_whitelist": transport, **quick}
+            options |= {"rtsp_transport": "tcp", "allowed_media_types": "video"}
         else:
             own = location.partition(":")[0].lower()
             options |= {"protocol_whitelist": f"{own},{transport}", "max_redirects": "0"}

@@ -22,10 +22,11 @@ from tools.watching.alarms import Alarms, wall_clock
 from tools.watching.detector import Detector, open_detector
 from tools.watching.live_options import LiveOptions
 from tools.watching.options import WatchOptions
-from tools.watching.receiving import Begin, Counts, End, Gap, Receiver, Step, Waiting
+from tools.watching.receiving import Counts, Receiver
 from tools.watching.renewing import Snippet, Snippets
 from tools.watching.sinks import Sink
 from tools.watching.ticks import whole_snippets
+from tools.watching.waiting import Begin, End, Gap, Step, Waiting
 
 KIND = "watched sources"
 EVENTS, STATUS = "events.jsonl", "status.json"
@@ -174,10 +175,12 @@ class Watcher(threading.Thread):
         self._receiver = Receiver(
             address, self._recipe, self._waiting, self._counts, self._report, self._stopping
         )
-        self._begin = Begin(0.0, 1.0, False)
+        self._begin = Begin(0.0, 1.0)
         self._snippets = Snippets(self._recipe, lock)
         self._complete: collections.deque[Snippet] = collections.deque()
-        self._number = 0  # Of the next snippet since the last Begin.
+        # Number of the next snippet since the last Begin; and of the first one, where snippets of
+        # one connection were left out.
+        self._number = self._first = 0
         self._lost_at: float | None = None
         self._delays = _Delays()
 
@@ -224,17 +227,27 @@ class Watcher(threading.Thread):
         if isinstance(message, Step):
             self._step(message)
         elif isinstance(message, Begin):
-            if message.reconnected and message.seconds > self._alarms.seconds + (
-                self._alarms.cool_down
-            ):
-                self._alarms.restart()
-            self._begin, self._number, self._lost_at = message, 0, None
-            self._snippets = Snippets(self._recipe, self._lock)
-            self._complete.clear()
+            self._begin_anew(message)
         elif isinstance(message, Gap) and self._lost_at is None:
             self._lost_at = time.monotonic()
         elif self._lost_at and time.monotonic() - self._lost_at > self._alarms.cool_down:
             self._alarms.finish()
+
+    def _begin_anew(self, begin: Begin) -> None:
+        first = begin.left_out_to
+        if first is not None:
+            number = max(0, first - self._first - self._number)
+            self._counts.dropped_snippets += number
+            self._report(
+                f"encoding can't keep up: {number} snippets left out, "
+                f"{self._counts.dropped_snippets} so far"
+            )
+        alarms = self._alarms
+        if begin.reconnected and begin.seconds > alarms.seconds + alarms.cool_down:
+            alarms.restart()
+        self._begin, self._first, self._number, self._lost_at = begin, first or 0, 0, None
+        self._snippets = Snippets(self._recipe, self._lock)
+        self._complete.clear()
 
     def _step(self, step: Step) -> None:
         if step.look is not None:

@@ -1,13 +1,9 @@
 """The thread of a live source that receives: connects, decodes, prepares frames for encoders."""
 
-import collections
 import dataclasses
 import threading
-import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from generation.encode.recipe import Recipe
 from generation.media.orientation import orientation
@@ -18,6 +14,7 @@ from tools.watching.addresses import Address
 from tools.watching.capture import Arrived, Capture, Lost, Refused
 from tools.watching.sinks import pause
 from tools.watching.ticks import Jump, Ticks, whole_snippets
+from tools.watching.waiting import Begin, End, Gap, Look, Step, Waiting
 
 if TYPE_CHECKING:
     import pathlib
@@ -30,123 +27,6 @@ MOST_LATE = 3.0
 _WAITING = 32
 # Pictures for thumbnails: one of so many that motion is measured in.
 _COLOURED = 3
-
-
-class Look(NamedTuple):
-    """A picture for thumbnails.
-
-    Attributes:
-      seconds: when it is shown.
-      small_HxW: what cells.Meter measures.
-      rgb_HxWx3: in a thumbnail's size; None for most.
-    """
-
-    seconds: float
-    small_HxW: np.ndarray
-    rgb_HxWx3: np.ndarray | None
-
-
-class Begin(NamedTuple):
-    """Snippets begin anew, number 0 at `seconds`.
-
-    Attributes:
-      seconds: on the source's clock.
-      rate: ticks per second.
-      reconnected: whether something else may be seen now than before.
-    """
-
-    seconds: float
-    rate: float
-    reconnected: bool
-
-
-class Step(NamedTuple):
-    """Work of one tick.
-
-    Attributes:
-      ticks: ticks so far since Begin, this one included.
-      works: for encoders.
-      look: for thumbnails, of some ticks.
-      arrived: time.monotonic() when the frame had arrived.
-      last: whether the source ends here, or begins anew.
-    """
-
-    ticks: int
-    works: list[renewing.Work]
-    look: Look | None
-    arrived: float
-    last: bool = False
-
-
-class Gap(NamedTuple):
-    """The connection is lost; another is tried."""
-
-
-class End(NamedTuple):
-    """The source has ended; why, if that is a fault."""
-
-    fault: str | None
-
-
-Message = Begin | Step | Gap | End
-
-
-class Waiting:
-    """What waits between the two threads of a source."""
-
-    def __init__(self) -> None:
-        self._messages: collections.deque[tuple[float, Message]] = collections.deque()
-        self._changed = threading.Condition()
-        self._closed = False
-
-    def put(self, message: Message) -> None:
-        """Adds a message."""
-        with self._changed:
-            if not self._closed:
-                self._messages.append((time.monotonic(), message))
-            self._changed.notify_all()
-
-    def has_room(self, most: int, seconds: float | None) -> bool:
-        """Waits until fewer messages than `most` wait; returns False if one waits for too long.
-
-        Args:
-          most: number of messages.
-          seconds: how long one may wait; None for any time.
-        """
-        with self._changed:
-            while True:
-                if self._closed:
-                    return True
-                if seconds is not None and self._late() > seconds:
-                    return False
-                if len(self._messages) < most:
-                    return True
-                self._changed.wait(0.1)
-
-    def get(self, seconds: float) -> Message | None:
-        """Returns the next message; None if there is none for a while."""
-        with self._changed:
-            if not self._messages:
-                self._changed.wait(seconds)
-            if not self._messages:
-                return None
-            self._changed.notify_all()
-            return self._messages.popleft()[1]
-
-    def close(self) -> None:
-        """Says that nobody takes messages any more."""
-        with self._changed:
-            self._closed = True
-            self._messages.clear()
-            self._changed.notify_all()
-
-    def late(self) -> float:
-        """Returns for how many seconds the first message has waited."""
-        with self._changed:
-            return self._late()
-
-    def _late(self) -> float:
-        return time.monotonic() - self._messages[0][0] if self._messages else 0.0
 
 
 @dataclasses.dataclass
@@ -302,14 +182,10 @@ class _Stretch:
         self._start = receiver.begin_at(first.arrived, may_wait)
         self._meter = cells.meter_for(recipe.encoder)
         self._look_every = max(1, round(self._rate * cells.PAIR_SECONDS))
-        self._base = 0  # Tick of snippet 0.
-        self._dropping_since: int | None = None
-        self._frames = self._anew(reconnected)
-
-    def _anew(self, reconnected: bool) -> renewing.Frames:
-        seconds = self._start + self._base / self._rate
-        self._receiver._waiting.put(Begin(seconds, self._rate, reconnected))
-        return renewing.Frames(self._receiver._recipe, self._rate)
+        self._base = 0  # Tick of the first snippet since the last Begin.
+        self._skips = False
+        self._receiver._waiting.put(Begin(self._start, self._rate, reconnected))
+        self._frames = renewing.Frames(recipe, self._rate)
 
     def add(self, frame: Arrived) -> None:
         """Takes the next frame; raises Jump if it doesn't belong here."""
@@ -330,49 +206,35 @@ class _Stretch:
             last = shown, arrived
         count = self._ticks.count
         until = self._start + count / self._rate
-        recipe = self._receiver._recipe
-        if self._dropping_since is not None:
-            whole = whole_snippets(count - self._base, recipe.snippet_frames, recipe.snippet_stride)
-            self._count_dropped(max(0, whole - self._given()))
+        recipe, waiting = self._receiver._recipe, self._receiver._waiting
+        if self._skips:
+            whole = whole_snippets(count, recipe.snippet_frames, recipe.snippet_stride)
+            waiting.put(Begin(until, self._rate, left_out_to=whole))
         elif last is not None:
             ticks = count - self._base
             works = self._frames.finish(ticks, last[0])
-            self._receiver._waiting.put(Step(ticks, works, None, last[1], True))
+            waiting.put(Step(ticks, works, None, last[1], True))
         self._receiver._last = until
 
-    def _given(self) -> int:
-        """Returns how many whole snippets were encoded before frames were left out."""
-        assert self._dropping_since is not None
-        recipe = self._receiver._recipe
-        return whole_snippets(
-            self._dropping_since - self._base, recipe.snippet_frames, recipe.snippet_stride
-        )
-
-    def _count_dropped(self, number: int) -> None:
-        counts = self._receiver._counts
-        counts.dropped_snippets += number
-        self._receiver._report(
-            f"encoding can't keep up: {number} snippets left out, {counts.dropped_snippets} so far"
-        )
-
     def _take(self, tick: int, picture: Picture, arrived: float) -> None:
-        waiting, stride = self._receiver._waiting, self._receiver._recipe.snippet_stride
+        waiting, recipe = self._receiver._waiting, self._receiver._recipe
         most = _WAITING if self._may_wait else max(_WAITING, int(MOST_LATE * self._rate))
-        if self._dropping_since is not None:
+        if self._skips:
             # Later snippets lie where they would have lain anyway.
-            if (tick - self._base) % stride or waiting.late() > MOST_LATE / 3:
+            number, rest = divmod(tick, recipe.snippet_stride)
+            if rest or waiting.late() > MOST_LATE / 3:
                 return
-            self._count_dropped((tick - self._base) // stride - self._given())
-            self._base, self._dropping_since = tick, None
-            self._frames = self._anew(False)
+            self._skips, self._base = False, tick
+            seconds = self._start + tick / self._rate
+            waiting.put(Begin(seconds, self._rate, left_out_to=number))
+            self._frames = renewing.Frames(recipe, self._rate)
         elif not waiting.has_room(most, None if self._may_wait else MOST_LATE):
-            self._dropping_since = tick
+            self._skips = True
             return
         works = self._frames.take(tick - self._base, picture)
         look = self._look(tick, picture)
         self._receiver._last = self._start + (tick + 1) / self._rate
-        step = Step(tick - self._base + 1, works, look, arrived)
-        waiting.put(step)
+        waiting.put(Step(tick - self._base + 1, works, look, arrived))
 
     def _look(self, tick: int, picture: Picture) -> Look | None:
         number, rest = divmod(tick - self._base, self._look_every)
