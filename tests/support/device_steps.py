@@ -29,7 +29,8 @@ def configs(precision):
     every = {name: TrainConfig(detector=name, **common) for name in DETECTORS}
     return every | {
         "options": TrainConfig(detector="mil_rank", **common, **OPTIONS),
-        "domains": TrainConfig(detector="lap", **common, batch_norm="per_domain"),
+        # Windows of three snippets, too: two sequences a video where others are one.
+        "domains": TrainConfig(detector="lap", **common, batch_norm="per_domain", causal_window=3),
     }
 
 
