@@ -14,6 +14,7 @@ from typing import Any, TextIO
 
 import tqdm
 
+from gvvad_jax import drift
 from gvvad_jax.command import Interrupted, UserError
 from gvvad_jax.store import alignment, folders
 from gvvad_jax.store.files import write_json
@@ -182,7 +183,7 @@ class Watcher(threading.Thread):
         # one connection were left out.
         self._number = self._first = 0
         self._lost_at: float | None = None
-        self._delays = _Delays()
+        self._delays, self._drift = _Delays(), drift.Hours(detector.model)
 
     def stop(self) -> None:
         """Has the source end."""
@@ -198,6 +199,8 @@ class Watcher(threading.Thread):
             "score": alarms.score,
             "events": alarms.events,
             **self._delays.status(),
+            # Of the last whole hour, where its features left the range that the detector knows.
+            "drift": drift.beyond(self._drift.shifts),
             "fault": self.fault,
         }
 
@@ -264,6 +267,8 @@ class Watcher(threading.Thread):
             snippet, arrived = self._complete.popleft(), wall_clock(step.arrived)
             self._alarms.push(snippet, begin + first / rate, begin + last / rate, arrived)
             self._delays.add(time.monotonic() - step.arrived)
+            if said := self._drift.add(snippet.visual_NxD, begin + first / rate):
+                self._report(said)
             self._number += 1
 
     def _report(self, line: str) -> None:
