@@ -139,15 +139,17 @@ class HttpCamera(_Camera):
 
 
 class RtspCamera(_Camera):
-    """Serves the content over RTSP, interleaved in its TCP connection."""
+    """Serves the content over RTSP, inside its TCP connection; or sends viewers to `moved`."""
 
-    def __init__(self, content, **settings):
+    def __init__(self, content, moved=None, **settings):
         super().__init__(content, **settings)
+        self.requests = 0
         camera = self
 
         class Handler(socketserver.StreamRequestHandler):
             def handle(self):
                 while not camera.away and (request := self.rfile.readline()):
+                    camera.requests += 1
                     headers = {}
                     while line := self.rfile.readline().decode().strip():
                         name, _, value = line.partition(":")
@@ -156,6 +158,9 @@ class RtspCamera(_Camera):
                     if not camera.allows(headers.get("authorization")):
                         more = 'WWW-Authenticate: Basic realm="camera"\r\n'
                         self._answer(headers, more, status="401 Unauthorized")
+                        continue
+                    if moved and method == "DESCRIBE":
+                        self._answer(headers, f"Location: {moved}\r\n", status="302 Found")
                         continue
                     self._answer(headers, *_RTSP.get(method, ("",)))
                     if method == "PLAY":

@@ -77,6 +77,13 @@ def test_nothing_that_a_source_names_is_opened(content, page, tmp_path):
     assert "followed" in str(caught.value)
 
 
+def test_an_rtsp_source_leads_nowhere_else(content):
+    with RtspCamera(content) as other, RtspCamera(content, moved=other.url) as camera:
+        with pytest.raises((Refused, Lost)):
+            _open(camera.url)
+        assert not other.requests and camera.requests
+
+
 def test_a_wrong_password_is_refused_and_no_password_is_shown(content):
     for kind, path in ((HttpCamera, "/live"), (RtspCamera, "")):
         with kind(content, password="user:right") as camera:

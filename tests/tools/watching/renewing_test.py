@@ -69,7 +69,14 @@ def _shown(ticks, seconds):
 def test_each_tick_shows_the_newest_frame():
     even = np.arange(6) / 25
     assert _shown(Ticks(25, 25), even) == [0, 1, 2, 3, 4, 5]
-    assert _shown(Ticks(25, 25), even + [0, 0.015, -0.015, 0.015, -0.015, 0]) == [0, 1, 2, 3, 4, 5]
+    assert _shown(Ticks(25, 25), even + np.array([0, 15, -15, 15, -15, 0]) / 1000) == [
+        0,
+        1,
+        2,
+        3,
+        4,
+        5,
+    ]
     # A frame is missing, and the clock of a camera begins anywhere.
     assert _shown(Ticks(25, 25), 9000 + even[[0, 1, 3, 4]]) == [0, 1, 1, 2, 3]
     assert _shown(Ticks(10, 25), np.arange(10) / 25) == [1, 3, 6, 8]
