@@ -45,7 +45,8 @@ def write_run(folder, *, threshold=0.5, manifest=None, detector="mil_rank", **op
 def scene(seconds=12, moves=(4, 7), height=64, width=96, seed=0):
     """A still place with camera noise; a box runs to and fro low at the right during `moves`."""
     rng = np.random.default_rng(seed)
-    place = np.kron(rng.integers(60, 190, (height // 8, width // 8, 1)), np.ones((8, 8, 3)))
+    place = np.kron(rng.integers(60, 190, (-(-height // 8), -(-width // 8), 1)), np.ones((8, 8, 3)))
+    place = place[:height, :width]
     for t in range(int(seconds * FPS)):
         frame = place + rng.normal(0, 1.5, (height, width, 1))
         if moves and moves[0] * FPS <= t < moves[1] * FPS:

@@ -48,12 +48,10 @@ class Ending(NamedTuple):
     """The end of a video's rows.
 
     Attributes:
-      faults: warnings about the file.
-      damaged: whether parts of it can't be decoded.
+      faults: warnings about the file: what is damaged, or when its frames are shown.
     """
 
     faults: list[str]
-    damaged: bool
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -105,7 +103,7 @@ class RunFeatures:
         options = encode_options(model.manifest, model.config.uses_text, str(workdir))
         if models is not None:
             options = dataclasses.replace(options, **dataclasses.asdict(models))
-        _require_checkpoints(options, model.manifest, str(workdir))
+        require_checkpoints(options, model.manifest, str(workdir))
         recipe = options.recipe(pathlib.Path(workdir) / "watched")
         built = recipe.manifest()
         expected = model.manifest if model.config.uses_text else _without_text(model.manifest)
@@ -177,14 +175,14 @@ class RunFeatures:
         )
         listed = annotations.Annotations({video.id: video}, str(path.parent / "videos.json"))
         source = decode_ahead.Source(listed, self.recipe, measure=False, bar=bar)
-        rows, reads = None, 0
+        rows = None
         ahead = decode_ahead.ahead(source.messages([video]), decode_ahead.CHUNKS_ALIVE)
         with contextlib.closing(ahead) as messages:
             for message in messages:
                 if isinstance(message, decode_ahead.Unreadable):
                     raise UnreadableVideo(message.reason)
                 if rows is None or rows.plan is not message.plan:
-                    rows, reads = _Rows(self.recipe, message.plan), reads + 1
+                    rows = _Rows(self.recipe, message.plan)
                     yield self._facts(message.plan)
                 if isinstance(message, decode_ahead.Chunk):
                     piece = rows.take(message)
@@ -193,7 +191,7 @@ class RunFeatures:
                 else:
                     lost = message.declared_frames - message.decoded_frames
                     faults = [f"{lost} frames could not be decoded"] if lost > 0 else []
-                    yield Ending(faults + message.faults, bool(faults) or reads > 1)
+                    yield Ending(faults + message.faults)
                 del message  # Frees its frames before the next message arrives.
 
     def _facts(self, plan: "DecodePlan") -> Facts:
@@ -249,7 +247,8 @@ def encode_options(manifest: Manifest, uses_text: bool, where: str) -> EncodeOpt
     encoder = manifest.encoder
     kind = _visual_kind(manifest)
     sizes = manifest.snippet.get("frames"), manifest.snippet.get("stride"), manifest.fps_policy
-    crops = _crop_names().get(str(manifest.crops.get("order")))
+    orders = {order: name for name, order in _crop_orders().items()}
+    crops = orders.get(str(manifest.crops.get("order")))
     if kind is None or crops is None or "unknown" in sizes:
         raise UserError(
             f"{where}: expected a run trained on features of generation.encode, found "
@@ -308,7 +307,7 @@ def _text_kinds(manifest: Manifest, where: str) -> tuple[str, str]:
     return captioner, encoder
 
 
-def _require_checkpoints(options: EncodeOptions, manifest: Manifest, where: str) -> None:
+def require_checkpoints(options: EncodeOptions, manifest: Manifest, where: str) -> None:
     """Raises UserError for a checkpoint of another name than the default's that isn't given."""
     from generation.encoders import captions, text
 
@@ -335,11 +334,11 @@ def _name(weights: str) -> str:
     return weights.rpartition("/")[2]
 
 
-def _crop_names() -> dict[str, str]:
-    """Returns the --crops by the order of crops in a manifest."""
+def _crop_orders() -> dict[str, str]:
+    """Returns the order of crops in a manifest by the --crops."""
     from generation.encoders.images import CROPS
 
-    return {order: name for name, (_, order) in CROPS.items()}
+    return {name: order for name, (_, order) in CROPS.items()}
 
 
 def _without_text(manifest: Manifest) -> Manifest:

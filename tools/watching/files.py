@@ -1,6 +1,7 @@
 """Scores video files one after another: finds their events, writes their outputs, resumes."""
 
 import dataclasses
+import errno
 import json
 import sys
 from collections.abc import Sequence
@@ -10,7 +11,7 @@ import numpy as np
 import tqdm
 
 from gvvad_jax import events
-from gvvad_jax.command import Interrupted, UserError
+from gvvad_jax.command import Interrupted, raise_if_interrupted
 from gvvad_jax.events import Event
 from gvvad_jax.store import annotations, digests, folders
 from tools.watching import footage, outputs, thumbnails
@@ -53,9 +54,10 @@ def score(videos: Sequence[VideoFile], options: WatchOptions, models: Any = None
             try:
                 counts["scored" if work.do(video, name) else "skipped"] += 1
                 counts["events"] += folder.events_of(name)
-            except (UserError, OSError, MemoryError) as error:
-                if isinstance(error, OSError) and not _of_video(error, video):
-                    raise  # A full disk, say, is every video's.
+            except Exception as error:
+                raise_if_interrupted()
+                if _of_disk(error, options.out):
+                    raise  # It would be every video's.
                 failed.append(name)
                 folder.discard(name)
                 _tell(f"warning: {video.given}: not scored: {_reason(error, video)}")
@@ -72,12 +74,18 @@ def score(videos: Sequence[VideoFile], options: WatchOptions, models: Any = None
         sys.exit(3)
 
 
-def _of_video(error: OSError, video: VideoFile) -> bool:
-    return error.filename is not None and str(error.filename).startswith(str(video.path))
+def _of_disk(error: Exception, out: str) -> bool:
+    """Tells whether an error is of the folder that is written to."""
+    if not isinstance(error, OSError):
+        return False
+    named = str(error.filename or "").startswith(str(out))
+    return named or error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
 def _reason(error: Exception, video: VideoFile) -> str:
-    text = " ".join(str(error).split()) or type(error).__name__
+    from generation.encode import decode_ahead
+
+    text = decode_ahead.reason(error)
     return text.removeprefix(f"{video.path}: ").removeprefix(f"{video.path.name}: ")
 
 
@@ -153,7 +161,7 @@ class Work:
         from tools.pages import video as video_page
 
         folder = self._folder.begin(name)
-        reader = footage.opened(video, scores.ending.damaged)
+        reader = footage.opened(video, scores.ending.faults)
         drawn = thumbnails.of_events(reader, found, scores, self._detector.features.recipe.encoder)
         named = []
         for number, (event, picture) in enumerate(zip(found, drawn, strict=True)):

@@ -33,11 +33,11 @@ _PLAYED = {
 _PIXELS = ("yuv420p", "yuvj420p")
 
 
-def opened(video: "VideoFile", damaged: bool) -> "reading.Reader":
-    """Opens a video again, once it is known whether it is damaged."""
+def opened(video: "VideoFile", faults: Sequence[str] = ()) -> "reading.Reader":
+    """Opens a video again, once its faults are known."""
     fps = video.annotation.fps if video.annotation else None
     reader = reading.Reader(video.path, fps=fps)
-    if damaged:  # When its frames are shown is known once all are decoded.
+    if faults:  # When its frames are shown is known once all are decoded.
         for _ in reader.frames((), threads=False):
             pass
     return reader
@@ -83,7 +83,7 @@ def _playable(reader: "Reader", scores: "Scores") -> str | None:
         return None
     # A rate of a list's own moves the clock; players skip other parts of damaged files.
     rate = reader.file_fps
-    if scores.ending.damaged or not rate or abs(scores.facts.fps / rate - 1) > 1e-4:
+    if scores.ending.faults or not rate or abs(scores.facts.fps / rate - 1) > 1e-4:
         return None
     with containers.opened(reader.path) as (container, stream):
         formats = container.format.name.split(",")

@@ -163,7 +163,7 @@ def _read(
     pictures: dict[int, np.ndarray] = {}
     moved: dict[tuple[int, int], np.ndarray] = {}
     kept: dict[int, np.ndarray] = {}
-    frames = reader.frames(wanted)
+    frames = reader.frames(wanted, threads=not reader.damaged)
     for index, picture in frames:
         if index in peaks:
             pictures[index] = np.frombuffer(jpeg(small_rgb(picture), 95), np.uint8)

@@ -31,7 +31,7 @@ def _page(folder, *, embedded=True, threshold=0.5, name="a b"):
     scores_T[5:10], scores_T[24:] = 0.875, 0.375
     classes = ["Riot" if t >= 24 else HOSTILE for t in range(30)]
     facts = Facts(120, 10.0, times_Tx2)
-    scores = Scores(facts, scores_T, classes, [HOSTILE] * 30, None, Ending([HOSTILE], False))
+    scores = Scores(facts, scores_T, classes, [HOSTILE] * 30, None, Ending([]))
     rule = events.Rule(threshold=threshold)
     found = events.find_events(scores_T, rule, times_Tx2=times_Tx2, video=name)
     picture = Thumbnail(PIXEL, [(1, 2, 7.5)], (4, 6))
@@ -46,7 +46,7 @@ def _page(folder, *, embedded=True, threshold=0.5, name="a b"):
     }  # fmt: skip
     files = folder / f"{name}.files"
     files.mkdir()
-    reader = footage.opened(VideoFile(path=path, given="x"), damaged=False)
+    reader = footage.opened(VideoFile(path=path, given="x"))
     played = footage.for_page(reader, scores, files)
     limit = video_page.EMBEDDED_BYTES
     video_page.EMBEDDED_BYTES = limit if embedded else 0
