@@ -40,6 +40,8 @@ STAGES = {
         "score": ("gvvad_jax.score", "Score videos with a trained detector."),
         "calibrate": ("tools.calibrate", "Fit a detector to a camera by its normal footage."),
         "report": ("tools.report", "Compare training runs on one page."),
+        "export": ("tools.export", "Export a detector to ONNX or StableHLO."),
+        "app": ("tools.app", "Serve a local page to drop videos on."),
         "import-checkpoint": ("tools.import_checkpoint", "Import a published checkpoint."),
         "compare-published": (
             "tools.compare_published",

@@ -36,7 +36,7 @@ def _sha(*parts):
 
 
 def _is_private(content):
-    """What a request to create a repository says: True, False, or None for the account's default."""
+    """True, False, or None for the default of the account."""
     visibility = content.get("visibility")
     return content.get("private") if visibility is None else visibility == "private"
 
