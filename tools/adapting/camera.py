@@ -8,15 +8,19 @@ import numpy as np
 
 from gvvad_jax import adaptation, events
 from gvvad_jax.adaptation import Adaptation, Rate, Statistics
+from gvvad_jax.command import UserError
 from gvvad_jax.events import Threshold
 from gvvad_jax.measures import NOT_CALIBRATED
 from gvvad_jax.scoring import Model, VideoFeatures
 from gvvad_jax.standardisation import Standardisation
 
-# Statistics of so much footage count as much as those of training; see docs/calibration.md.
-HALF_SECONDS = 120.0
+# Share of the camera's own statistics. Less was worse on other cameras, even from 13 seconds of
+# footage, and no better on the same one; see docs/calibration.md.
+SHARE = 1.0
 # Parts of the footage that are scored by the statistics of the others.
 FOLDS = 5
+# Less footage than this isn't a camera's.
+LEAST_SECONDS, LEAST_SNIPPETS = 10.0, 10
 # Other rates of alarms that thresholds are given for.
 RATES = (0.08, 0.25, 1.0, 4.0, 12.0, 30.0)
 
@@ -99,11 +103,6 @@ def blended(own: Standardisation, training: Standardisation, share: float) -> St
     return Standardisation(mean_D.astype(np.float32), std_D.astype(np.float32))
 
 
-def share_of(seconds: float) -> float:
-    """Returns the share of a camera's own statistics from so much footage."""
-    return seconds / (seconds + HALF_SECONDS)
-
-
 def cross_scores(model: Model, footage: Footage, share: float) -> dict[str, np.ndarray]:
     """Scores each part of footage by statistics of the other parts, blended with training's.
 
@@ -117,14 +116,12 @@ def cross_scores(model: Model, footage: Footage, share: float) -> dict[str, np.n
     """
     if share == 0 or model.standard.mean_D is None:
         return model.score(footage.features)
-    part_of, scores = (
-        parts(footage),
-        {i: np.zeros(len(t), np.float32) for i, t in footage.times.items()},
-    )
+    part_of = parts(footage)
+    scores = {i: np.zeros(len(part_T), np.float32) for i, part_T in part_of.items()}
     for part in range(FOLDS):
         held_out = {i: part_T == part for i, part_T in part_of.items()}
         ids = [i for i, held_T in held_out.items() if held_T.any()]
-        if not ids or sum(int(h.sum()) for h in held_out.values()) == footage.snippets:
+        if not ids:
             continue
         own = statistics(footage, held_out)
         fitted = dataclasses.replace(model, standard=blended(own, model.standard, share))
@@ -133,9 +130,7 @@ def cross_scores(model: Model, footage: Footage, share: float) -> dict[str, np.n
     return scores
 
 
-def fit(
-    model: Model, footage: Footage, alarms_per_hour: float, share: float | None = None
-) -> Adaptation:
+def fit(model: Model, footage: Footage, alarms_per_hour: float, share: float = SHARE) -> Adaptation:
     """Fits a detector to a camera.
 
     The threshold is set on scores of parts of the footage by statistics of the others: statistics
@@ -145,15 +140,19 @@ def fit(
       model: the detector as it was trained.
       footage: the camera's normal videos, not trained on.
       alarms_per_hour: the most alarms an hour of normal footage.
-      share: share of the camera's own statistics (default: by the seconds of footage).
 
     Returns:
       The adaptation, without a tuned last layer.
+
+    Raises:
+      UserError: too little footage.
     """
-    if share is None:
-        share = share_of(footage.seconds)
-    if model.standard.mean_D is None:
-        share = 0.0
+    if footage.snippets < LEAST_SNIPPETS or footage.seconds < LEAST_SECONDS:
+        raise UserError(
+            f"normal footage: expected at least {LEAST_SECONDS:g} seconds and {LEAST_SNIPPETS} "
+            f"snippets, found {footage.seconds:.1f} seconds and {footage.snippets}; give more"
+        )
+    share = SHARE if model.standard.mean_D is not None else 0.0
     own = statistics(footage)
     scores = cross_scores(model, footage, share)
     threshold = events.threshold_for(alarms_per_hour, scores, footage.times)
@@ -169,7 +168,6 @@ def fit(
             "videos": len(footage.times),
             "snippets": footage.snippets,
             "hours": footage.seconds / 3600,
-            "share_of_own_statistics": share,
         },
     )
 

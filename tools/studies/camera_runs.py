@@ -140,12 +140,12 @@ def feedback_rows(study: CameraStudy, train: TrainConfig) -> Iterator[dict[str, 
         trained_model = trained(study, train, (ORIGINAL,), seed)
         for name in (ORIGINAL, "crf28", *cameras.CAMERAS):
             footage = footage_of(members(study, name, seed, "validation"))
-            share = camera.share_of(footage.seconds)
-            standard = camera.blended(camera.statistics(footage), trained_model.standard, share)
-            model = dataclasses.replace(trained_model, standard=standard)
+            model = dataclasses.replace(trained_model, standard=camera.statistics(footage))
             seen, held = _halves(members(study, name, seed, "test"), seed)
             threshold = _quantile(model.score(footage.features), 2 * ALARMS)
             labels = _alarms(model, seen, threshold)
+            if not labels:
+                continue  # Where nothing scores higher than the rest, there is no alarm.
             snippets = tuning.gather(model, footage_of(seen), labels)
             before = _measured(model, held)
             counts = np.bincount(snippets.labels_M, minlength=2)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from gvvad_jax import adaptation, events, scoring
+from gvvad_jax.command import UserError
 from gvvad_jax.standardisation import Standardisation
 from tests.support.stores import CROPS, DIM
 from tools.adapting import camera
@@ -79,8 +80,8 @@ def test_a_camera_is_fitted_with_the_rate_that_its_footage_supports(model):
     # Three minutes without an alarm support 60 alarms an hour.
     assert (threshold.alarms_per_hour, threshold.asked, threshold.alarms) == (60.0, 0.08, 0)
     assert "0.05 hours of normal footage support 60 alarms an hour" in threshold.reason
-    assert found.footage["share_of_own_statistics"] == camera.share_of(180.0)
-    scores = camera.cross_scores(model, footage, camera.share_of(180.0))
+    scores = camera.cross_scores(model, footage, 1.0)
+    assert found.standardisation == found.features and found.temperature is None
     assert threshold.threshold == max(float(each.max()) for each in scores.values())
     np.testing.assert_allclose(found.features.mean, camera.statistics(footage).mean_D)
 
@@ -97,3 +98,10 @@ def test_other_rates_have_lower_thresholds():
         rule = events.Rule(threshold=rate.threshold)
         alarms, hours = events.count_alarms(scores, times, rule)
         assert alarms / hours <= rate.alarms_per_hour
+
+
+def test_too_little_footage_is_refused(model):
+    for lengths in ([9], [4, 5]):
+        with pytest.raises(UserError, match=r"at least 10 seconds and 10 snippets, found 9\.0"):
+            camera.fit(model, _footage(lengths), 1.0)
+    assert camera.fit(model, _footage([10]), 1.0).threshold.threshold > 0
