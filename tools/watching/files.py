@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import tqdm
 
-from gvvad_jax import events
+from gvvad_jax import drift, events
 from gvvad_jax.command import Interrupted, raise_if_interrupted
 from gvvad_jax.events import Event
 from gvvad_jax.store import annotations, digests, folders
@@ -128,6 +128,8 @@ class Work:
         self._write(video, name, made_of, scores, found)
         for fault in scores.ending.faults:
             _tell(f"warning: {video.given}: {fault}")
+        if said := drift.describe({video.given: scores.shift}):
+            _tell(f"warning: {said}")
         number = f"{len(found)} event{'' if len(found) == 1 else 's'}"
         _tell(f"{video.given}: {number} in {scores.facts.seconds:.1f} s -> {name}.html")
         return True
@@ -213,6 +215,8 @@ class Work:
             "num_frames": facts.num_frames,
             "seconds": facts.seconds,
             "part_snippets": scores.part_snippets,
+            # How far its features lie from those that the detector knows, in deviations.
+            "shift": scores.shift,
             "faults": scores.ending.faults,
             "score": float(model.video_scores({name: scores.scores_T})[name]),
             "chance": None if chances is None else chances[name],
