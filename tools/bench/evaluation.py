@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from gvvad_jax import metrics, scoring
+from gvvad_jax.config import TrainConfig
 from tools.bench.sparse_store import CROPS, DIM, TEXT_DIM
 from tools.bench.workers import interleaved, seconds_of
 
@@ -44,13 +45,13 @@ def measure(share: float, repeats: int, *, device: str) -> dict[str, Any]:
     """
     lengths_V = lengths(UCF_TEST_VIDEOS, UCF_TEST_SNIPPETS)
     lengths_V = lengths_V[: max(2, round(share * UCF_TEST_VIDEOS))]
-    features, labels = _test_set(lengths_V)
-    twin = _Twin(device)
+    features, labels = test_set(lengths_V)
+    twin = Twin(device)
     model = twin.as_jax()
-    quick = _by_mean_crop(model)
+    quick = with_config(model, dataclasses.replace(model.config, score_crops="mean"))
     sides = {
-        "ours": lambda: _by_buckets(model, features, labels),
-        "mean": lambda: _by_buckets(quick, features, labels),
+        "ours": lambda: by_buckets(model, features, labels),
+        "mean": lambda: by_buckets(quick, features, labels),
         "alone": lambda: _one_by_one(model, features, labels),
         "torch": lambda: twin.evaluate(features, labels),
     }
@@ -88,14 +89,14 @@ def measure(share: float, repeats: int, *, device: str) -> dict[str, Any]:
     }
 
 
-def _by_mean_crop(model: scoring.Model) -> scoring.Model:
+def with_config(model: scoring.Model, config: TrainConfig) -> scoring.Model:
+    """The model scored by other settings."""
     from gvvad_jax import step
 
-    config = dataclasses.replace(model.config, score_crops="mean")
     return dataclasses.replace(model, config=config, score_step=step.make_score_step(config))
 
 
-def _test_set(lengths_V: np.ndarray) -> tuple[Features, dict[str, np.ndarray]]:
+def test_set(lengths_V: np.ndarray) -> tuple[Features, dict[str, np.ndarray]]:
     """Random features and frame labels by video id; every other video has an event."""
     rng = np.random.default_rng(1)
     features, labels = {}, {}
@@ -119,8 +120,12 @@ def _require_same(one: Mapping[str, Any], other: Mapping[str, Any]) -> None:
 def _by_sklearn(
     scores: Mapping[str, np.ndarray], labels: Mapping[str, np.ndarray]
 ) -> dict[str, float]:
-    from sklearn import metrics as sklearn_metrics
-
+    """AUC and AP of the frames; by our own measures where scikit-learn isn't installed."""
+    try:
+        from sklearn import metrics as sklearn_metrics
+    except ModuleNotFoundError:
+        frames = {i: np.repeat(scores_T, SNIPPET_FRAMES) for i, scores_T in scores.items()}
+        return metrics.frame_measures(frames, labels)
     frames_F = np.concatenate([np.repeat(scores[i], SNIPPET_FRAMES) for i in scores])
     labels_F = np.concatenate([labels[i] for i in scores])
     return {
@@ -129,7 +134,7 @@ def _by_sklearn(
     }
 
 
-def _by_buckets(
+def by_buckets(
     model: scoring.Model, features: Features, labels: Mapping[str, np.ndarray]
 ) -> dict[str, Any]:
     """Scores videos of similar lengths together, as score and evaluate do."""
@@ -151,7 +156,7 @@ def _one_by_one(
     return {"scores": scores, "measures": _by_sklearn(scores, labels)}
 
 
-class _Twin:
+class Twin:
     """LAP in PyTorch, with random weights."""
 
     def __init__(self, device: str):
@@ -179,7 +184,6 @@ class _Twin:
         import jax
 
         from gvvad_jax import step
-        from gvvad_jax.config import TrainConfig
         from gvvad_jax.standardisation import Standardisation
         from gvvad_jax.store.format import Manifest
         from tools.published import names
