@@ -24,10 +24,10 @@ import tqdm
 from gvvad_jax.batches import Batch, Batches
 from gvvad_jax.command import UserError
 from gvvad_jax.config import TrainConfig
-from gvvad_jax.parallel import Runner
+from gvvad_jax.parallel import ReadRows
 from gvvad_jax.splits import Member
 from gvvad_jax.standardisation import Standards
-from gvvad_jax.step import TrainingData
+from gvvad_jax.step import PyTree, TrainingData
 from gvvad_jax.store import digests
 from gvvad_jax.store.files import write_atomically
 
@@ -45,6 +45,16 @@ class Source(Protocol):
 
     def at(self, step: int, videos_V: np.ndarray) -> ReadKind:
         """Returns what reads the features of the videos of step number `step`."""
+
+
+class Placing(Protocol):
+    """What places arrays on devices: a parallel.Runner."""
+
+    def on_each(self, tree: PyTree) -> PyTree:
+        """Copies arrays to each device."""
+
+    def by_row(self, shape: tuple[int, ...], read_rows: ReadRows, at_least: int = 0) -> jax.Array:
+        """Splits an array by rows over the devices."""
 
 
 def segment(feat_TxD: np.ndarray, num_segments: int) -> np.ndarray:
@@ -236,11 +246,11 @@ def _reserve(mapped: np.memmap, video: int) -> None:
 class Resident:
     """Feeds steps from the devices: all training videos are there, and a step gathers its own."""
 
-    def __init__(self, segments: Segments, fixed: "Fixed", batches: Batches, runner: Runner):
+    def __init__(self, segments: Segments, fixed: "Fixed", batches: Batches, runner: Placing):
         self._batches = batches
         videos_V = np.arange(len(segments))
         read = segments.at(0, videos_V)
-        self._data = _training_data(
+        self._data = training_data(
             segments.shapes, read, fixed, videos_V, runner, segments.padded_rows
         )
 
@@ -255,7 +265,7 @@ class Resident:
 class Ahead:
     """Feeds steps from the host: the videos of one batch, gathered while the step before runs."""
 
-    def __init__(self, segments: "Source", fixed: "Fixed", batches: Batches, runner: Runner):
+    def __init__(self, segments: "Source", fixed: "Fixed", batches: Batches, runner: Placing):
         self._segments, self._fixed, self._batches, self._runner = segments, fixed, batches, runner
         self._pool = concurrent.futures.ThreadPoolExecutor(1)
         self._pending: dict[int, concurrent.futures.Future[tuple[TrainingData, Batch]]] = {}
@@ -276,7 +286,7 @@ class Ahead:
         videos_M = np.concatenate([videos_Bx2.reshape(-1) for videos_Bx2 in wanted.values()])
         places_M = np.arange(len(videos_M), dtype=np.int32).reshape(len(wanted), -1, 2)
         read, shapes = self._segments.at(step, videos_M), self._segments.shapes
-        data = _training_data(shapes, read, self._fixed, videos_M, self._runner)
+        data = training_data(shapes, read, self._fixed, videos_M, self._runner)
         return data, batch._replace(**dict(zip(wanted, places_M, strict=True)))
 
     def close(self) -> None:
@@ -295,14 +305,16 @@ class Fixed(NamedTuple):
     bank_KxE: np.ndarray | None
 
 
-def _training_data(
+def training_data(
     shapes: Mapping[str, tuple[int, ...]],
     read: ReadKind,
     fixed: Fixed,
     videos_V: np.ndarray,
-    runner: Runner,
+    runner: Placing,
     at_least: int = 0,
 ) -> TrainingData:
+    """Places the training data of some videos on the devices, padded to `at_least` rows."""
+
     def by_row(shape: tuple[int, ...], read_rows: Callable[[int, int], np.ndarray]) -> jax.Array:
         return runner.by_row((len(videos_V), *shape), read_rows, at_least)
 

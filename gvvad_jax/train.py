@@ -1,11 +1,14 @@
 """Trains a detector on real and generated videos that carry video-level labels only.
 
     python -m gvvad_jax.train --flagfile=configs/ucf_crime.flags --store=REAL \\
-        --synthetic_store=SYN --synthetic_keep=decisions.jsonl --workdir=W
+        --synthetic_store=SYN --synthetic_keep=decisions.jsonl --workdir=W [--seeds=5]
 
 The same command resumes a run that was stopped at any moment, and ends with the same numbers. The
 run's folder gets begun.json, config.flags, model.json, metrics.jsonl, TensorBoard events,
 checkpoints/ and result.json. Prints result.json.
+
+--seeds=N trains N runs in W/seed_0, W/seed_1 and so on, writes mean and spread of what they reach
+to W/summary.json, and prints that. Exit status 3: some of them failed.
 """
 
 import json
@@ -13,6 +16,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from gvvad_jax import seeds
 from gvvad_jax.command import UserError, define_flags, from_flags, on_command_line, run_command
 from gvvad_jax.config import TrainConfig, unread_flags
 
@@ -23,6 +27,10 @@ if TYPE_CHECKING:
 def main(_: Sequence[str]) -> None:
     config = from_flags(TrainConfig)
     check_unread(config)
+    options = from_flags(seeds.SeedOptions)
+    if options.seeds > 1:
+        _fit_seeds(config, options)
+        return
     # After the check of the flags, so that a mistake in them is reported at once.
     import jax
 
@@ -34,6 +42,15 @@ def main(_: Sequence[str]) -> None:
     print(json.dumps(result.to_json()))
     if sys.stderr.isatty():
         print(summary(result, config), file=sys.stderr)
+
+
+def _fit_seeds(config: TrainConfig, options: seeds.SeedOptions) -> None:
+    found = seeds.fit(config, options)
+    print(json.dumps(found))
+    if sys.stderr.isatty():
+        print(f"{config.workdir}:\n{seeds.describe(found)}", file=sys.stderr)
+    if found["failed"]:
+        sys.exit(3 if found["seeds"] else 1)
 
 
 def check_unread(config: TrainConfig) -> None:
@@ -83,5 +100,5 @@ def summary(result: "Result", config: TrainConfig) -> str:
 
 
 if __name__ == "__main__":
-    define_flags(TrainConfig)
+    define_flags(TrainConfig, seeds.SeedOptions)
     run_command(main, usage=__doc__)

@@ -28,7 +28,7 @@ from gvvad_jax.run.log import RunLog
 from gvvad_jax.run.selection import Selection
 from gvvad_jax.splits import Member, Splits, open_splits, read_decisions, report_reasons
 from gvvad_jax.standardisation import Standards, standards
-from gvvad_jax.step import init_state
+from gvvad_jax.step import TrainState, init_state
 from gvvad_jax.store import annotations, digests, folders
 from gvvad_jax.store.files import load_array, read_json, write_json
 from gvvad_jax.store.format import Manifest, bank_faults, model_identity
@@ -115,12 +115,7 @@ def fit(config: TrainConfig) -> Result:
             f"config: expected a TrainConfig, found {type(config).__name__}; give "
             "TrainConfig(store=..., workdir=...)"
         )
-    loggers.require(config.loggers)
-    if config.precision == "float64":
-        jax.config.update("jax_enable_x64", True)
-    _keep_programs(config)
-    workdir = run_folder.require_flags(config)
-    folders.require_own(workdir, "run", flag="--workdir", signs=["config.flags"])
+    workdir = prepared(config)
     parallel.join(config)
     try:
         return _fit(config, workdir)
@@ -128,6 +123,17 @@ def fit(config: TrainConfig) -> Result:
         if jax.process_count() == 1:
             raise
         raise parallel.lost(error) from error
+
+
+def prepared(config: TrainConfig) -> pathlib.Path:
+    """Sets JAX up for a run, and returns the run's folder; see `fit`."""
+    loggers.require(config.loggers)
+    if config.precision == "float64":
+        jax.config.update("jax_enable_x64", True)
+    _keep_programs(config)
+    workdir = run_folder.require_flags(config)
+    folders.require_own(workdir, "run", flag="--workdir", signs=["config.flags"])
+    return workdir
 
 
 def _keep_programs(config: TrainConfig) -> None:
@@ -155,134 +161,181 @@ def _keep_programs(config: TrainConfig) -> None:
 
 
 def _fit(config: TrainConfig, workdir: pathlib.Path) -> Result:
-    # Only the first process writes and reads checkpoints; it sends the others what they need.
-    is_first = jax.process_index() == 0
     # On every way out, a checkpoint that is being saved is finished first.
     with contextlib.ExitStack() as stack:
-        saved = None
-        if is_first:
+        run = Run(config, workdir, stack)
+        runner = parallel.Runner(run.trained, run.state)
+        feed = stack.enter_context(
+            contextlib.closing(_feed(run.config, run.inputs, runner, workdir))
+        )
+        run.begin()
+        progress = tqdm.tqdm(range(run.start, config.steps), initial=run.start, total=config.steps,
+                             desc="train", unit="step", mininterval=1.0,
+                             disable=not run.saved)  # fmt: skip
+        pace = _Pace()
+        for step in progress:
+            if run.stopped:
+                break
+            raise_if_interrupted()
+            run.after(runner.step(*feed.at(step)), runner.state)
+            if run.saved and (told := pace.told(config.steps - run.done)):
+                progress.write(told, file=sys.stderr)
+            if run.log.latest:
+                progress.set_postfix(run.log.latest, refresh=False)
+        progress.close()
+        return run.finish(runner.state())
+
+
+class Run:
+    """A run that is open in its folder: what it trains on, and what each of its steps entails.
+
+    Of several processes only the first one writes and reads checkpoints; it sends the others what
+    they need.
+
+    Args:
+      config: what to train on what.
+      workdir: the run's folder.
+      stack: closes what the run has opened.
+
+    Attributes:
+      config: the settings, with the lambda that auto chose.
+      trained: those of its training step, which differ where there is one domain.
+      inputs: the videos and how they are drawn.
+      state: the state at step `start`, where the run begins or goes on.
+      saved: its checkpoints; None in all but the first process.
+      done: how many steps are done.
+      stopped: whether it ended early.
+
+    Raises:
+      UserError: see `fit`.
+    """
+
+    def __init__(self, config: TrainConfig, workdir: pathlib.Path, stack: contextlib.ExitStack):
+        self._workdir, self._stack, self._flags = workdir, stack, config
+        self._is_first = jax.process_index() == 0
+        self.saved: checkpoints.Checkpoints | None = None
+        if self._is_first:
             folders.claim(workdir, "run", flag="--workdir", signs=["config.flags"])
             stack.enter_context(run_folder.locked(workdir))
-            saved = stack.enter_context(contextlib.closing(checkpoints.Checkpoints(workdir)))
-        flags, inputs = config, _prepare(config)
+            self.saved = stack.enter_context(contextlib.closing(checkpoints.Checkpoints(workdir)))
+        self.inputs = inputs = _prepare(config)
         # The lambda that auto chose, for everything but the folder of the run.
-        config = inputs.config
-        if is_first:
-            _report(config, inputs.splits)
+        self.config = inputs.config
+        if self._is_first:
+            _report(self.config, inputs.splits)
             inputs.drawn.report()
-        run_folder.require_data(workdir, flags, inputs.made_of)
-        text_dim = (inputs.manifest.text or {}).get("dim", 0)
-        state = init_state(config, inputs.manifest.dim, text_dim)
+        run_folder.require_data(workdir, config, inputs.made_of)
+        self.state, self.start = self._first_state()
+        self._selection = Selection(
+            self.config, inputs.splits, inputs.manifest, inputs.standards.real, self.saved
+        )
+        # Without real videos there is one domain, whose statistics are kept for scoring.
+        one_domain = dataclasses.replace(self.config, batch_norm="shared")
+        self.trained = one_domain if inputs.synthetic_V.all() else self.config
+
+    def _first_state(self) -> tuple[TrainState, int]:
+        """Returns the state to go on from, and its step."""
+        config, manifest, saved = self.config, self.inputs.manifest, self.saved
+        state = init_state(config, manifest.dim, (manifest.text or {}).get("dim", 0))
         start = int(parallel.from_first((saved.latest("last") or 0) if saved else 0))
         if start > config.steps:
             raise UserError(
-                f"--steps: expected at least the {start} that are done in {workdir}, found "
+                f"--steps: expected at least the {start} that are done in {self._workdir}, found "
                 f"{config.steps}; raise it, or give another --workdir"
             )
         if start:
             state = parallel.from_first(saved.restore("last", state) if saved else state)
-        selection = Selection(config, inputs.splits, inputs.manifest, inputs.standards.real, saved)
-        # Without real videos there is one domain, whose statistics are kept for scoring.
-        one_domain = dataclasses.replace(config, batch_norm="shared")
-        runner = parallel.Runner(one_domain if inputs.synthetic_V.all() else config, state)
-        feed = stack.enter_context(contextlib.closing(_feed(config, inputs, runner, workdir)))
-        if is_first:
-            run_folder.claim(workdir, flags, inputs.made_of, to_begun(inputs.choice))
-            if not (workdir / "model.json").exists():
-                standard = inputs.standards.real.to_json()
-                checkpoints.write_model(workdir, flags, inputs.manifest, standard)
-        log = RunLog(
-            workdir if is_first else None,
-            start,
-            loggers.parse(config.loggers),
-            dataclasses.asdict(flags),
+        return state, start
+
+    def ahead(self, runner: segments.Placing) -> segments.Ahead:
+        """Feeds steps with the videos of one batch, which aren't on the devices."""
+        return ahead(self.config, self.inputs, runner, self._workdir)
+
+    def begin(self) -> None:
+        """Claims the folder; a run that was refused before has left it free."""
+        if self._is_first:
+            begun = self.inputs.made_of, to_begun(self.inputs.choice)
+            run_folder.claim(self._workdir, self._flags, *begun)
+            if not (self._workdir / "model.json").exists():
+                self._write_model()
+        self.log = RunLog(
+            self._workdir if self._is_first else None,
+            self.start,
+            loggers.parse(self.config.loggers),
+            dataclasses.asdict(self._flags),
         )
-        stack.enter_context(contextlib.closing(log))
-        done = _run_steps(config, start, runner, feed, selection, saved, log)
-        if saved:
-            saved.wait()
-        measured = selection.results(runner.state()) if saved else {}
-        calibrations = selection.calibrations()
-        result = _result(config, inputs, selection, measured, calibrations, done, workdir)
-        if is_first:
-            standard = inputs.standards.real.to_json()
-            checkpoints.write_model(workdir, flags, inputs.manifest, standard, calibrations)
-            write_json(workdir / "result.json", result.to_json())
-            log.finish(result.last or {})
-        return result
+        self._stack.enter_context(contextlib.closing(self.log))
+        self._waiting: tuple[int, Mapping[str, jax.Array]] | None = None
+        self.done, self.stopped = self.start, self._selection.stale(self.start)
 
+    def _write_model(self, *calibrations: Calibrations) -> None:
+        standard = self.inputs.standards.real.to_json()
+        checkpoints.write_model(
+            self._workdir, self._flags, self.inputs.manifest, standard, *calibrations
+        )
 
-def _result(
-    config: TrainConfig,
-    inputs: "_Inputs",
-    selection: Selection,
-    measured: Mapping[str, Measures | None],
-    calibrations: Calibrations,
-    steps: int,
-    workdir: pathlib.Path,
-) -> Result:
-    """What a finished run reached, and from what; only the first process measures."""
-    reasons = {kind: why for kind, why in selection.reasons().items() if kind in measured}
-    reasons |= {kind: why for kind, why in inputs.splits.reasons.items() if kind == "synthetic"}
-    return Result(
-        last=measured.get("last"),
-        best_on_validation=measured.get("best_on_validation"),
-        best_on_test=measured.get("best_on_test"),
-        steps=steps,
-        workdir=workdir,
-        provenance=_provenance(inputs) | {"rows_verified": config.verify_rows},
-        reports_best_on_test=config.best_on_test,
-        calibration={kind: c.to_json() for kind, c in calibrations.checkpoints.items()},
-        reasons=reasons,
-        probe=_probe(config, inputs.splits) if jax.process_index() == 0 else None,
-        chosen_lambda=inputs.choice.to_json() if inputs.choice else None,
-    )
+    def after(self, metrics: Mapping[str, jax.Array], state: Callable[[], TrainState]) -> None:
+        """Logs, validates and saves what a step calls for.
 
+        Args:
+          metrics: the step's metrics, which may still be computed.
+          state: gives the state after the step.
 
-def _run_steps(
-    config: TrainConfig,
-    start: int,
-    runner: parallel.Runner,
-    feed: Feed,
-    selection: Selection,
-    saved: checkpoints.Checkpoints | None,
-    log: RunLog,
-) -> int:
-    """The training loop; returns how many steps are done."""
-    progress = tqdm.tqdm(range(start, config.steps), initial=start, total=config.steps,
-                         desc="train", unit="step", mininterval=1.0,
-                         disable=not saved)  # fmt: skip
-    waiting: tuple[int, Mapping[str, jax.Array]] | None = None
-    done, stopped = start, selection.stale(start)
-    pace = _Pace()
-    for step in progress:
-        if stopped:
-            break
-        raise_if_interrupted()
-        metrics = runner.step(*feed.at(step))
+        Raises:
+          Interrupted: the loss or the parameters became NaN.
+        """
+        config = self.config
         # Reads the metrics of the step before, so that the device never waits for the host.
-        if waiting:
-            log.training(*waiting, config.log_every)
-        done = step + 1
-        waiting = done, metrics
-        if saved and (told := pace.told(config.steps - done)):
-            progress.write(told, file=sys.stderr)
-        is_last = done == config.steps
-        validates = is_last or done % config.validate_every == 0
-        saves = is_last or done % config.checkpoint_every == 0
+        if self._waiting:
+            self.log.training(*self._waiting, config.log_every)
+        self.done += 1
+        self._waiting = self.done, metrics
+        is_last = self.done == config.steps
+        validates = is_last or self.done % config.validate_every == 0
+        saves = is_last or self.done % config.checkpoint_every == 0
         if validates or saves:
             # Checks this step too before it is chosen or saved: a NaN ends the run here.
-            log.training(*waiting, config.log_every)
-            waiting = None
+            self.log.training(*self._waiting, config.log_every)
+            self._waiting = None
         if validates:
-            log.write(done, selection.consider(done, runner.state()))
-            stopped = selection.stale(done)
-        if saved and (saves or stopped):
-            saved.save("last", done, runner.state(), [])
-        if log.latest:
-            progress.set_postfix(log.latest, refresh=False)
-    progress.close()
-    return done
+            self.log.write(self.done, self._selection.consider(self.done, state()))
+            self.stopped = self._selection.stale(self.done)
+        if self.saved and (saves or self.stopped):
+            self.saved.save("last", self.done, state(), [])
+
+    def finish(self, state: TrainState) -> Result:
+        """Measures the run and writes its result."""
+        if self.saved:
+            self.saved.wait()
+        measured = self._selection.results(state) if self.saved else {}
+        calibrations = self._selection.calibrations()
+        result = self._result(measured, calibrations)
+        if self._is_first:
+            self._write_model(calibrations)
+            write_json(self._workdir / "result.json", result.to_json())
+            self.log.finish(result.last or {})
+        return result
+
+    def _result(
+        self, measured: Mapping[str, Measures | None], calibrations: Calibrations
+    ) -> Result:
+        """What a finished run reached, and from what; only the first process measures."""
+        inputs, config = self.inputs, self.config
+        reasons = {kind: why for kind, why in self._selection.reasons().items() if kind in measured}
+        reasons |= {kind: why for kind, why in inputs.splits.reasons.items() if kind == "synthetic"}
+        return Result(
+            last=measured.get("last"),
+            best_on_validation=measured.get("best_on_validation"),
+            best_on_test=measured.get("best_on_test"),
+            steps=self.done,
+            workdir=self._workdir,
+            provenance=_provenance(inputs) | {"rows_verified": config.verify_rows},
+            reports_best_on_test=config.best_on_test,
+            calibration={kind: c.to_json() for kind, c in calibrations.checkpoints.items()},
+            reasons=reasons,
+            probe=_probe(config, inputs.splits) if self._is_first else None,
+            chosen_lambda=inputs.choice.to_json() if inputs.choice else None,
+        )
 
 
 class _Pace:
@@ -443,12 +496,21 @@ def _feed(
     Windows of consecutive snippets are read from the stores as they are drawn.
     """
     fixed = segments.Fixed(synthetic_V=inputs.synthetic_V, bank_KxE=inputs.bank_KxE)
+    kept = segments.Segments(inputs.members, inputs.standards, config)
+    fits = kept.num_bytes / runner.num_devices <= config.device_gigabytes * 1e9
+    if fits and not config.causal_window:
+        return segments.Resident(kept, fixed, inputs.drawn, runner)
+    return ahead(config, inputs, runner, workdir)
+
+
+def ahead(
+    config: TrainConfig, inputs: _Inputs, runner: segments.Placing, workdir: pathlib.Path
+) -> segments.Ahead:
+    """The source of each step's videos where they aren't on the devices."""
+    fixed = segments.Fixed(synthetic_V=inputs.synthetic_V, bank_KxE=inputs.bank_KxE)
     if config.causal_window:
         taken = windows.Windows(inputs.members, inputs.standards, config)
         return segments.Ahead(taken, fixed, inputs.drawn, runner)
-    kept = segments.Segments(inputs.members, inputs.standards, config)
-    if kept.num_bytes / runner.num_devices <= config.device_gigabytes * 1e9:
-        return segments.Resident(kept, fixed, inputs.drawn, runner)
     folder = workdir / f"segments-{jax.process_index()}-of-{jax.process_count()}"
     kept = segments.Segments(inputs.members, inputs.standards, config, folder)
     return segments.Ahead(kept, fixed, inputs.drawn, runner)

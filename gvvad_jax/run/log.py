@@ -57,7 +57,7 @@ class RunLog:
         Raises:
           Interrupted: the loss, or the parameters after the step, aren't finite.
         """
-        values = {name: float(value) for name, value in jax.device_get(metrics).items()}
+        values = {name: float(value) for name, value in jax.device_get(dict(metrics)).items()}
         checked = {name: values[name] for name in ("loss", "update_norm", "param_norm")}
         if not np.isfinite(list(checked.values())).all():
             shown = ", ".join(f"{name} {value:g}" for name, value in checked.items())

@@ -30,10 +30,12 @@ class Outcome:
     Attributes:
       value: what the function returned; None where it raised.
       refused: the one line of a UserError or Interrupted; empty where there was none.
+      is_mistake: whether it was a UserError.
     """
 
     value: Any = None
     refused: str = ""
+    is_mistake: bool = False
 
 
 class Worker:
@@ -73,7 +75,7 @@ class Worker:
           RuntimeError: the function raised anything but a UserError or Interrupted.
         """
         try:
-            value, refused, fault = self.connection.recv()
+            outcome, fault = self.connection.recv()
         except (EOFError, OSError) as error:
             self._process.join()
             raise Interrupted(
@@ -82,7 +84,8 @@ class Worker:
             ) from error
         if fault:
             raise RuntimeError(fault)
-        return Outcome(value, refused)
+        assert isinstance(outcome, Outcome)
+        return outcome
 
     def end(self) -> None:
         """Ends the process, in the middle of a call if need be."""
@@ -185,14 +188,15 @@ def _serve(connection: connections.Connection, log: str | None, core: int | None
             function, arguments = connection.recv()
         except EOFError:
             return
-        value, refused, fault = None, "", ""
+        outcome, fault = Outcome(), ""
         try:
-            value = function(*arguments)
+            outcome = Outcome(function(*arguments))
         except (UserError, Interrupted) as error:
-            refused = " ".join(str(error).split())
+            line = " ".join(str(error).split())
+            outcome = Outcome(refused=line, is_mistake=isinstance(error, UserError))
         except BaseException:
             fault = traceback.format_exc()
-        connection.send((value, refused, fault))
+        connection.send((outcome, fault))
 
 
 def _end_with_parent() -> None:

@@ -7,12 +7,15 @@ import json
 import pathlib
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from gvvad_jax.command import UserError
+from gvvad_jax.command import Interrupted, UserError
 from gvvad_jax.config import TrainConfig
 from gvvad_jax.store.files import read_text, write_atomically
 from tools.studies.grid import Cell
+
+if TYPE_CHECKING:
+    from gvvad_jax.training import Result
 
 # What result.json and metrics.jsonl say of a run, by column.
 RESULTS = ("auc", "auc_abnormal", "ap", "far", "video_auc", "video_ap")
@@ -45,11 +48,29 @@ class Row:
 
 def train(config: TrainConfig) -> dict[str, float | None]:
     """Trains a row's run and returns its measures."""
-    from gvvad_jax import splits, training
+    from gvvad_jax import training
 
     began = time.process_time()
     result = training.fit(config)
-    seconds = time.process_time() - began
+    return _measures(config, result, time.process_time() - began)
+
+
+def train_together(configs: Sequence[TrainConfig]) -> list[Measures | str]:
+    """Trains rows of one program together; returns each one's measures, or why it has none."""
+    from gvvad_jax import together
+
+    began = time.process_time()
+    outcomes = together.fit(configs)
+    seconds = (time.process_time() - began) / len(configs)
+    return [
+        str(outcome) if isinstance(outcome, Interrupted) else _measures(config, outcome, seconds)
+        for config, outcome in zip(configs, outcomes, strict=True)
+    ]
+
+
+def _measures(config: TrainConfig, result: "Result", seconds: float) -> dict[str, float | None]:
+    from gvvad_jax import splits
+
     last: Mapping[str, Any] = result.last or {}
     opened, _ = splits.open_splits(config)
     labels = [m.video.label for m in opened.train if m.row.source == "synthetic"]

@@ -8,10 +8,11 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from gvvad_jax import seeds
 from gvvad_jax.config import TrainConfig
 from gvvad_jax.store import folders
 from gvvad_jax.store.files import write_json
-from gvvad_jax.store.workers import Outcome, Worker, cores, ready
+from gvvad_jax.store.workers import Outcome, Worker, cores, ready, value
 from tools.studies import draws, grid, rows
 from tools.studies.grid import Arm, Cell, GridStudy
 
@@ -60,7 +61,13 @@ def run(
         preparer = Worker(folder / "prepare.log")
         for worker in (*trainers, preparer):
             stack.callback(worker.end)
-        return _Run(study, arms, table, folder, trainers, preparer, prepare, train_row).run(todo)
+        at_once = study.seeds_at_once
+        if not at_once:
+            trainers[0].start(seeds.usual_at_once, study.seeds)
+            at_once = value(trainers[0])
+        return _Run(
+            study, arms, table, folder, trainers, preparer, prepare, train_row, at_once
+        ).run(todo)
 
 
 class Table:
@@ -138,13 +145,15 @@ class _Run:
         preparer: Worker,
         prepare: Prepare,
         train_row: Train,
+        at_once: int,
     ):
+        self._at_once = at_once
         self._study, self._table, self._folder = study, table, folder
         self._arms = {arm.name: arm for arm in arms}
         self._trainers, self._preparer = trainers, preparer
         self._prepare, self._train_row = prepare, train_row
         self._draws: dict[int, draws.Draw] = {}
-        self._busy: dict[Worker, Cell | int] = {}
+        self._busy: dict[Worker, list[Cell] | int] = {}
         self._detectors: dict[Worker, str] = {}
         self._failed = self._done = 0
 
@@ -154,9 +163,9 @@ class _Run:
         while True:
             self._start_preparing(todo)
             for worker in self._trainers:
-                if worker not in self._busy and (cell := self._next(worker, todo)):
-                    todo.remove(cell)
-                    self._start(worker, cell)
+                if worker not in self._busy and (cells := self._next(worker, todo)):
+                    todo[:] = [cell for cell in todo if cell not in cells]
+                    self._start(worker, cells)
             if not self._busy:
                 return self._failed
             for worker in ready(self._busy):
@@ -172,21 +181,30 @@ class _Run:
             self._busy[self._preparer] = missing[0]
             self._preparer.start(self._prepare, self._study, missing[0], with_clips)
 
-    def _next(self, worker: Worker, todo: Sequence[Cell]) -> Cell | None:
+    def _next(self, worker: Worker, todo: Sequence[Cell]) -> list[Cell]:
         """Chooses a row of the first pair that has any left, of the worker's last detector if any.
 
         So programs are compiled in few workers, and what is finished is a whole, smaller study.
+        Rows that differ in the seed alone may come with it, to train in one program.
         """
         ready = [cell for cell in todo if cell.draw in self._draws]
         window = [cell for cell in ready if cell.pair == ready[0].pair]
         others = {self._detectors[w] for w in self._busy if w in self._detectors}
         own = [cell for cell in window if cell.detector == self._detectors.get(worker)]
         free = [cell for cell in window if cell.detector not in others]
-        return next(iter([*own, *free, *window]), None)
+        chosen = [*own, *free, *window][:1]
+        alike = [
+            cell
+            for first in chosen
+            for cell in ready
+            if cell != first and dataclasses.replace(cell, seed=first.seed) == first
+        ]
+        return [*chosen, *alike][: self._at_once]
 
-    def _start(self, worker: Worker, cell: Cell) -> None:
-        self._busy[worker], self._detectors[worker] = cell, cell.detector
-        worker.start(_train_on, self._train_row, self._config(cell), self._draws[cell.draw], cell)
+    def _start(self, worker: Worker, cells: list[Cell]) -> None:
+        self._busy[worker], self._detectors[worker] = cells, cells[0].detector
+        configs = [self._config(cell) for cell in cells]
+        worker.start(_train_on, self._train_row, configs, self._draws[cells[0].draw], cells)
 
     def _config(self, cell: Cell) -> TrainConfig:
         arm, draw = self._arms[cell.arm], self._draws[cell.draw]
@@ -203,7 +221,9 @@ class _Run:
             workdir=str(self._folder / run_name),
         )
 
-    def _take(self, worker: Worker, work: Cell | int, outcome: Outcome, todo: list[Cell]) -> None:
+    def _take(
+        self, worker: Worker, work: list[Cell] | int, outcome: Outcome, todo: list[Cell]
+    ) -> None:
         """Takes in what a worker has done."""
         if isinstance(work, int):
             if outcome.refused:
@@ -214,28 +234,36 @@ class _Run:
             else:
                 self._draws[work] = outcome.value
             return
+        for cell, measures in zip(
+            work, outcome.value or [outcome.refused] * len(work), strict=True
+        ):
+            self._take_row(cell, measures)
+
+    def _take_row(self, cell: Cell, measures: Mapping[str, Any] | str) -> None:
+        """Takes in what a row reached, or why it couldn't be run."""
         self._done += 1
-        if outcome.refused:
+        if isinstance(measures, str):
             self._failed += 1
-            print(f"{work}: not run: {outcome.refused}", file=sys.stderr, flush=True)
+            print(f"{cell}: not run: {measures}", file=sys.stderr, flush=True)
             return
-        self._table.add(work, outcome.value)
+        self._table.add(cell, measures)
         # Only what is in the table is removed.
-        shutil.rmtree(self._config(work).workdir, ignore_errors=True)
-        auc, seconds = outcome.value["auc"], outcome.value["cpu_seconds"]
+        shutil.rmtree(self._config(cell).workdir, ignore_errors=True)
+        auc, seconds = measures["auc"], measures["cpu_seconds"]
         shown = "-" if auc is None else f"{auc:.3f}"
         print(
-            f"{self._done} of {self._count}: {work}: AUC {shown} ({seconds:.1f} s)",
+            f"{self._done} of {self._count}: {cell}: AUC {shown} ({seconds:.1f} s)",
             file=sys.stderr,
             flush=True,
         )
 
 
 def _train_on(
-    train_row: Train, config: TrainConfig, draw: draws.Draw, cell: Cell
-) -> Mapping[str, Any]:
-    """Writes a row's list of real videos and trains in an empty folder; in a worker."""
-    # A run that was killed may be of other flags by now.
-    shutil.rmtree(config.workdir, ignore_errors=True)
-    write_json(pathlib.Path(config.annotations), draws.subset(draw, cell).to_json())
-    return train_row(config)
+    train_row: Train, configs: Sequence[TrainConfig], draw: draws.Draw, cells: Sequence[Cell]
+) -> Sequence[Mapping[str, Any] | str]:
+    """Writes the lists of rows' real videos and trains in empty folders; in a worker."""
+    for config, cell in zip(configs, cells, strict=True):
+        # A run that was killed may be of other flags by now.
+        shutil.rmtree(config.workdir, ignore_errors=True)
+        write_json(pathlib.Path(config.annotations), draws.subset(draw, cell).to_json())
+    return rows.train_together(configs) if len(configs) > 1 else [train_row(configs[0])]
