@@ -1,6 +1,7 @@
 """Loggers beside metrics.jsonl: what they get, what a resumed run repeats, and how they fail."""
 
 import json
+import time
 import struct
 
 import pytest
@@ -149,7 +150,12 @@ def test_weights_and_biases_offline(tmp_path, monkeypatch):
     run(tmp_path, 0, [(10, {"loss": 2.0}), (10, {"validation_auc": 0.5}), (20, {"loss": 1.0})],
         measures={"auc": 0.75})  # fmt: skip
     (folder,) = (tmp_path / "wandb").glob("offline-run-*")
-    lines, summary, config = _wandb_history(folder)
+    # On a busy machine W&B's own process writes the file a while after `finish` has returned.
+    for _ in range(100):
+        lines, summary, config = _wandb_history(folder)
+        if len(lines) == 2 and summary and config:
+            break
+        time.sleep(0.2)
     named = [{k: v for k, v in line.items() if not k.startswith("_")} for line in lines]
     assert named == [{"loss": 2.0, "validation_auc": 0.5}, {"loss": 1.0}]
     assert [line["_step"] for line in lines] == [10, 20]
