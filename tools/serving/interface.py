@@ -100,7 +100,7 @@ def serve(options: AppOptions, models: Any) -> None:
             log_level="warning",
         )
         print(f"http://{options.host}:{options.port}  (Ctrl-C ends it)", file=sys.stderr)
-        with _removing_old(pages):
+        with _removing_old(pages), contextlib.suppress(KeyboardInterrupt):
             uvicorn.Server(config).run()
 
 
@@ -153,7 +153,7 @@ def application(pages: Pages, root: pathlib.Path, options: AppOptions) -> Any:
         server_name=options.host,
         server_port=options.port,
         max_file_size=options.max_megabytes << 20,
-        show_error=True,
+        show_error=False,
         ssr_mode=False,
         enable_monitoring=False,
         theme=gradio.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"]),
@@ -170,7 +170,7 @@ def _blocks(pages: Pages, options: AppOptions) -> Any:
             page, content = pages.add(path)
         except UserError as error:
             message = str(error).replace(f"{pathlib.Path(path).parent}/", "")
-            raise gradio.Error(html.escape(message), print_exception=False) from error
+            raise gradio.Error(html.escape(message, quote=False), print_exception=False) from error
         address = f"/pages/{urllib.parse.quote(page)}"
         frame = (
             f'<iframe src="{address}" style="width:100%;height:80vh;border:0" '
