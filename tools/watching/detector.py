@@ -149,7 +149,7 @@ def _classes(model: "Model", features: RunFeatures, workdir: str) -> Classes | N
     if encoder is None or features.recipe.captioner is None:
         return None
     stores = [path for path in model.config.store.split(",") if path]
-    for folder in map(pathlib.Path, (workdir, *stores)):
+    for folder in map(pathlib.Path, (model.folder or workdir, *stores)):
         if not (folder / "bank.npy").exists() or not (folder / "bank.json").exists():
             continue
         try:
