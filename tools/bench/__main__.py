@@ -31,10 +31,9 @@ from absl import flags
 from gvvad_jax.command import UserError, run_command
 from gvvad_jax.config import DETECTORS
 
-SECTIONS = (
-    *("step", "data", "evaluation", "run", "metrics", "startup", "memory", "streaming"),
-    "accuracy",
-)
+SECTIONS = ("step", "data", "evaluation", "run", "metrics", "startup", "memory", "streaming")
+# These need a store.
+OF_STORES = ("accuracy", "crops")
 
 
 def main(_: Sequence[str]) -> None:
@@ -48,14 +47,15 @@ def main(_: Sequence[str]) -> None:
         return
     from gvvad_jax.store.files import write_json
 
-    unknown = set(values.sections) - set(SECTIONS) | set(_detectors(values)) - set(DETECTORS)
+    known = (*SECTIONS, *OF_STORES, *DETECTORS)
+    unknown = {*values.sections, *_detectors(values)} - {*known}
     if unknown:
         raise UserError(
-            f"--sections, --detectors: expected of {', '.join((*SECTIONS, *DETECTORS))}, found "
+            f"--sections, --detectors: expected of {', '.join(known)}, found "
             f"{', '.join(sorted(unknown))}; correct them"
         )
-    if "accuracy" in values.sections and not values.store:
-        raise UserError("--store: expected a store for the section accuracy, found none; name one")
+    if set(OF_STORES) & set(values.sections) and not values.store:
+        raise UserError("--store: expected a store for accuracy and crops, found none; name one")
     wrong = [text for text in values.segments if not text.isdecimal() or int(text) < 5]
     if wrong or not values.segments:
         # The count of operations needs more segments than a dilated convolution reaches.
@@ -129,11 +129,23 @@ def _measure(section: str, folder: pathlib.Path, device: str) -> dict[str, Any]:
         measured |= {"encoders": encoding_memory.encoders(folder / "encoders")}
     elif section == "streaming":
         measured = live.measure(folder, _detectors(values))
+    elif section == "crops":
+        measured = accuracy.crops(values.store, folder, values.seeds, _small(values))
     else:
         measured = accuracy.measure(values.store, folder, values.seeds, values.steps)
     print(f"\n{section}")
     _print(measured, "  ")
     return measured
+
+
+def _small(values: flags.FlagValues) -> dict[str, Any]:
+    """Settings of small networks for little data, as in configs/ped2.flags."""
+    steps = values.steps
+    return {
+        "detector": "rtfm", "feature_group": "visual", "segments": 64, "batch_size": 6,
+        "mtn_channels": 16, "head_widths": (64, 16), "steps": steps, "validate_every": steps,
+        "checkpoint_every": steps,
+    }  # fmt: skip
 
 
 def _steps(device: str) -> dict[str, dict[str, Any]]:
@@ -187,7 +199,7 @@ def _print(measured: Mapping[str, Any], indent: str) -> None:
 
 
 if __name__ == "__main__":
-    flags.DEFINE_list("sections", [s for s in SECTIONS if s != "accuracy"], "Sections to measure.")
+    flags.DEFINE_list("sections", list(SECTIONS), "Sections to measure.")
     flags.DEFINE_string(
         "detectors", ",".join(DETECTORS), "Detectors to train, separated by commas."
     )
@@ -205,10 +217,14 @@ if __name__ == "__main__":
     )
     flags.DEFINE_bool("compiled", False, "Time torch.compile besides eager PyTorch.")
     flags.DEFINE_string(
-        "store", "", "Store with training and test videos, for the section accuracy."
+        "store", "", "Store with training and test videos, for the sections accuracy and crops."
     )
-    flags.DEFINE_integer("seeds", 4, "Number of runs in the section accuracy.", lower_bound=2)
-    flags.DEFINE_integer("steps", 200, "Training steps in the section accuracy.", lower_bound=1)
+    flags.DEFINE_integer(
+        "seeds", 4, "Number of runs in the sections accuracy and crops.", lower_bound=2
+    )
+    flags.DEFINE_integer(
+        "steps", 200, "Training steps in the sections accuracy and crops.", lower_bound=1
+    )
     flags.DEFINE_bool("gpu", False, "Run the GPU report instead of sections.")
     flags.DEFINE_float("gpu_seconds", 480.0, "Most seconds of the GPU report.", 10.0)
     flags.DEFINE_string("json", "", "JSON file to write the figures to.")

@@ -1,8 +1,8 @@
-"""What lower precision costs in AUC: bfloat16 steps, float16 stores."""
+"""What is cheaper costs in AUC: bfloat16 steps, float16 stores, one crop, the crops' mean."""
 
 import dataclasses
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -66,6 +66,41 @@ def measure(path: str, folder: pathlib.Path, seeds: int, steps: int) -> dict[str
             assert measures and measures["auc"] is not None, f"{path}: no measured test videos"
             aucs[name].append(measures["auc"])
     return {name: _summary(values, aucs["float32"]) for name, values in aucs.items()}
+
+
+def crops(path: str, folder: pathlib.Path, seeds: int, settings: Mapping[str, Any]) -> dict:
+    """Measures the frame AUC with all crops and with one a step, scored by all and by their mean.
+
+    Args:
+      path: store of several crops, with training and test videos.
+      folder: empty folder for the runs.
+      seeds: number of runs of each variant; all variants use the same seeds.
+      settings: of the runs, of TrainConfig.
+
+    Returns:
+      As `measure`; the difference is to all crops in both.
+    """
+    from gvvad_jax import scoring
+    from gvvad_jax.training import fit
+    from tools.bench.evaluation import with_config
+
+    aucs: dict[str, list[float]] = {}
+    for seed in range(seeds):
+        for train_crops in (0, 1):
+            workdir = str(folder / f"{train_crops}-{seed}")
+            fit(TrainConfig(
+                store=path, workdir=workdir, seed=seed, train_crops=train_crops,
+                validation_share=0.0, **settings,
+            ))  # fmt: skip
+            model = scoring.load(workdir)
+            for how in ("all", "mean"):
+                config = dataclasses.replace(model.config, score_crops=how)
+                auc = with_config(model, config).evaluate(path)["auc"]
+                assert auc is not None, f"{path}: no measured test videos"
+                trained = "one crop a step" if train_crops else "all crops a step"
+                aucs.setdefault(f"{trained}, scored by {how}", []).append(auc)
+    baseline = aucs["all crops a step, scored by all"]
+    return {name: _summary(values, baseline) for name, values in aucs.items()}
 
 
 def _summary(aucs: Sequence[float], baseline: Sequence[float]) -> dict[str, Any]:

@@ -23,3 +23,29 @@ def test_precisions_are_compared_seed_by_seed():
     assert summary["auc"] == pytest.approx(0.6) and summary["difference"] == pytest.approx(0)
     assert summary["difference_deviation"] == pytest.approx(0.02**0.5)
     assert summary["deviation"] == pytest.approx(summary["difference_deviation"])
+
+
+def test_crops_are_compared_on_the_same_runs(tmp_path, monkeypatch):
+    runs = {}
+
+    class Model:
+        def __init__(self, config):
+            self.config = config
+
+        def evaluate(self, path):
+            # One crop a step costs 0.1, scoring by the mean 0.02.
+            cost = 0.1 * self.config.train_crops + 0.02 * (self.config.score_crops == "mean")
+            return {"auc": 0.9 - cost + 0.01 * self.config.seed}
+
+    monkeypatch.setattr(
+        "gvvad_jax.training.fit", lambda config: runs.update({config.workdir: config})
+    )
+    monkeypatch.setattr("gvvad_jax.scoring.load", lambda workdir: Model(runs[workdir]))
+    monkeypatch.setattr("tools.bench.evaluation.with_config", lambda _, config: Model(config))
+    measured = accuracy.crops("store", tmp_path, 3, {"detector": "rtfm", "steps": 5})
+    assert len(runs) == 6 and {config.steps for config in runs.values()} == {5}
+    differences = {name: row["difference"] for name, row in measured.items()}
+    assert differences["all crops a step, scored by all"] == 0
+    assert differences["all crops a step, scored by mean"] == pytest.approx(-0.02)
+    assert differences["one crop a step, scored by mean"] == pytest.approx(-0.12)
+    assert measured["one crop a step, scored by all"]["auc"] == pytest.approx(0.81)
