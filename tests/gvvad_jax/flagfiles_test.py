@@ -21,7 +21,7 @@ OWN = {
     "peak_tflops", "repeats", "generator", "test_pairs", "generated_pairs", "workdir", "prompts",
     "checkpoint", "annotations", "snippet_frames", "snippet_stride", "defect_share", "preset",
     "abnormal_train", "normal_train", "num_frames", "text", "train_pairs", "visual", "dtype",
-    "encoder", "text_encoder",
+    "encoder", "text_encoder", "format",
 }  # fmt: skip
 
 
