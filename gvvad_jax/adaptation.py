@@ -8,9 +8,11 @@ import dataclasses
 import hashlib
 import os
 import pathlib
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal
 
 import jax
+import jax.numpy as jnp
 import msgspec
 import numpy as np
 
@@ -25,8 +27,8 @@ if TYPE_CHECKING:
     from gvvad_jax.scoring import Model
 
 _REMEDY = "make it again with python -m tools.calibrate"
-# The last layer of a head in an adaptation's .npz.
-_HEAD = ("bias", "kernel")
+# What scores' logits are cut to before something is added: those of 1e-6 and 1 - 1e-6.
+_NEAREST = 1e-6
 
 
 class Statistics(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -54,13 +56,26 @@ class Rate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     alarms_per_hour: float
 
 
-class Head(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A last layer that was tuned on feedback.
+@dataclasses.dataclass(frozen=True, eq=False)
+class Correction:
+    """What feedback adds to the logits of scores: weights @ standardised features + bias.
 
     Attributes:
-      file: name of the .npz with its `kernel` and `bias`, in the adaptation's folder.
+      weights_D: float32; of the mean over crops.
+      bias: a number.
+    """
+
+    weights_D: np.ndarray
+    bias: float
+
+
+class CorrectionFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Where a correction lies, and what it rests on.
+
+    Attributes:
+      file: name of the .npz with its `weights` and `bias`, in the adaptation's folder.
       sha256: digest of that file.
-      feedback: what it rests on, and what it gained on held-out parts; see tools.adapting.
+      feedback: what it rests on, and what it gained on held-out videos; see tools.adapting.tuning.
     """
 
     file: str
@@ -82,7 +97,7 @@ class Adaptation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
       temperature: divides the logit of a video score; None where the run's isn't valid any more.
       temperature_reason: why there is none; None where there is one.
       footage: what it rests on, for people.
-      head: a last layer tuned on feedback.
+      correction: learned from feedback.
     """
 
     format_version: Literal[1]
@@ -94,7 +109,7 @@ class Adaptation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     temperature: float | None
     temperature_reason: str | None
     footage: dict[str, Any]
-    head: Head | None = None
+    correction: CorrectionFile | None = None
 
 
 def fingerprint(model: "Model") -> str:
@@ -136,8 +151,8 @@ def apply(model: "Model", path: str | os.PathLike[str]) -> "Model":
       path: the adaptation's file, of tools.calibrate.
 
     Returns:
-      The detector with the camera's standardisation, threshold and temperature, and with the last
-      layer that was tuned on feedback, if there is one.
+      The detector with the camera's standardisation, threshold and temperature, and with what was
+      learned from feedback, if there is any.
 
     Raises:
       UserError: no such file, a damaged one, or one of another detector.
@@ -156,16 +171,15 @@ def apply(model: "Model", path: str | os.PathLike[str]) -> "Model":
                 f"{path}: {where}: expected statistics of {dim} features, found {len(each.mean)}; "
                 f"{_REMEDY}"
             )
-    return adapted(model, found, _read_head(found, path) if found.head else None)
+    return adapted(model, found, _read_correction(found, path, dim) if found.correction else None)
 
 
-def adapted(
-    model: "Model", found: Adaptation, head: tuple[np.ndarray, np.ndarray] | None
-) -> "Model":
-    """Returns a detector with an adaptation's values; `head` is a last layer (kernel, bias)."""
-    from gvvad_jax import heads
-
+def adapted(model: "Model", found: Adaptation, correction: Correction | None) -> "Model":
+    """Returns a detector with an adaptation's values and a correction."""
     standard = found.standardisation
+    step = 0
+    if model.calibration:
+        step = model.calibration.step
     return dataclasses.replace(
         model,
         # Commands take the config's rate by default.
@@ -173,50 +187,79 @@ def adapted(
         standard=standard.standardisation() if standard else model.standard,
         seen=found.features.standardisation(),
         calibration=Calibration(
-            step=model.calibration.step if model.calibration else 0,
+            step=step,
             temperature=found.temperature,
             temperature_reason=found.temperature_reason,
             threshold=found.threshold,
         ),
         normal_videos={},
-        variables=heads.replaced(model, *head) if head else model.variables,
+        score_step=corrected(model.score_step, correction) if correction else model.score_step,
     )
+
+
+def corrected(
+    score_step: Callable[..., jax.Array], correction: Correction
+) -> Callable[..., jax.Array]:
+    """Returns a scoring step, of step.make_score_step, whose scores are corrected."""
+
+    @jax.jit
+    def add(scores_VxT: jax.Array, visual_VxNxTxD: jax.Array) -> jax.Array:
+        cut_VxT = jnp.clip(scores_VxT, _NEAREST, 1 - _NEAREST)
+        added_VxT = jnp.mean(visual_VxNxTxD, axis=1) @ correction.weights_D + correction.bias
+        return jax.nn.sigmoid(jnp.log(cut_VxT / (1 - cut_VxT)) + added_VxT)
+
+    def score(variables: Any, visual: Any, text: Any, mask: Any) -> jax.Array:
+        return add(score_step(variables, visual, text, mask), visual)
+
+    return score
 
 
 def write(
     path: str | os.PathLike[str],
     content: Adaptation,
-    head: tuple[np.ndarray, np.ndarray] | None = None,
+    correction: Correction | None = None,
     feedback: dict[str, Any] | None = None,
 ) -> None:
-    """Writes an adaptation's file, and beside it the .npz of a tuned last layer.
+    """Writes an adaptation's file, and beside it the .npz of a correction.
 
     Args:
       path: the file.
-      content: the adaptation, without a head.
-      head: the last layer's kernel and bias.
-      feedback: see Head.
+      content: the adaptation, without a correction.
+      correction: what was learned from feedback.
+      feedback: see CorrectionFile.
     """
     path = pathlib.Path(path)
-    if head:
-        beside = path.with_suffix(".head.npz")
-        write_arrays(beside, {"kernel": head[0], "bias": head[1]})
-        content = msgspec.structs.replace(
-            content, head=Head(beside.name, digests.of_file(beside), feedback or {})
-        )
+    if correction:
+        beside = correction_path(path)
+        arrays = {"weights": correction.weights_D, "bias": np.float64(correction.bias)}
+        write_arrays(beside, arrays)
+        file = CorrectionFile(beside.name, digests.of_file(beside), feedback or {})
+        content = msgspec.structs.replace(content, correction=file)
     write_json(path, msgspec.to_builtins(content))
 
 
-def _read_head(found: Adaptation, path: str | os.PathLike[str]) -> tuple[np.ndarray, np.ndarray]:
-    assert found.head is not None
-    name = found.head.file
+def correction_path(path: str | os.PathLike[str]) -> pathlib.Path:
+    """Returns where the correction of an adaptation's file lies."""
+    return pathlib.Path(path).with_suffix(".correction.npz")
+
+
+def _read_correction(found: Adaptation, path: str | os.PathLike[str], dim: int) -> Correction:
+    assert found.correction is not None
+    name = found.correction.file
     if pathlib.PurePath(name).name != name:
         raise UserError(
-            f"{path}: head.file: expected a name without a folder, found {name!r}; {_REMEDY}"
+            f"{path}: correction.file: expected a name without a folder, found {name!r}; {_REMEDY}"
         )
-    file = pathlib.Path(path).with_name(name)
-    expected = f"the tuned last layer of {path}"
+    file, expected = pathlib.Path(path).with_name(name), f"what {path} learned from feedback"
     arrays = load_arrays(file, expected)
-    if digests.of_file(file) != found.head.sha256 or sorted(arrays) != list(_HEAD):
+    weights_D, bias = arrays.get("weights"), arrays.get("bias")
+    if (
+        digests.of_file(file) != found.correction.sha256
+        or weights_D is None
+        or bias is None
+        or (weights_D.shape, bias.shape) != ((dim,), ())
+        or weights_D.dtype.kind != "f"
+        or not (np.isfinite(weights_D).all() and np.isfinite(bias))
+    ):
         raise UserError(f"{file}: expected {expected}, found another file; {_REMEDY}")
-    return arrays["kernel"], arrays["bias"]
+    return Correction(weights_D.astype(np.float32), float(bias))

@@ -7,9 +7,10 @@
 FOLDER holds videos of the camera in which nothing abnormal happens, and which the run wasn't
 trained on. They set how its features are standardised, the threshold of events, and what later
 footage is compared with to see drift. labels.csv (video,start,end,label; seconds; 1 for a true
-event, 0 for a false alarm) tunes the detector's last layer, if that helps on videos that are held
-out. CAMERA.json, and CAMERA.head.npz beside it if the layer is tuned, is applied by --adaptation of
-score_video, score and evaluate; the run's folder stays as it is. Prints one JSON object.
+event, 0 for a false alarm) corrects the scores, if that helps on videos that are held out.
+CAMERA.json, and CAMERA.correction.npz beside it if there is a correction, is applied by
+--adaptation of score_video, score and evaluate; the run's folder stays as it is. Prints one JSON
+object.
 docs/calibration.md says what each part gains.
 """
 
@@ -27,11 +28,10 @@ from gvvad_jax.store import folders
 from tools.watching.options import ModelOptions
 
 if TYPE_CHECKING:
-    from gvvad_jax.adaptation import Adaptation
+    from gvvad_jax.adaptation import Adaptation, Correction
     from gvvad_jax.scoring import Model
     from tools.adapting.camera import Footage
     from tools.adapting.footage import Encode
-    from tools.adapting.tuning import Layer
 
 RUN = group("Detector")
 CAMERA = group("Camera")
@@ -58,7 +58,7 @@ class CalibrateOptions:
         "", "Folder or store of the videos that --feedback names (default: the CSV's folder)."
     )
     keep_feedback: bool = CAMERA(
-        False, "Keep what --feedback tuned even if it isn't better on held-out videos."
+        False, "Keep what --feedback gives even if it isn't better on held-out videos."
     )
     out: str = CAMERA(
         "", "File to write, a .json; or a folder, for adaptation.json in it. Required."
@@ -92,7 +92,9 @@ def main(_: Sequence[str]) -> None:
     path = options.path
     folders.require_own_file(path, b'{\n "format_version": 1,\n "run"')
     if options.feedback:
-        folders.require_own_file(path.with_suffix(".head.npz"), b"PK")
+        from gvvad_jax import adaptation
+
+        folders.require_own_file(adaptation.correction_path(path), b"PK")
         from tools.adapting import feedback
 
         feedback.read(options.feedback)  # Before anything slow.
@@ -113,20 +115,19 @@ def main(_: Sequence[str]) -> None:
         normal = footage.of_folder(options.normal, encode())
     else:
         normal = footage.of_store(model, options.normal_store)
-    found, layer, said = camera.fit(model, normal, rate), None, None
+    found, correction, said = camera.fit(model, normal, rate), None, None
     if options.feedback:
-        layer, said = _tuned(options, adaptation.adapted(model, found, None), encode)
-        if layer:
-            found = _with_layer(model, found, layer, normal, rate)
-    adaptation.write(path, found, layer, said)
-    print(json.dumps(summary(path, found, layer is not None, said)))
+        correction, said = _learned(options, adaptation.adapted(model, found, None), encode)
+        if correction:
+            found = _with_correction(model, found, correction, normal, rate)
+    adaptation.write(path, found, correction, said)
+    print(json.dumps(summary(path, found, correction is not None, said)))
 
 
-def _tuned(
+def _learned(
     options: CalibrateOptions, model: "Model", encode: Any
-) -> "tuple[Layer | None, dict[str, Any]]":
-    """Tunes the last layer of an adapted detector; (None, measures) where that isn't kept."""
-    from gvvad_jax import heads
+) -> "tuple[Correction | None, dict[str, Any]]":
+    """Learns from feedback on a fitted detector; (None, measures) where that isn't kept."""
     from tools.adapting import feedback, footage, tuning
 
     path, rows = options.feedback, feedback.read(options.feedback)
@@ -134,11 +135,10 @@ def _tuned(
     labels = feedback.labels(path, [r for r in rows if r.video in videos.times], videos.times)
     snippets = tuning.gather(model, videos, labels)
     tuning.require_both(path, snippets)
-    layer = heads.last_layer(model)[1:]
-    said = tuning.held_out(layer, snippets)
+    said = tuning.held_out(snippets)
     print(tuning.describe(said), file=sys.stderr)
     if said["better"] or options.keep_feedback:
-        return tuning.tune(layer, snippets), said
+        return tuning.learn(snippets), said
     print(
         f"{path}: not kept, because it isn't better on held-out videos; give more feedback, or "
         "--keep_feedback",
@@ -147,33 +147,36 @@ def _tuned(
     return None, said
 
 
-def _with_layer(
-    model: "Model", found: "Adaptation", layer: "Layer", normal: "Footage", rate: float
+def _with_correction(
+    model: "Model",
+    found: "Adaptation",
+    correction: "Correction",
+    normal: "Footage",
+    rate: float,
 ) -> "Adaptation":
-    """Sets the threshold anew on scores of the tuned layer."""
+    """Sets the threshold anew on corrected scores of the normal footage."""
     import msgspec
 
-    from gvvad_jax import heads
+    from gvvad_jax import adaptation
     from tools.adapting import camera
 
-    tuned = dataclasses.replace(model, variables=heads.replaced(model, *layer))
-    fitted = camera.fit(tuned, normal, rate)
+    step = adaptation.corrected(model.score_step, correction)
+    fitted = camera.fit(dataclasses.replace(model, score_step=step), normal, rate)
     return msgspec.structs.replace(
         fitted,
-        run=found.run,
         temperature=None,
-        temperature_reason="the run's was fitted to scores before feedback tuned the last layer",
+        temperature_reason="the run's was fitted to scores before feedback corrected them",
     )
 
 
 def summary(
-    path: pathlib.Path, found: "Adaptation", is_tuned: bool, feedback: dict[str, Any] | None
+    path: pathlib.Path, found: "Adaptation", is_kept: bool, feedback: dict[str, Any] | None
 ) -> dict[str, Any]:
     """Returns what the command prints."""
     content = {"out": str(path), **dataclasses.asdict(found.threshold), "footage": found.footage}
     content["rates"] = [[rate.threshold, rate.alarms_per_hour] for rate in found.rates]
     if feedback is not None:
-        content["feedback"] = feedback | {"kept": is_tuned}
+        content["feedback"] = feedback | {"kept": is_kept}
     return content
 
 

@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 
-from gvvad_jax import adaptation, heads, scoring
+from gvvad_jax import adaptation, scoring
 from gvvad_jax.command import UserError
 from gvvad_jax.store.reader import Store
 from tests.support.stores import write_store
@@ -68,8 +68,7 @@ def test_a_camera_is_fitted_and_scored_and_the_run_stays_as_it_is(workdir, store
     assert adaptation.fingerprint(scoring.load(workdir)) == adaptation.fingerprint(before)
     adapted = adaptation.apply(before, path)
     assert adapted.calibration.threshold.threshold == answer["threshold"]
-    _, kernel_Cx1, _ = heads.last_layer(adapted)
-    assert not np.array_equal(kernel_Cx1, heads.last_layer(before)[1])
+    assert (tmp_path / "adaptation.correction.npz").exists()
     highest = max(float(each.max()) for each in adapted.score(Store(normal)).values())
     assert answer["threshold"] == pytest.approx(highest)
     # What scores by it says where features leave the camera's range, here nowhere.
@@ -101,11 +100,11 @@ def test_what_is_not_better_is_not_kept_unless_told(workdir, stores, tmp_path, c
         feedback_videos=str(later),
     )  # fmt: skip
     model = scoring.load(workdir)
-    layer, said = calibrate._tuned(options, model, None)
-    assert layer is None and not said["better"]
+    correction, said = calibrate._learned(options, model, None)
+    assert correction is None and not said["better"]
     assert "not kept, because it isn't better on held-out videos" in capsys.readouterr().err
     kept = dataclasses.replace(options, keep_feedback=True)
-    assert calibrate._tuned(kept, model, None)[0] is not None
+    assert calibrate._learned(kept, model, None)[0] is not None
 
 
 @pytest.mark.parametrize(

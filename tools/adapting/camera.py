@@ -14,9 +14,9 @@ from gvvad_jax.measures import NOT_CALIBRATED
 from gvvad_jax.scoring import Model, VideoFeatures
 from gvvad_jax.standardisation import Standardisation
 
-# Share of the camera's own statistics. Less was worse on other cameras, even from 13 seconds of
-# footage, and no better on the same one; see docs/calibration.md.
-SHARE = 1.0
+# From so much footage on, the camera's own statistics replace training's: blends were worse on
+# other cameras and no better on the same one. Less is of too few moments; see docs/calibration.md.
+STATISTICS_SECONDS = 60.0
 # Parts of the footage that are scored by the statistics of the others.
 FOLDS = 5
 # Less footage than this isn't a camera's.
@@ -130,7 +130,7 @@ def cross_scores(model: Model, footage: Footage, share: float) -> dict[str, np.n
     return scores
 
 
-def fit(model: Model, footage: Footage, alarms_per_hour: float, share: float = SHARE) -> Adaptation:
+def fit(model: Model, footage: Footage, alarms_per_hour: float) -> Adaptation:
     """Fits a detector to a camera.
 
     The threshold is set on scores of parts of the footage by statistics of the others: statistics
@@ -142,7 +142,7 @@ def fit(model: Model, footage: Footage, alarms_per_hour: float, share: float = S
       alarms_per_hour: the most alarms an hour of normal footage.
 
     Returns:
-      The adaptation, without a tuned last layer.
+      The adaptation, without a correction.
 
     Raises:
       UserError: too little footage.
@@ -152,14 +152,15 @@ def fit(model: Model, footage: Footage, alarms_per_hour: float, share: float = S
             f"normal footage: expected at least {LEAST_SECONDS:g} seconds and {LEAST_SNIPPETS} "
             f"snippets, found {footage.seconds:.1f} seconds and {footage.snippets}; give more"
         )
-    share = SHARE if model.standard.mean_D is not None else 0.0
+    is_enough = footage.seconds >= STATISTICS_SECONDS
+    share = float(is_enough and model.standard.mean_D is not None)
     own = statistics(footage)
     scores = cross_scores(model, footage, share)
     threshold = events.threshold_for(alarms_per_hour, scores, footage.times)
     return Adaptation(
         format_version=1,
         run=adaptation.fingerprint(model),
-        standardisation=Statistics.of(blended(own, model.standard, share)) if share else None,
+        standardisation=Statistics.of(own) if share else None,
         features=Statistics.of(own),
         threshold=threshold,
         rates=rates(threshold, scores, footage.times),
@@ -168,6 +169,7 @@ def fit(model: Model, footage: Footage, alarms_per_hour: float, share: float = S
             "videos": len(footage.times),
             "snippets": footage.snippets,
             "hours": footage.seconds / 3600,
+            "standardised_by": "the camera's statistics" if share else "the run's statistics",
         },
     )
 

@@ -104,4 +104,8 @@ def test_too_little_footage_is_refused(model):
     for lengths in ([9], [4, 5]):
         with pytest.raises(UserError, match=r"at least 10 seconds and 10 snippets, found 9\.0"):
             camera.fit(model, _footage(lengths), 1.0)
-    assert camera.fit(model, _footage([10]), 1.0).threshold.threshold > 0
+    found = camera.fit(model, _footage([10]), 1.0)
+    assert found.threshold.threshold > 0
+    # Ten seconds say nothing about the camera's features.
+    assert found.standardisation is None
+    assert found.footage["standardised_by"] == "the run's statistics"

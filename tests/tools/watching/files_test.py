@@ -5,7 +5,6 @@ import json
 import pathlib
 import shutil
 import subprocess
-import sys
 import types
 
 import av
@@ -18,7 +17,9 @@ from generation.encoders.text import HashedTextEncoder
 from generation.media.writing import write_video
 from gvvad_jax import events
 from gvvad_jax.command import Interrupted, UserError
+from gvvad_jax.standardisation import Standardisation
 from tests.support import killing, watched_runs
+from tests.support.started import python
 from tools.watching import detector, files, outputs, scoring, sources
 from tools.watching.features import RunFeatures
 from tools.watching.options import WatchOptions
@@ -188,6 +189,7 @@ class Wordy:
 
     manifest = EncodeOptions().recipe().manifest()
     config = types.SimpleNamespace(uses_text=True, store="", detector="wordy")
+    seen, standard, folder = None, Standardisation(), None
 
     def score(self, features):
         return {name: np.full(len(visual), 0.75) for name, (visual, _) in features.items()}
@@ -231,7 +233,7 @@ def test_a_long_video_is_scored_in_parts_of_a_fixed_size(run, clip, monkeypatch)
 def test_a_killed_command_is_resumed_by_the_same_command(run, clip, tmp_path):
     for name in ("a", "b"):
         shutil.copy(clip, tmp_path / f"{name}.mp4")
-    command = [sys.executable, "-m", "tools.score_video", f"--workdir={run}",
+    command = [*python(), "-m", "tools.score_video", f"--workdir={run}",
                f"--out={tmp_path / 'out'}", str(tmp_path / "*.mp4")]  # fmt: skip
     killing.run(command, "b.csv", cwd=ROOT)
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
