@@ -63,6 +63,7 @@ STAGES = {
         "reference-step": ("tools.reference_step", "Compare a detector with published numbers."),
         "bench": ("tools.bench", "Measure how fast training and scoring are."),
         "bench-encode": ("tools.bench_encode", "Measure how fast encoding is."),
+        "bench-live": ("tools.bench_live", "Measure cameras a core, delay and memory."),
     },
 }
 COMMANDS = {name: entry for commands in STAGES.values() for name, entry in commands.items()}
