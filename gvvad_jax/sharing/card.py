@@ -39,6 +39,22 @@ _SHARED = (
     "per_class",
     "alignment",
 )
+_INTRODUCTION = """\
+# {title}, a video anomaly detector
+
+Trained on weak labels, one for each video, and run by the Python package `gvvad-jax` (GV-VAD in
+JAX). It scores each snippet of a video; higher is more unusual."""
+_LOADING = """\
+## How to load it
+
+```python
+import gvvad_jax as gv
+
+model = gv.load("{name}")
+scores = model.score({{"my video": features}})  # float32 [T]
+```
+
+`gvvad watch`, `score`, `evaluate` and `export` take `--workdir={name}`."""
 _LIMITS = """\
 A score says how unlike the normal videos of its training a few frames are, in the features of one
 encoder. It doesn't say that a crime or any harm happened, who did what, or what somebody intends.
@@ -52,8 +68,7 @@ encoder. It doesn't say that a crime or any harm happened, who did what, or what
 - Watching people is bound by law in most places (in the European Union the GDPR and the AI Act).
   Whoever runs a camera answers for its lawfulness, for notices, and for how long footage is kept.
 - Features and weights may inherit the conditions of the videos and of the encoder that they come
-  from; the licence above is what the author of this card states.
-"""
+  from; the licence above is what the author of this card states."""
 
 
 class Facts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -103,20 +118,15 @@ def render(
       facts: what the author and the run say.
       name: what gv.load takes; empty for the folder of the card.
     """
-    title = TITLES.get(config.detector, config.detector)
     sections = [
         _front_matter(config, facts),
-        f"# {title}, a video anomaly detector\n\nTrained on weak labels, "
-        "one for each video, and run by the Python package `gvvad-jax` (GV-VAD in JAX). It scores each snippet of a video; higher is more unusual.",
-        f"## How to load it\n\n```python\nimport gvvad_jax as gv\n\nmodel = "
-        f'gv.load("{name or "FOLDER"}")\nscores = model.score({{"my video": features}})  '
-        "# float32 [T]\n```\n\n`gvvad score`, `gvvad evaluate`, `gvvad score-video` and `gvvad "
-        f"export` take `--workdir={name or 'FOLDER'}`.",
+        _INTRODUCTION.format(title=TITLES.get(config.detector, config.detector)),
+        _LOADING.format(name=name or "FOLDER"),
         "## Features\n\n" + "\n".join(_features(config, manifest)),
         "## Training data\n\n" + "\n".join(_data(config, facts)),
         "## Measures\n\n" + "\n".join(_measures(facts.measures)),
         "## Threshold\n\n" + _threshold(calibration),
-        "## Limits\n\n" + _LIMITS.rstrip(),
+        "## Limits\n\n" + _LIMITS,
         f"## Licence\n\n`{facts.license}`, as stated by the author.",
     ]
     return "\n\n".join(sections) + "\n"

@@ -7,7 +7,9 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+import numpy as np
 
+from gvvad_jax import step
 from gvvad_jax.command import UserError
 from gvvad_jax.sharing import files, hub
 from gvvad_jax.sharing.card import shared_measures
@@ -25,6 +27,7 @@ def save(
     name: str = "",
 ) -> None:
     """Writes a model as a shared detector; see Model.save_pretrained and files.write."""
+    _require_plain_scores(model)
     stores = [path for path in model.config.store.split(",") if path]
     own = [model.folder] if model.folder else []
     bank = files.bank_folder([*own, *stores], model.manifest)
@@ -69,6 +72,25 @@ def load(name: str | os.PathLike[str], checkpoint: str) -> tuple[files.Shared, p
     of_hub = str(name).startswith(hub.PREFIX)
     folder = hub.fetch(str(name)) if of_hub else pathlib.Path(name)
     return files.read(folder), folder
+
+
+def _require_plain_scores(model: "Model") -> None:
+    """Raises UserError for a model that scores otherwise than its weights do.
+
+    What a camera's feedback adds to the scores isn't among the files.
+    """
+    plain = step.make_score_step(model.config)
+    if model.score_step is plain:
+        return
+    visual, text = np.ones((1, 1, 8, model.manifest.dim), np.float32), None
+    if model.config.uses_text and model.manifest.text:
+        text = np.ones((1, 8, model.manifest.text["dim"]), np.float32)
+    arguments = (model.variables, visual, text, None)
+    if not np.array_equal(model.score_step(*arguments), plain(*arguments)):
+        raise UserError(
+            "model: expected one that scores by its weights alone, found one with a correction "
+            "learned from feedback, which isn't shared; share the run's own detector"
+        )
 
 
 def _shared(

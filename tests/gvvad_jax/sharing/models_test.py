@@ -248,3 +248,15 @@ def test_a_path_in_the_encoders_name_is_not_published(saved, tmp_path):
     )
     with pytest.raises(gv.UserError, match="expected encoder.id without a path"):
         model.save_pretrained(tmp_path / "m", license="mit")
+
+
+def test_what_scores_otherwise_than_its_weights_is_not_shared(saved, tmp_path):
+    model = saved[0]
+
+    def corrected(*arguments):
+        return model.score_step(*arguments) ** 2
+
+    with pytest.raises(gv.UserError, match="found one with a correction learned from feedback"):
+        dataclasses.replace(model, score_step=corrected).save_pretrained(tmp_path / "m")
+    same = dataclasses.replace(model, score_step=lambda *arguments: model.score_step(*arguments))
+    same.save_pretrained(tmp_path / "m", license="mit")
