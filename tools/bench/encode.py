@@ -34,6 +34,9 @@ SNIPPET = 16
 TOLERANCE = {"float32": 0.005, "float16": 0.01, "bfloat16": 0.03}
 MODELS = {
     "tiny": {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "patch_size": 32},
+    "vit-b32-random": {
+        "hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "patch_size": 32,
+    },
     "vit-l14-random": {
         "hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "patch_size": 14,
         "projection_dim": 768,
@@ -224,19 +227,22 @@ def flops_a_crop(config: "CLIPVisionConfig") -> float:
     return 2.0 * (multiplications + width * config.projection_dim)
 
 
-def measured_peak(device: str, dtype: "torch.dtype", size: int = 8192) -> float:
-    """Operations a second of large matrix products on a GPU."""
+def measured_peak(device: str, dtype: "torch.dtype") -> float:
+    """Operations a second of large matrix products on a device."""
     import torch
 
+    on_gpu = device.startswith("cuda")
+    size, repeats = (8192, 10) if on_gpu else (1024, 1)
     left, right = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
+    wait = torch.cuda.synchronize if on_gpu else lambda: None
     times = []
     for _ in range(10):
-        torch.cuda.synchronize()
+        wait()
         start = time.perf_counter()
-        for _ in range(10):
+        for _ in range(repeats):
             left @ right
-        torch.cuda.synchronize()
-        times.append((time.perf_counter() - start) / 10)
+        wait()
+        times.append((time.perf_counter() - start) / repeats)
     return 2.0 * size**3 / min(times)
 
 
@@ -258,5 +264,5 @@ def report(figures: Mapping[str, Any]) -> str:
         f"pairs); features differ by {figures['relative_error']:.5f} of their length",
     ]
     if "share_of_peak" in figures:
-        lines.append(f"{figures['share_of_peak']:.1%} of {figures['peak_tflops']:.0f} TFLOP/s")
+        lines.append(f"{figures['share_of_peak']:.1%} of {figures['peak_tflops']:.3g} TFLOP/s")
     return "\n".join(lines)

@@ -47,7 +47,7 @@ def measure(case: Case, share: float, repeats: int, *, turn: float, device: str)
     Returns:
       For each of `published`, `default` and `fast`: {"seconds", "step_seconds",
       "evaluation_seconds", "evaluations", "compilation_seconds"}; for the last two also "ratio",
-      the median over rounds, and "ratios".
+      the median over rounds, and "ratios". `evaluation` has the ratios of evaluation alone.
     """
     steps, compilation = _steps(case, repeats, turn, device)
     evaluated = evaluation.measure(share, repeats, device=device)
@@ -74,7 +74,8 @@ def measure(case: Case, share: float, repeats: int, *, turn: float, device: str)
     for name in ("default", "fast"):
         ratios = [a / b for a, b in zip(totals["published"], totals[name], strict=True)]
         figures[name] |= {"ratio": statistics.median(ratios), "ratios": ratios}
-    return figures
+    kept = ("videos", "ratio", "ratios", "mean_crop_ratio")
+    return figures | {"evaluation": {key: evaluated[key] for key in kept}}
 
 
 def _steps(

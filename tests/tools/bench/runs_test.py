@@ -34,6 +34,7 @@ def test_a_run_is_the_sum_of_its_parts(monkeypatch):
 
     rounds = {"torch": [20.0, 22.0, 21.0], "ours": [10.0, 10.0, 10.0], "mean": [2.0, 2.0, 2.0]}
     whole = {"snippets": 69_634 // 2, "first_seconds": 14.0, "seconds": 10.0, "rounds": rounds}
+    whole |= {"videos": 145, "ratio": 2.1, "ratios": [2.0, 2.2, 2.1], "mean_crop_ratio": 10.5}
     monkeypatch.setattr(runs, "Worker", Worker)
     monkeypatch.setattr(evaluation, "measure", lambda *_, **__: whole)
     figures = runs.measure(Case("lap", 64, 32), 0.5, 3, turn=0.0, device="cpu")
