@@ -97,7 +97,7 @@ def _observe(watching: subprocess.Popen, status: pathlib.Path, values: Any) -> d
         watching.send_signal(signal.SIGTERM)
     printed, _ = watching.communicate(timeout=120)
     sources = json.loads(printed)["sources"]
-    scored = sum(source["seconds"] for source in sources.values()) - footage
+    scored = sum(map(_scored, sources.values())) - footage
     resident = [size for size in resident if size]
     return {
         "footage_seconds": round(scored, 1),
@@ -129,7 +129,13 @@ def _snippets(path: pathlib.Path) -> bool:
 
 
 def _footage(path: pathlib.Path) -> float:
-    return sum(source["seconds"] for source in _status(path).values())
+    return sum(map(_scored, _status(path).values()))
+
+
+def _scored(source: dict[str, Any]) -> float:
+    """Returns a source's seconds without the share that was left out."""
+    taken, left_out = source["snippets"], source["dropped_snippets"]
+    return source["seconds"] * taken / max(1, taken + left_out)
 
 
 def _cpu_seconds(pid: int) -> float:

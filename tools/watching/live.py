@@ -3,6 +3,7 @@
 import collections
 import dataclasses
 import json
+import math
 import os
 import pathlib
 import signal
@@ -33,6 +34,8 @@ KIND = "watched sources"
 EVENTS, STATUS = "events.jsonl", "status.json"
 # Seconds between two states of status.json.
 _STATUS_SECONDS = 5.0
+# Seconds between two lines about snippets that were left out.
+_TOLD_SECONDS = 60.0
 # Seconds that sources have to end when they are asked to.
 _LAST_SECONDS = 10.0
 
@@ -183,6 +186,7 @@ class Watcher(threading.Thread):
         # one connection were left out.
         self._number = self._first = 0
         self._lost_at: float | None = None
+        self._told, self._told_at = 0, -math.inf  # Snippets left out that people know of.
         self._delays, self._drift = _Delays(), drift.Hours(detector.model)
 
     def stop(self) -> None:
@@ -223,6 +227,7 @@ class Watcher(threading.Thread):
             self._alarms.finish()
         except OSError as error:
             self.fault = f"cannot write: {error.strerror}"
+        self._tell_dropped()
         if self.fault:
             self._report(f"not watched any more: {self.fault}")
 
@@ -239,18 +244,23 @@ class Watcher(threading.Thread):
     def _begin_anew(self, begin: Begin) -> None:
         first = begin.left_out_to
         if first is not None:
-            number = max(0, first - self._first - self._number)
-            self._counts.dropped_snippets += number
-            self._report(
-                f"encoding can't keep up: {number} snippets left out, "
-                f"{self._counts.dropped_snippets} so far"
-            )
+            self._counts.dropped_snippets += max(0, first - self._first - self._number)
+            if time.monotonic() - self._told_at >= _TOLD_SECONDS:
+                self._tell_dropped()
         alarms = self._alarms
         if begin.reconnected and begin.seconds > alarms.seconds + alarms.cool_down:
             alarms.restart()
         self._begin, self._first, self._number, self._lost_at = begin, first or 0, 0, None
         self._snippets = Snippets(self._recipe, self._lock)
         self._complete.clear()
+
+    def _tell_dropped(self) -> None:
+        number = self._counts.dropped_snippets
+        if number > self._told:
+            self._report(
+                f"encoding can't keep up: {number - self._told} snippets left out, {number} so far"
+            )
+        self._told, self._told_at = number, time.monotonic()
 
     def _step(self, step: Step) -> None:
         if step.look is not None:
