@@ -6,7 +6,7 @@ from transformers import CLIPVisionConfig
 
 from gvvad_jax.command import UserError
 from tests.support import tiny_clip
-from tools.bench import encode
+from tools.bench import encode, motion
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -44,3 +44,20 @@ def test_flops_of_a_vit():
     )
     # About 81 billion multiplications a picture, as published for ViT-L/14.
     assert encode.flops_a_crop(large) == pytest.approx(2 * 81e9, rel=0.03)
+
+
+def test_motion_is_timed_by_parts(tmp_path):
+    videos = encode.write_videos(tmp_path, 1, 1.0, (48, 64), 25)
+    figures = motion.measure(videos, 1.0, 2)
+    parts = figures["cpu_seconds_a_video_second"]
+    assert list(parts) == [
+        "decoding", "features", "features, measures", "features, measures, captions",
+    ]  # fmt: skip
+    assert all(len(values) == 2 and min(values) > 0 for values in figures["rounds"].values())
+    assert "| features | " in motion.report(figures | {"video": "v"})
+
+
+def test_the_peak_is_measured_on_cpus_too():
+    import torch
+
+    assert 1e8 < encode.measured_peak("cpu", torch.float32) < 1e14
