@@ -1,8 +1,8 @@
 """Loggers beside metrics.jsonl: what they get, what a resumed run repeats, and how they fail."""
 
 import json
-import time
 import struct
+import time
 
 import pytest
 
