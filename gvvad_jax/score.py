@@ -53,7 +53,9 @@ def main(_: Sequence[str]) -> None:
         arrays = _score_store(model, store)
         shifts = {i: drift.shift(model, store.visual(i)) for i in store}
     else:
-        arrays, shifts = _score_files(model)
+        arrays = _score_files(model)
+        visual = load_array(values.visual, "an .npy array of features", mmap_mode="r")
+        shifts = {pathlib.Path(values.visual).stem: drift.shift(model, visual)}
     write_arrays(values.out, arrays)
     if said := drift.describe(shifts):
         print(said, file=sys.stderr)
@@ -110,8 +112,8 @@ def _score_store(model: "Model", store: Store) -> dict[str, np.ndarray]:
     return arrays | _video_arrays(model, snippets)
 
 
-def _score_files(model: "Model") -> tuple[dict[str, np.ndarray], dict[str, float | None]]:
-    from gvvad_jax import drift, scoring
+def _score_files(model: "Model") -> dict[str, np.ndarray]:
+    from gvvad_jax import scoring
 
     values, manifest = flags.FLAGS, model.manifest
     visual_TxNxD = scoring.require_visual(
@@ -131,8 +133,7 @@ def _score_files(model: "Model") -> tuple[dict[str, np.ndarray], dict[str, float
     video_id = pathlib.Path(values.visual).stem
     snippets = model.score({video_id: (visual_TxNxD, text_SxE)})
     arrays = _arrays(video_id, snippets[video_id], times_Tx2, num_frames, values.fps)
-    shifts = {video_id: drift.shift(model, visual_TxNxD)}
-    return arrays | _video_arrays(model, snippets), shifts
+    return arrays | _video_arrays(model, snippets)
 
 
 def _arrays(
