@@ -3,6 +3,7 @@
 import dataclasses
 
 from generation.encode.recipe import EncodeOptions
+from gvvad_jax import events
 from gvvad_jax.command import UserError, check, group
 from gvvad_jax.config import TrainConfig
 
@@ -23,6 +24,7 @@ _CHAT = (
     "backoff",
 )
 _TRAIN = TrainConfig.__dataclass_fields__
+_MOST_ALARMS = 3600 / events.ALARM_SECONDS
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -56,13 +58,20 @@ class WatchOptions:
                 raise UserError(
                     f"--{name}: expected a folder, found none; give --workdir and --out"
                 )
-        given = [n for n in ("threshold", "alarms_per_hour") if getattr(self, n) is not None]
-        given += [name for name in ("adaptation",) if getattr(self, name)]
-        if self.threshold is not None and len(given) > 1:
+        rate = self.alarms_per_hour
+        if rate is not None and not 0 < rate < _MOST_ALARMS:
             raise UserError(
-                f"--threshold: expected without --{given[1]}, which sets a threshold too, found "
-                "both; leave one out"
+                f"--alarms_per_hour: expected above 0 and below {_MOST_ALARMS:g}, found {rate:g}; "
+                "an event counts as an alarm for each of its minutes"
             )
+        footage = [n for n in ("alarms_per_hour", "normal_store") if getattr(self, n)]
+        for flag in ("threshold", "adaptation"):
+            if getattr(self, flag) not in (None, "") and footage:
+                remedy = "leave one out" if flag == "threshold" else "give it to tools.calibrate"
+                raise UserError(
+                    f"--{flag}: expected without --{footage[0]}, because both set the threshold, "
+                    f"found both; {remedy}"
+                )
 
 
 # Where the models of the run's encoder are, and how they run: fields of EncodeOptions.

@@ -178,8 +178,18 @@ def test_a_run_without_threshold_says_what_to_do(clip, tmp_path):
         "python -m tools.calibrate"
     )
     assert not (tmp_path / "out").exists()
-    with pytest.raises(UserError, match="--threshold: expected without --alarms_per_hour"):
-        WatchOptions(workdir="w", out="o", threshold=0.5, alarms_per_hour=2.0)
+    for problem, flags in (
+        (
+            "--threshold: expected without --alarms_per_hour",
+            {"threshold": 0.5, "alarms_per_hour": 2.0},
+        ),
+        ("--adaptation: .*; give it to tools.calibrate", {"adaptation": "a", "normal_store": "s"}),
+        ("--alarms_per_hour: expected above 0 and below 60, found 0", {"alarms_per_hour": 0.0}),
+    ):
+        with pytest.raises(UserError, match=problem):
+            WatchOptions(workdir="w", out="o", **flags)
+    # A camera's statistics, and a threshold of one's own.
+    WatchOptions(workdir="w", out="o", adaptation="a", threshold=0.5)
     with pytest.raises(UserError, match="--out: expected a folder, found none"):
         WatchOptions(workdir="w")
 
