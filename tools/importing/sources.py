@@ -4,6 +4,7 @@ import collections
 import dataclasses
 import os
 import pathlib
+import stat
 from collections.abc import Iterator, Mapping, Sequence
 
 from gvvad_jax.command import UserError
@@ -65,7 +66,7 @@ def find(spec: str, root: str, flag: str) -> tuple[list[Found], list[Fault]]:
         elif source.suffix.lower() in FEATURE_SUFFIXES:
             files = [(source, source.name)]
         else:
-            listed = _Listed(source, pathlib.Path(root) if root else source.parent, member)
+            listed = _Listed(source, root, member)
             for entry in lists.read(source):
                 arrays = listed.arrays(entry, faults)
                 found += [Found(array, entry.path, path, split, entry) for array in arrays]
@@ -87,11 +88,19 @@ def _split_of(item: str) -> tuple[str | None, str]:
     return (word, path) if equals and word in SPLITS else (None, item)
 
 
-def _below(folder: pathlib.Path) -> list[pathlib.Path]:
-    """Lists the feature files below a folder, sorted, those behind links too."""
+def _below(folder: pathlib.Path, *, owned: bool = False) -> list[pathlib.Path]:
+    """Lists the feature files below a folder, sorted, those behind links too.
+
+    Args:
+      folder: the folder.
+      owned: whether what lies in it and belongs to other people is left alone.
+    """
     files = []
     for parent, folders, names in os.walk(folder, followlinks=False):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
+        if owned and pathlib.Path(parent) == folder:
+            for entries in (folders, names):
+                entries[:] = [n for n in entries if os.lstat(folder / n).st_uid == os.geteuid()]
         files += [
             pathlib.Path(parent, name)
             for name in sorted(names)
@@ -114,13 +123,23 @@ def _arrays(file: pathlib.Path, member: str, faults: list[Fault]) -> list[Array]
 class _Listed:
     """Finds what the lines of a list name, by path, by the path's end, or by the video's id.
 
-    Lists come with the paths of their author's machine.
+    Lists come with the paths of their author's machine. Where a list lies in a folder that
+    everybody may write in, such as /tmp, what other people have there isn't searched.
+
+    Args:
+      path: the list.
+      root: the folder to search; empty for the list's own.
+      member: see find.
     """
 
-    def __init__(self, path: pathlib.Path, root: pathlib.Path, member: str):
-        if not root.is_dir():
-            raise UserError(f"--root={root}: expected a folder, found none; name the features'")
-        self._path, self._root, self._member = path, root, member
+    def __init__(self, path: pathlib.Path, root: str, member: str):
+        self._path, self._member = path, member
+        self._root = pathlib.Path(root) if root else path.parent
+        if not self._root.is_dir():
+            raise UserError(
+                f"--root={self._root}: expected a folder, found none; name the features'"
+            )
+        self._is_shared = not root and bool(self._root.stat().st_mode & stat.S_ISVTX)
         self._files: Mapping[str, list[pathlib.Path]] | None = None
         self._arrays: dict[str, list[Array]] = {}
 
@@ -144,13 +163,15 @@ class _Listed:
                 return []
         arrays = self._by_id().get(lists.video_id(named.name), [])
         if not arrays:
-            faults.append(Fault("missing", where, f"no file {entry.path} below {self._root}"))
+            owned = ", in folders of yours (--root names another)" if self._is_shared else ""
+            missing = f"no file {entry.path} below {self._root}{owned}"
+            faults.append(Fault("missing", where, missing))
         return arrays
 
     def _index(self) -> Mapping[str, list[pathlib.Path]]:
         if self._files is None:
             self._files = collections.defaultdict(list)
-            for file in _below(self._root):
+            for file in _below(self._root, owned=self._is_shared):
                 self._files[file.name].append(file)
         return self._files
 
