@@ -231,7 +231,7 @@ def write(
     path = pathlib.Path(path)
     if correction:
         beside = correction_path(path)
-        arrays = {"weights": correction.weights_D, "bias": np.float64(correction.bias)}
+        arrays = {"weights": correction.weights_D, "bias": np.array(correction.bias, np.float64)}
         write_arrays(beside, arrays)
         file = CorrectionFile(beside.name, digests.of_file(beside), feedback or {})
         content = msgspec.structs.replace(content, correction=file)
