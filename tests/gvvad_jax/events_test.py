@@ -328,3 +328,15 @@ def test_a_hundred_hours_take_seconds():
     scores_T = rng.beta(1, 8, 100 * 3600)
     found = threshold_for(1.0, {"a": scores_T}, {"a": _times(len(scores_T))})
     assert 90 <= found.alarms <= 100 and found.reason is None
+
+
+def test_an_open_event_is_known_once_it_is_long_enough():
+    stream = EventStream(Rule(threshold=0.5, min_seconds=1.0, cool_down=1.0), "front")
+    seen = []
+    for second, score in enumerate([0.9, 0.7, 0.1, 0.1, 0.1, 0.1]):
+        complete = stream.push(score, second / 2, second / 2 + 0.5)
+        seen.append((stream.open and stream.open.end, stream.open_since, complete))
+    assert seen[:2] == [(None, 0.0, None), (1.0, 0.0, None)]
+    assert stream.open is None
+    (event,) = [complete for _, _, complete in seen if complete]
+    assert (event.start, event.end, event.peak, event.mean) == (0.0, 1.0, 0.9, 0.8)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -119,7 +120,7 @@ class Broker(sinks.Sink):
             self._complain("the connection was lost; messages wait")
 
     def _id(self, name: str) -> str:
-        return f"gvvad_{self._topic}_{name}".replace("/", "_")
+        return re.sub(r"[^A-Za-z0-9_-]", "_", f"gvvad_{self._topic}_{name}")
 
     def _announcement(self, name: str) -> dict[str, Any]:
         topic = f"{self._topic}/{name}"

@@ -3,8 +3,6 @@ import time
 
 import pytest
 
-pytest.importorskip("av")
-
 from gvvad_jax.command import UserError
 from tests.support.stream_servers import HttpCamera, RtspCamera, write_stream
 from tests.support.tiny_videos import moving

@@ -8,9 +8,6 @@ import time
 import numpy as np
 import pytest
 
-pytest.importorskip("cv2")
-pytest.importorskip("av")
-
 from gvvad_jax import events
 from gvvad_jax.command import Interrupted
 from gvvad_jax.streaming import ScoreStream

@@ -3,9 +3,6 @@ import threading
 import numpy as np
 import pytest
 
-pytest.importorskip("cv2")
-pytest.importorskip("av")
-
 from generation.encode.recipe import Recipe
 from generation.encoders.motion import MotionEncoder
 from generation.encoders.protocols import SnippetStream

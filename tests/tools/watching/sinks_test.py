@@ -2,8 +2,6 @@ import json
 
 import pytest
 
-pytest.importorskip("paho.mqtt")
-
 from gvvad_jax.command import UserError
 from tests.support.receivers import Broker, Hook, listening, wait_for
 from tools.watching import mqtt, sinks
