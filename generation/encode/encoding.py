@@ -66,9 +66,7 @@ def encode(
     descriptions = provenance.descriptions_by_id(prompts_path)
     digest_by_id = provenance.video_digests(videos, descriptions, recipe.source)
     options = recipe if isinstance(recipe, EncodeOptions) else None
-    if options and provenance.is_finished(out, options.fingerprint(), videos, digest_by_id):
-        clear_leftovers(pathlib.Path(out))
-        report_faults(Store(out))
+    if options and _is_finished(out, options, videos, digest_by_id):
         return True
     loaded = _load(recipe, out, elsewhere)
     if loaded.uses_descriptions:
@@ -76,25 +74,29 @@ def encode(
     with _alone(out):
         writer = _begin(out, loaded, videos, digest_by_id)
         own_ids = list(videos.videos) if ray_workers else ranks.share(list(videos.videos))
-        make_work = functools.partial(
-            _start,
-            recipe if elsewhere else loaded,
-            digest_by_id,
-            *(path and os.path.abspath(path) for path in (videos_path, out, prompts_path)),
-            progress=progress and not elsewhere,
-        )
+        todo = [] if all(map(writer.has, own_ids)) else list(videos.videos)
+        paths = [path and os.path.abspath(path) for path in (videos_path, out, prompts_path)]
+        shown = progress and not elsewhere
+        source = recipe if elsewhere else loaded
+        make_work = functools.partial(_start, source, digest_by_id, *paths, progress=shown)
+        shares = {"workers": workers, "ray_workers": ray_workers, "gpus_a_worker": gpus_a_worker}
         with _usage_reported(None if elsewhere else loaded.captioner, spent):
-            ranks.each(
-                make_work,
-                [] if all(map(writer.has, own_ids)) else list(videos.videos),
-                workers=workers,
-                ray_workers=ray_workers,
-                gpus_a_worker=gpus_a_worker,
-                label="encode",
-                unit="video",
-                progress=progress,
-            )
+            ranks.each(make_work, todo, **shares, label="encode", unit="video", progress=progress)
         return _finish(writer, own_ids, options)
+
+
+def _is_finished(
+    out: str | os.PathLike,
+    options: EncodeOptions,
+    videos: annotations.Annotations,
+    digest_by_id: Mapping[str, str],
+) -> bool:
+    """Returns whether the store is there already, and reports its videos' faults again."""
+    if not provenance.is_finished(out, options.fingerprint(), videos, digest_by_id):
+        return False
+    clear_leftovers(pathlib.Path(out))
+    report_faults(Store(out))
+    return True
 
 
 @contextlib.contextmanager
