@@ -3,6 +3,7 @@
 import atexit
 import dataclasses
 import functools
+import gc
 import importlib.util
 import json
 import os
@@ -14,6 +15,9 @@ import pytest
 
 from tests import CHEAP_COMPILATION
 
+# A worker a core; the others' threads would only wait for each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 # Two devices are always there, so that nothing quietly depends on there being one.
 os.environ.setdefault("XLA_FLAGS", f"--xla_force_host_platform_device_count=2 {CHEAP_COMPILATION}")
 
@@ -23,10 +27,18 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
     atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
 
+# What the workers of a session share; the first process of a session makes and removes it.
+if "GVVAD_TESTS" not in os.environ:
+    os.environ["GVVAD_TESTS"] = tempfile.mkdtemp(prefix="gvvad-tests-")
+    atexit.register(shutil.rmtree, os.environ["GVVAD_TESTS"], ignore_errors=True)
+
 from gvvad_jax import training
 from gvvad_jax.config import TrainConfig
 from gvvad_jax.store.reader import Store
 from tests.support.stores import write_store
+
+# Tracing makes so many objects that Python looked for garbage a twelfth of the time.
+gc.set_threshold(50_000, 20, 100)
 
 # What the extras install. Where the core is installed alone, a test that fails because one of these
 # is missing, here or in a command that it runs, is skipped; missing anything else, it fails.
@@ -48,6 +60,12 @@ def _skipped_without_its_extra(report):
         report.outcome = "skipped"
         report.longrepr = (report.nodeid.partition("::")[0], 0, f"needs {missing[1]}")
     return report
+
+
+def pytest_collection_modifyitems(items):
+    """Has files with slow tests run first, so that no worker ends alone with a long one."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
 
 
 @pytest.hookimpl(wrapper=True)

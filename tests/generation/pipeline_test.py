@@ -5,7 +5,6 @@ import json
 import os
 import pathlib
 import subprocess
-import sys
 
 import pytest
 
@@ -15,6 +14,7 @@ from generation.filter.deciding import FilterOptions
 from gvvad_jax.command import UserError
 from gvvad_jax.store.reader import Store, require_agreement
 from tests.support import killing
+from tests.support.started import python
 
 SMALL = (
     "--train_pairs=1", "--test_pairs=1", "--generated_pairs=2", "--random_drops=2",
@@ -23,7 +23,7 @@ SMALL = (
 
 
 def command(out, *more):
-    return [sys.executable, "-m", "generation.pipeline", *SMALL, f"--out={out}", *more]
+    return [*python(), "-m", "generation.pipeline", *SMALL, f"--out={out}", *more]
 
 
 def outcome(paths):

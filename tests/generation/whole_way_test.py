@@ -9,7 +9,6 @@ import json
 import multiprocessing
 import signal
 import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -23,6 +22,7 @@ from generation.world.render import WorldOptions
 from gvvad_jax.store.reader import Store, require_agreement
 from tests.support import killing, tiny_transformers
 from tests.support.chat_server import ChatServer
+from tests.support.started import python
 from tests.support.textures import write_videos
 
 pytestmark = pytest.mark.slow
@@ -103,7 +103,7 @@ def settings_of(flagfile, **more):
 
 def command(flagfile, server, out, *more):
     return [
-        *(sys.executable, "-m", "generation.pipeline", f"--flagfile={flagfile}"),
+        *(*python("torch"), "-m", "generation.pipeline", f"--flagfile={flagfile}"),
         *(f"--base_url={server.url}", f"--out={out}", *more),
     ]
 
@@ -180,17 +180,20 @@ def test_a_run_killed_at_every_stage_ends_with_the_same_rows(whole, flagfile, se
     assert outcome(out) == outcome(whole[0])
 
 
-def test_rays_workers_give_the_same(whole, flagfile, tmp_path):
+@pytest.mark.parametrize("kind", ["ray_workers", "workers"])
+def test_workers_give_the_same(whole, flagfile, tmp_path, kind):
     """Clips of the world, which import quickly, and rows with all of the models."""
-    pytest.importorskip("ray")
+    if kind == "ray_workers":
+        pytest.importorskip("ray")
+    shares = {kind: 2}
     out, small = whole[0], WorldBackend(WorldOptions(num_frames=9, size=(64, 96)))
     descriptions = load_descriptions(out / "prompts.jsonl")
     alone = generating.generate(descriptions, small, tmp_path / "alone")
-    shared = generating.generate(descriptions, small, tmp_path / "shared", ray_workers=2)
+    shared = generating.generate(descriptions, small, tmp_path / "shared", **shares)
     assert len(list((alone.parent / "videos").iterdir())) == 4
     for path in (alone.parent / "videos").iterdir():
         assert (shared.parent / "videos" / path.name).read_bytes() == path.read_bytes()
     rows = dataclasses.replace(settings_of(flagfile).rows, source="synthetic")
     listed, records = out / "generated" / "videos.json", out / "prompts.jsonl"
-    assert encoding.encode(listed, tmp_path / "store", rows, prompts_path=records, ray_workers=2)
+    assert encoding.encode(listed, tmp_path / "store", rows, prompts_path=records, **shares)
     assert Store(tmp_path / "store").digest() == Store(out / "synthetic").digest()

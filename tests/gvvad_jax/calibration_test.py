@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import subprocess
-import sys
 import types
 
 import hypothesis
@@ -25,6 +24,7 @@ from gvvad_jax.run import checkpoints
 from gvvad_jax.splits import Member, members_of
 from gvvad_jax.store import annotations
 from gvvad_jax.store.reader import Store
+from tests.support.started import python
 from tests.support.stores import write_store
 
 LOW, HIGH = 1 / (1 + np.exp(2)), 1 / (1 + np.exp(-2))
@@ -247,7 +247,7 @@ def labels_only(settings, tmp_path_factory):
 
 
 def _command(name, *arguments):
-    command = [sys.executable, "-m", f"gvvad_jax.{name}", *arguments]
+    command = [*python(), "-m", f"gvvad_jax.{name}", *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     return done.returncode, done.stdout, done.stderr
 

@@ -3,7 +3,6 @@
 import collections
 import os
 import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -11,6 +10,7 @@ import pytest
 from gvvad_jax.config import DETECTORS
 from tests import CHEAP_COMPILATION
 from tests.support.ports import free_port
+from tests.support.started import python
 
 # Largest error relative to the largest value of an array. Float32 sums in another order differ in
 # the last bits, which Adam's first steps enlarge where a gradient is small.
@@ -40,8 +40,8 @@ def cases(quick):
 def start(precision, config, out, *, devices, **environment):
     flags = f"{CHEAP_COMPILATION} --xla_force_host_platform_device_count={devices}"
     return subprocess.Popen(
-        [sys.executable, "-m", "tests.support.device_steps", precision, str(out), config],
-        env=os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"} | environment,
+        [*python(), "-m", "tests.support.device_steps", precision, str(out), config],
+        env=os.environ | {"XLA_FLAGS": flags} | environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

@@ -10,6 +10,7 @@ import pytest
 
 import gvvad_jax as gv
 from gvvad_jax import evaluation, plots, scored
+from tests.support.started import python
 
 FPS = 2.0
 
@@ -172,7 +173,7 @@ def test_detectors_of_the_same_videos_are_compared(tmp_path):
 
 
 def _run(*arguments, **options):
-    command = [sys.executable, "-m", "gvvad_jax.evaluate", *map(str, arguments)]
+    command = [*python(), "-m", "gvvad_jax.evaluate", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, **options)
 
 

@@ -4,7 +4,6 @@ import dataclasses
 import json
 import pathlib
 import subprocess
-import sys
 import types
 
 import numpy as np
@@ -15,6 +14,7 @@ from gvvad_jax.command import UserError
 from gvvad_jax.splits import members_of
 from gvvad_jax.store import alignment
 from gvvad_jax.store.reader import Store
+from tests.support.started import python
 from tests.support.stores import DIM, TEXT_DIM, make_manifest, write_store
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -28,7 +28,7 @@ def run(trained):
 
 def _command(name, *arguments):
     done = subprocess.run(
-        [sys.executable, "-m", f"gvvad_jax.{name}", *arguments],
+        [*python(), "-m", f"gvvad_jax.{name}", *arguments],
         capture_output=True,
         text=True,
         cwd=ROOT,

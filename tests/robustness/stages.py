@@ -6,9 +6,9 @@ import json
 import os
 import pathlib
 import subprocess
-import sys
 
 from tests.support import stores
+from tests.support.started import python
 
 # Beside what a command makes: locks, logs of time, and what is remade from the rest.
 _LEFT_OUT = (".lock", "events.out", "log.jsonl", "begun.json", ".partial")
@@ -34,7 +34,7 @@ class Stage:
     def command(self, inputs, out):
         """Returns the command line."""
         filled = [flag.format(inputs=inputs, out=out) for flag in self.flags]
-        return [sys.executable, "-m", self.module, *filled]
+        return [*python(), "-m", self.module, *filled]
 
     def result(self, out):
         """Returns a digest of each file that is compared."""
@@ -86,8 +86,8 @@ STAGES = {
 
 
 def environment():
-    """Returns the environment of a stage's process: one thread, and programs compiled once."""
-    return os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.getcwd()}
+    """Returns the environment of a stage's process."""
+    return os.environ | {"PYTHONPATH": os.getcwd()}
 
 
 def start(command):

@@ -30,8 +30,10 @@ def stage(request, inputs, tmp_path_factory):
 
 
 def _watched(stage, inputs, out, count):
-    python, _, *rest = stage.command(inputs, out)
-    return [python, "-m", "tests.support.killing", f"--changes={out}", str(count), *rest]
+    command = stage.command(inputs, out)
+    start = command.index("-m") + 1
+    changes = ("tests.support.killing", f"--changes={out}", str(count))
+    return [*command[:start], *changes, *command[start:]]
 
 
 def test_killed_anywhere_the_same_command_ends_as_if_it_were_not(stage, inputs, tmp_path):

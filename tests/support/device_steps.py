@@ -103,6 +103,7 @@ def run(config):
 
 
 def main(precision, out, *names):
+    jax.config.update("jax_platforms", "cpu")
     if precision == "float64":
         jax.config.update("jax_enable_x64", True)
     processes = "ranks" if "RANK" in os.environ else "one"

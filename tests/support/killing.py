@@ -57,8 +57,8 @@ def die_at_change(folder, count):
 
 def run(command, pattern, count=1, **options):
     """Runs [python, "-m", module, ...] until it is killed so; options as for subprocess.run."""
-    python, _, *rest = command
-    killed = [python, "-m", "tests.support.killing", pattern, str(count), *rest]
+    start = command.index("-m") + 1
+    killed = [*command[:start], "tests.support.killing", pattern, str(count), *command[start:]]
     done = subprocess.run(killed, capture_output=True, text=True, timeout=200, **options)
     assert done.returncode == -signal.SIGKILL, f"no {count} {pattern} came: {done.stderr}"
 

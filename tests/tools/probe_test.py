@@ -7,12 +7,13 @@ import sys
 import pytest
 
 from gvvad_jax.store.reader import Store
+from tests.support.started import python
 from tests.support.stores import write_store
 
 
 def _run(*arguments):
     return subprocess.run(
-        [sys.executable, "-m", "tools.probe", *arguments], capture_output=True, text=True
+        [*python(), "-m", "tools.probe", *arguments], capture_output=True, text=True
     )
 
 

@@ -9,12 +9,13 @@ import sys
 import pytest
 
 from tests.support import runs_on_disk
+from tests.support.started import python
 from tools.pages import report_runs
 
 
 def command(*flags):
     return subprocess.run(
-        [sys.executable, "-m", "tools.report", *flags], capture_output=True, text=True, check=False
+        [*python(), "-m", "tools.report", *flags], capture_output=True, text=True, check=False
     )
 
 

@@ -5,7 +5,6 @@ import json
 import os
 import pathlib
 import shutil
-import sys
 
 import numpy as np
 import pydantic
@@ -29,6 +28,7 @@ from gvvad_jax.store.format import STAND_IN
 from gvvad_jax.store.reader import Store, require_agreement
 from tests.support import killing, streaming, tiny_clip
 from tests.support.chat_server import ChatServer
+from tests.support.started import python
 from tests.support.tiny_transformers import save_bert, save_git
 from tests.support.tiny_videos import moving, write_damaged, write_list
 
@@ -267,7 +267,7 @@ def test_a_video_whose_caption_failed_is_encoded_by_the_next_run(
 
 def _command(videos, weights, out):
     return [
-        *(sys.executable, "-m", "generation.encode", f"--videos={videos}", f"--out={out}"),
+        *(*python("torch"), "-m", "generation.encode", f"--videos={videos}", f"--out={out}"),
         *("--encoder=clip-l14", f"--weights={weights}", "--crops=ten", "--pooling=middle"),
         *("--captioner=none", "--snippet_frames=8", "--snippet_stride=8"),
     ]

@@ -2,7 +2,6 @@
 
 import json
 import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -12,6 +11,7 @@ from generation.encode.recipe import EncodeOptions
 from generation.media.writing import write_video
 from gvvad_jax.store import annotations
 from gvvad_jax.store.reader import Store
+from tests.support.started import python
 from tests.support.tiny_videos import write_faststart, write_uneven
 
 
@@ -73,7 +73,7 @@ def test_a_plan_of_sound_videos_is_what_encoding_makes(listed, tmp_path):
 
 
 def test_the_command_prints_the_plan_and_the_status_to_expect(listed, tmp_path):
-    command = [sys.executable, "-m", "generation.encode", f"--videos={listed}", "--dry_run"]
+    command = [*python(), "-m", "generation.encode", f"--videos={listed}", "--dry_run"]
     done = subprocess.run([*command, f"--out={tmp_path / 's'}"], capture_output=True, text=True)
     assert done.returncode == 3, done.stderr
     assert json.loads(done.stdout)["videos"] == len(annotations.load(listed).videos)

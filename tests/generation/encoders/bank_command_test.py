@@ -2,17 +2,17 @@
 
 import json
 import subprocess
-import sys
 
 import numpy as np
 
 from generation.encoders import banks
 from generation.encoders.text import HashedTextEncoder
+from tests.support.started import python
 
 
 def _run(*arguments):
     return subprocess.run(
-        [sys.executable, "-m", "generation.encoders", *arguments], capture_output=True, text=True
+        [*python(), "-m", "generation.encoders", *arguments], capture_output=True, text=True
     )
 
 

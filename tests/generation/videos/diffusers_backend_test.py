@@ -4,7 +4,6 @@ import json
 import os
 import pathlib
 import shutil
-import sys
 
 import msgspec
 import numpy as np
@@ -20,6 +19,7 @@ from generation.videos.backends import GeneratedVideo
 from gvvad_jax.command import Interrupted, UserError
 from gvvad_jax.store import annotations, folders
 from tests.support import killing
+from tests.support.started import python
 from tests.support.tiny_pipelines import SIZES
 from tests.support.tiny_pipelines import make_backend as make
 from tests.support.tiny_videos import write_with_keyframes
@@ -305,7 +305,7 @@ def test_a_failed_batch_is_named_and_generated_again(models, descriptions, tmp_p
 def test_a_killed_command_can_be_resumed(models, descriptions, tmp_path):
     save_descriptions(tmp_path / "p.jsonl", descriptions)
     command = [
-        *(sys.executable, "-m", "generation.videos", f"--prompts={tmp_path / 'p.jsonl'}"),
+        *(*python("torch"), "-m", "generation.videos", f"--prompts={tmp_path / 'p.jsonl'}"),
         *("--backend=diffusers", f"--model={models['cogvideox']}", "--model_dtype=float32"),
         *("--device=cpu", "--height=16", "--width=16", "--num_frames=9", "--denoising_steps=2"),
         *("--clips_a_call=2", f"--out={tmp_path / 'broken'}"),

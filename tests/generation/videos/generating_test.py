@@ -22,6 +22,7 @@ from generation.world.render import WorldOptions
 from gvvad_jax.command import Interrupted, UserError
 from gvvad_jax.store import annotations
 from tests.support import killing
+from tests.support.started import python
 
 SMALL = WorldOptions(size=(48, 64), num_frames=9)
 
@@ -466,7 +467,7 @@ def test_a_killed_command_can_be_resumed(tmp_path):
 
     def command(out):
         return [
-            *(sys.executable, "-m", "generation.videos", f"--prompts={tmp_path / 'p.jsonl'}"),
+            *(*python(), "-m", "generation.videos", f"--prompts={tmp_path / 'p.jsonl'}"),
             *(f"--out={out}", "--height=64", "--width=96", "--num_frames=25"),
         ]
 
@@ -481,7 +482,7 @@ def test_a_killed_command_can_be_resumed(tmp_path):
 
 def test_mistakes_print_one_line(tmp_path):
     def run(*flags):
-        command = [sys.executable, "-m", "generation.videos", *flags]
+        command = [*python(), "-m", "generation.videos", *flags]
         return subprocess.run(command, capture_output=True, text=True)
 
     save_descriptions(tmp_path / "p.jsonl", write_grammar(1, seed=0))

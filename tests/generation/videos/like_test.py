@@ -2,7 +2,6 @@
 
 import json
 import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -15,6 +14,7 @@ from gvvad_jax.command import UserError
 from gvvad_jax.store import annotations
 from gvvad_jax.store.format import Row
 from gvvad_jax.store.writer import StoreWriter
+from tests.support.started import python
 from tests.support.stores import make_manifest
 
 NTSC = 30000 / 1001
@@ -183,7 +183,7 @@ def test_command(tmp_path):
 
     def run(*flags):
         command = [
-            *(sys.executable, "-m", "generation.videos", f"--prompts={tmp_path / 'p.jsonl'}"),
+            *(*python(), "-m", "generation.videos", f"--prompts={tmp_path / 'p.jsonl'}"),
             *("--height=32", "--width=48", f"--out={tmp_path / 'out'}", *flags),
         ]
         return subprocess.run(command, capture_output=True, text=True)

@@ -3,7 +3,6 @@
 import json
 import pathlib
 import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -14,6 +13,7 @@ from gvvad_jax.config import TrainConfig
 from gvvad_jax.store.reader import Store
 from tests.support import circulating, killing
 from tests.support.circulating import CROPS, DIM, TEXT_DIM, features, frames
+from tests.support.started import python
 from tools.importing.features import FeatureImport, import_features
 
 
@@ -228,7 +228,7 @@ def test_the_same_command_resumes_and_reads_only_what_changed(tmp_path, videos_j
 def test_a_killed_import_resumes_to_the_same_store(count, tmp_path):
     flags = circulating.tevad(tmp_path / "set")
     expected, _ = imported(tmp_path, flags)
-    command = [sys.executable, "-m", "tools.import_features", "--encoder=i3d",
+    command = [*python(), "-m", "tools.import_features", "--encoder=i3d",
                *(f"--{name}={value}" for name, value in flags.items()),
                f"--out={tmp_path}/killed"]  # fmt: skip
     killing.run(command, "*", count)

@@ -4,7 +4,6 @@ import json
 import pathlib
 import pickle
 import subprocess
-import sys
 
 import cv2
 import numpy as np
@@ -14,6 +13,7 @@ import scipy.io
 from gvvad_jax import evaluation
 from gvvad_jax.command import UserError
 from gvvad_jax.store import annotations
+from tests.support.started import python
 from tools.importing import truth
 from tools.importing.truth import TruthImport, import_truth
 
@@ -383,7 +383,7 @@ def test_labels_of_other_videos_are_reported_and_missing_ones_refused(listed, ca
 @pytest.mark.parametrize("to", ["videos", "activitynet", "cvat"])
 def test_the_command_prints_one_object_and_one_line(listed, to):
     np.savez(listed / "gt.npz", **{name: _labels(name) for name in VIDEOS})
-    command = [sys.executable, "-m", "tools.import_truth", f"--truth={listed / 'gt.npz'}",
+    command = [*python(), "-m", "tools.import_truth", f"--truth={listed / 'gt.npz'}",
                f"--list={listed / 'frames_test.csv'}", f"--to={to}", "--fps=25",
                f"--out={listed / 'out'}"]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, check=True)

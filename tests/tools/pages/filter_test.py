@@ -2,7 +2,6 @@
 
 import json
 import subprocess
-import sys
 import xml.etree.ElementTree
 
 import numpy as np
@@ -13,6 +12,7 @@ from generation.filter.decisions import Decision, save_decisions, thresholds_pat
 from generation.filter.evidence import Evidence
 from generation.media.writing import write_video
 from generation.prompts.descriptions import Description, save_descriptions
+from tests.support.started import python
 from tools.pages import filter as filter_page
 
 HOSTILE = "\"><script>alert(1)</script>&'"
@@ -144,7 +144,7 @@ def test_the_command_shows_three_pictures_of_each_video(tmp_path):
     save_descriptions(tmp_path / "prompts.jsonl", [record])
     out = tmp_path / "pages" / "filter.html"
     done = subprocess.run(
-        [sys.executable, "-m", "tools.filter_report", f"--decisions={path}", f"--out={out}",
+        [*python(), "-m", "tools.filter_report", f"--decisions={path}", f"--out={out}",
          f"--videos={tmp_path / 'videos.json'}", f"--prompts={tmp_path / 'prompts.jsonl'}"],
         capture_output=True, text=True,
     )  # fmt: skip
@@ -155,7 +155,7 @@ def test_the_command_shows_three_pictures_of_each_video(tmp_path):
     assert len(list(tree.iter("img"))) == 3
     assert "A yard <b>at night</b>." in "".join(tree.itertext())
     failed = subprocess.run(
-        [sys.executable, "-m", "tools.filter_report", f"--decisions={tmp_path / 'n'}", "--out=x"],
+        [*python(), "-m", "tools.filter_report", f"--decisions={tmp_path / 'n'}", "--out=x"],
         capture_output=True, text=True,
     )  # fmt: skip
     assert failed.returncode == 2 and failed.stderr.count("\n") == 1

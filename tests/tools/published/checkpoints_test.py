@@ -3,7 +3,6 @@
 import json
 import pathlib
 import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -13,6 +12,7 @@ from gvvad_jax import scoring, training
 from gvvad_jax.command import UserError
 from gvvad_jax.config import TrainConfig
 from gvvad_jax.store.reader import Store
+from tests.support.started import python
 from tests.support.stores import make_manifest, write_store
 from tools.published import checkpoints
 from tools.published.checkpoints import CheckpointImport
@@ -77,7 +77,7 @@ def test_an_imported_checkpoint_scores_as_published(path, tmp_path):
 
 def _command(module, *arguments, status=0):
     done = subprocess.run(
-        [sys.executable, "-m", module, *arguments], capture_output=True, text=True, cwd=ROOT
+        [*python("torch"), "-m", module, *arguments], capture_output=True, text=True, cwd=ROOT
     )
     assert done.returncode == status, done.stderr
     return json.loads(done.stdout) if status == 0 else done.stderr

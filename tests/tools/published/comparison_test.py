@@ -4,13 +4,13 @@ import functools
 import json
 import pathlib
 import subprocess
-import sys
 
 import numpy as np
 import pytest
 
 from gvvad_jax.command import UserError
 from gvvad_jax.config import DETECTORS
+from tests.support.started import python
 from tools.published import comparison
 
 ROOT = pathlib.Path(__file__).parents[3]
@@ -133,7 +133,7 @@ def test_what_only_lap_has_is_noticed_too(tmp_path):
 
 def _start(*arguments):
     return subprocess.Popen(
-        [sys.executable, "-m", "tools.reference_step", *arguments],
+        [*python(), "-m", "tools.reference_step", *arguments],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT,
     )  # fmt: skip
 

@@ -3,11 +3,11 @@
 import json
 import pathlib
 import subprocess
-import sys
 
 import pytest
 
 from gvvad_jax.command import UserError
+from tests.support.started import python
 from tools.published import numbers
 
 ROOT = pathlib.Path(__file__).parents[3]
@@ -43,7 +43,7 @@ MEASURES = {"auc": 0.85, "ap": 0.25, "far": None, "per_class": {"Abuse": 0.7, "A
 def test_a_run_stands_beside_published_numbers(tmp_path):
     result = {"last": MEASURES, "best_on_validation": None, "best_on_test": MEASURES | {"auc": 0.9}}
     (tmp_path / "result.json").write_text(json.dumps(result))
-    command = [sys.executable, "-m", "tools.compare_published", "--data_set=ucf-crime"]
+    command = [*python(), "-m", "tools.compare_published", "--data_set=ucf-crime"]
     command.append(f"--workdir={tmp_path}")
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     lines = done.stdout.split("\n")

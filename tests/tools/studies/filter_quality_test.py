@@ -2,12 +2,12 @@
 
 import json
 import subprocess
-import sys
 
 import pytest
 
 from generation.media.writing import write_video
 from gvvad_jax.command import UserError
+from tests.support.started import python
 from tools.studies import defects, filter_quality
 
 
@@ -50,7 +50,7 @@ def test_real_clips_are_judged_against_real_videos(tmp_path, pair):
     videos = {name: entry | {"file": f"{name}.mp4"} for name in ("r0", "r1")}
     videos["unread"] = {"label": 0, "split": "test", "file": "none.mp4"}
     (tmp_path / "videos.json").write_text(json.dumps({"videos": videos}))
-    command = [sys.executable, "-m", "tools.filter_suite", "--pairs=0", f"--clips={folder}"]
+    command = [*python(), "-m", "tools.filter_suite", "--pairs=0", f"--clips={folder}"]
     out = tmp_path / "suite.json"
     done = subprocess.run(
         [*command, f"--reference={tmp_path / 'videos.json'}", f"--json={out}"],
