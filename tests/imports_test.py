@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+pytestmark = pytest.mark.once
 ROOT = pathlib.Path(__file__).parent.parent
 PYTORCH_SIDE = ("torch", "diffusers", "transformers", "generation", "tools", "cv2", "av")
 JAX_SIDE = ("jax", "flax", "optax", "orbax", "tools")

@@ -205,6 +205,7 @@ def _program(detector, **changes):
     return re.sub(r"0x[0-9a-f]+", "", str(program))
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("detector", DETECTORS)
 def test_the_table_of_flags_says_what_a_detectors_program_depends_on(detector):
     assert set(OTHERS) >= set(READ_BY)
