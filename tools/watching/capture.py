@@ -250,6 +250,8 @@ def _open(address: Address) -> av.container.InputContainer:
         )
     except Exception as error:  # PyAV raises many kinds.
         reason = _reason(error)
+        if getattr(error, "errno", None) == errno.EIO:
+            reason += " (or a redirection, which isn't followed)"
         if permanent := _permanent(error):
             raise Refused(f"{address.name}: expected {permanent}") from None
         raise Lost(reason) from None
@@ -259,10 +261,7 @@ def _reason(error: Exception) -> str:
     # Never the whole text, which quotes the address with its password.
     if isinstance(error, av.error.ExitError):
         return f"no data for {_TIMEOUT[1]:g} s"
-    reason = getattr(error, "strerror", None) or type(error).__name__
-    if getattr(error, "errno", None) == errno.EIO:
-        reason += " (or a redirection, which isn't followed)"
-    return reason
+    return getattr(error, "strerror", None) or type(error).__name__
 
 
 def _permanent(error: Exception) -> str | None:

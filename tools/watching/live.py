@@ -229,6 +229,7 @@ class Watcher(threading.Thread):
             self.fault = f"cannot write: {error.strerror}"
         self._tell_dropped()
         if self.fault:
+            self.fault = self.fault.removeprefix(f"{self.name}: ")
             self._report(f"not watched any more: {self.fault}")
 
     def _take(self, message: Begin | Step | Gap | None) -> None:

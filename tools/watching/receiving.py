@@ -90,7 +90,7 @@ class Receiver(threading.Thread):
 
     def _until_the_end(self) -> str | None:
         """Connects again and again; returns why the source won't ever work, or None."""
-        attempt = 0
+        attempt = -1
         while not self._stopping.is_set():
             finite, reason, given = self._address.kind == "pipe", "the stream ended", self._last
             try:
