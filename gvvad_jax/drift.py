@@ -14,8 +14,9 @@ import numpy as np
 if TYPE_CHECKING:
     from gvvad_jax.scoring import Model
 
-# Footage further away is of another kind than the detector knows.
-BOUND = 1.5
+# Footage further away than this from training's is of another kind than the detector knows. A
+# camera's normal footage varies less: an event that fills a short video moves it by up to 3.
+BOUND, CAMERA_BOUND = 1.5, 3.0
 # A live source is compared once so many seconds.
 PERIOD = 3600.0
 _MOST_NAMED = 3
@@ -70,7 +71,7 @@ class Hours:
     """
 
     def __init__(self, model: "Model"):
-        self._meter, self._begin = Meter(model), 0.0
+        self._model, self._meter, self._begin = model, Meter(model), 0.0
         self.shifts: dict[str, float | None] = {}
 
     def add(self, visual_xD: np.ndarray, seconds: float) -> str | None:
@@ -83,31 +84,38 @@ class Hours:
         if seconds - self._begin >= PERIOD:
             name = f"the hour from {self._begin / 3600:.1f} h on"
             self.shifts = {name: self._meter.shift()}
-            said = describe(self.shifts)
+            said = describe(self._model, self.shifts)
             self._meter.reset()
             self._begin = seconds
         self._meter.add(visual_xD)
         return said
 
 
-def beyond(shifts: Mapping[str, float | None]) -> dict[str, float]:
+def bound_of(model: "Model") -> float:
+    """Returns the shift from which on footage leaves the range that a detector knows."""
+    return BOUND if model.seen is None else CAMERA_BOUND
+
+
+def beyond(model: "Model", shifts: Mapping[str, float | None]) -> dict[str, float]:
     """Returns the shifts beyond the bound, by the names of `describe`."""
-    return {name: each for name, each in shifts.items() if each is not None and each > BOUND}
+    bound = bound_of(model)
+    return {name: each for name, each in shifts.items() if each is not None and each > bound}
 
 
-def describe(shifts: Mapping[str, float | None]) -> str | None:
+def describe(model: "Model", shifts: Mapping[str, float | None]) -> str | None:
     """Says in one line which videos, or hours, leave the known range; None where none does.
 
     Args:
+      model: the detector.
       shifts: by the name of a video, or of an hour of a source.
     """
-    far = beyond(shifts)
+    far = beyond(model, shifts)
     if not far:
         return None
     named = sorted(far, key=lambda name: -far[name])[:_MOST_NAMED]
     more = f" and {len(far) - len(named)} more" if len(far) > len(named) else ""
     return (
         f"drift: the features of {', '.join(f'{name} ({far[name]:.1f})' for name in named)}{more} "
-        f"lie more than {BOUND} deviations from those that the detector knows, so scores and "
-        "threshold may not hold; fit it to this camera with python -m tools.calibrate"
+        f"lie more than {bound_of(model)} deviations from those that the detector knows, so scores "
+        "and threshold may not hold; fit it to this camera with python -m tools.calibrate"
     )

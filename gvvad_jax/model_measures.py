@@ -99,9 +99,9 @@ def measure_store(
     if videos.missing:
         measures["missing"] = videos.missing
     shifts = {m.video.id: drift.shift(model, m.store.visual(m.video.id)) for m in videos.members}
-    if said := drift.describe(shifts):
+    if said := drift.describe(model, shifts):
         print(said, file=sys.stderr)
-        measures["drift"] = drift.beyond(shifts)
+        measures["drift"] = drift.beyond(model, shifts)
     return test, measures
 
 

@@ -57,11 +57,11 @@ def main(_: Sequence[str]) -> None:
         visual = load_array(values.visual, "an .npy array of features", mmap_mode="r")
         shifts = {pathlib.Path(values.visual).stem: drift.shift(model, visual)}
     write_arrays(values.out, arrays)
-    if said := drift.describe(shifts):
+    if said := drift.describe(model, shifts):
         print(said, file=sys.stderr)
     videos = sum(name.startswith("snippets/") for name in arrays)
     answer: dict[str, Any] = {"out": values.out, "videos": videos, "temperature": None}
-    answer["drift"] = drift.beyond(shifts)
+    answer["drift"] = drift.beyond(model, shifts)
     if calibrated := model.calibration:
         answer["temperature"] = calibrated.temperature
     if answer["temperature"] is None:

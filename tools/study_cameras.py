@@ -30,7 +30,7 @@ from tools.studies import statistics
 from tools.studies.cameras import CameraStudy
 
 # What rows are averaged by; all other columns but the seed are averaged.
-_KEYS = ("trained_on", "target", "label", "footage", "share", "strength")
+_KEYS = ("trained_on", "target", "known", "label", "footage", "share", "strength")
 
 
 def main(_: list[str]) -> None:

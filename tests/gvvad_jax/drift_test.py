@@ -34,11 +34,15 @@ def test_the_shift_by_hand():
 
 def test_drift_is_said_in_one_line_with_the_farthest_first():
     shifts = {"a": 1.5, "b": None, "c": 1.6, "d": 3.0, "e": 2.0, "f": 1.7}
-    assert drift.describe({"a": 1.5, "b": None}) is None
-    said = drift.describe(shifts)
+    assert drift.describe(_model(), {"a": 1.5, "b": None}) is None
+    said = drift.describe(_model(), shifts)
     assert said.startswith("drift: the features of d (3.0), e (2.0), f (1.7) and 1 more lie more")
     assert "tools.calibrate" in said and "\n" not in said
-    assert drift.beyond(shifts) == {"c": 1.6, "d": 3.0, "e": 2.0, "f": 1.7}
+    # A camera's own range is narrower, so that the bound is higher.
+    adapted = _model(seen=KNOWN)
+    assert drift.beyond(adapted, shifts | {"g": 3.5}) == {"g": 3.5}
+    assert "more than 3.0 deviations" in drift.describe(adapted, {"g": 3.5})
+    assert drift.beyond(_model(), shifts) == {"c": 1.6, "d": 3.0, "e": 2.0, "f": 1.7}
 
 
 def test_a_source_without_end_is_measured_by_the_hour():

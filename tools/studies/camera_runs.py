@@ -226,19 +226,34 @@ def compression_rows(study: CameraStudy, train: TrainConfig) -> Iterator[dict[st
 
 
 def drift_rows(study: CameraStudy, train: TrainConfig) -> Iterator[dict[str, Any]]:
-    """Measures the shift of videos that weren't trained on, by label, from those of training."""
+    """Measures the shift of test videos, by label, from features of training and of a camera.
+
+    The camera is the originals': other targets are what it may have become since it was fitted.
+    """
     targets = [(name, study, name) for name in (ORIGINAL, *COMPRESSED, *cameras.CAMERAS)]
     targets += [(name, other, ORIGINAL) for name, other in study.others().items()]
     for seed in range(study.seeds):
         model = trained(study, train, (ORIGINAL,), seed)
+        own = camera.statistics(footage_of(members(study, ORIGINAL, seed, "validation")))
         for target, owner, name in targets:
-            every = [m for each in ("validation", "test") for m in members(owner, name, seed, each)]
-            for label in (0, 1):
-                shifts = [drift.shift(model, m.store.visual(m.video.id))
-                          for m in every if m.video.label == label]  # fmt: skip
-                yield {
-                    "seed": seed, "target": target, "label": label, "number": len(shifts),
-                    "median": round(float(np.median(shifts)), 3),
-                    "highest": round(max(shifts), 3), "lowest": round(min(shifts), 3),
-                    "beyond": round(float(np.mean([s > drift.BOUND for s in shifts])), 4),
-                }  # fmt: skip
+            test = members(owner, name, seed, "test")
+            for known, seen in (("training", None), ("camera", own)):
+                compared = dataclasses.replace(model, seen=seen)
+                for label in (0, 1):
+                    shifts = [
+                        drift.shift(compared, m.store.visual(m.video.id))
+                        for m in test
+                        if m.video.label == label
+                    ]
+                    row = {"seed": seed, "target": target, "known": known, "label": label}
+                    yield row | _spread(compared, [s for s in shifts if s is not None])
+
+
+def _spread(model: Model, shifts: Sequence[float]) -> dict[str, float]:
+    return {
+        "number": len(shifts),
+        "median": round(float(np.median(shifts)), 3),
+        "highest": round(max(shifts), 3),
+        "lowest": round(min(shifts), 3),
+        "beyond": round(float(np.mean([s > drift.bound_of(model) for s in shifts])), 4),
+    }

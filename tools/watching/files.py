@@ -128,7 +128,7 @@ class Work:
         self._write(video, name, made_of, scores, found)
         for fault in scores.ending.faults:
             _tell(f"warning: {video.given}: {fault}")
-        if said := drift.describe({video.given: scores.shift}):
+        if said := drift.describe(self._detector.model, {video.given: scores.shift}):
             _tell(f"warning: {said}")
         number = f"{len(found)} event{'' if len(found) == 1 else 's'}"
         _tell(f"{video.given}: {number} in {scores.facts.seconds:.1f} s -> {name}.html")

@@ -187,7 +187,8 @@ class Watcher(threading.Thread):
         self._number = self._first = 0
         self._lost_at: float | None = None
         self._told, self._told_at = 0, -math.inf  # Snippets left out that people know of.
-        self._delays, self._drift = _Delays(), drift.Hours(detector.model)
+        self._delays, self._model = _Delays(), detector.model
+        self._drift = drift.Hours(detector.model)
 
     def stop(self) -> None:
         """Has the source end."""
@@ -204,7 +205,7 @@ class Watcher(threading.Thread):
             "events": alarms.events,
             **self._delays.status(),
             # Of the last whole hour, where its features left the range that the detector knows.
-            "drift": drift.beyond(self._drift.shifts),
+            "drift": drift.beyond(self._model, self._drift.shifts),
             "fault": self.fault,
         }
 
