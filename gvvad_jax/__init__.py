@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from gvvad_jax.store.format import Manifest
     from gvvad_jax.store.reader import Store, Video
     from gvvad_jax.store.writer import StoreWriter
+    from gvvad_jax.streaming import ScoreStream
     from gvvad_jax.training import Result, fit
 
     __version__: str
@@ -39,6 +40,7 @@ _MODULES = {
     "Measures": "gvvad_jax.measures",
     "Model": "gvvad_jax.scoring",
     "Result": "gvvad_jax.training",
+    "ScoreStream": "gvvad_jax.streaming",
     "Store": "gvvad_jax.store.reader",
     "StoreWriter": "gvvad_jax.store.writer",
     "TrainConfig": "gvvad_jax.config",
@@ -58,6 +60,7 @@ __all__ = [
     "Measures",
     "Model",
     "Result",
+    "ScoreStream",
     "Store",
     "StoreWriter",
     "TrainConfig",
