@@ -1,5 +1,6 @@
 """Running a grid: in worker processes, resumed after a kill, row by row."""
 
+import functools
 import os
 import pathlib
 import signal
@@ -11,6 +12,7 @@ import pytest
 from gvvad_jax.command import Interrupted, UserError
 from gvvad_jax.config import TrainConfig
 from gvvad_jax.store import annotations
+from gvvad_jax.store.reader import Store
 from tools.studies import draws, grid, rows, running
 
 ARMS = ["real: --keep=none", "all: --keep=all", "random: --keep=random"]
@@ -200,3 +202,33 @@ def test_a_study_has_one_process_and_its_own_folder(tmp_path):
     (tmp_path / "out" / ".gvvad").write_text("store\n")
     with pytest.raises(UserError, match="found the folder of a store"):
         run(tmp_path)
+
+
+@pytest.mark.slow
+def test_seeds_of_a_row_may_train_in_one_program(tmp_path, real_store):
+    """Two seeds of one arm, together, give the rows that they give apart."""
+    listed = Store(real_store).videos
+    assert _auc_by_cell(tmp_path / "a", listed, real_store, 1) == pytest.approx(
+        _auc_by_cell(tmp_path / "b", listed, real_store, 2), abs=1e-3
+    )
+
+
+def _auc_by_cell(folder, listed, real_store, at_once):
+    folder.mkdir()
+    flags = {"detector": "mil_rank", "batch_size": 2, "segments": 6, "steps": 3}
+    study = make(
+        folder, draws=1, counts="5+4", detectors="mil_rank", jobs=1, seeds_at_once=at_once,
+    )  # fmt: skip
+    failed = running.run(
+        study,
+        TrainConfig(**flags),
+        grid.parse_arms(ARMS[:1]),
+        prepare=functools.partial(_draw_of, str(real_store), listed),
+    )
+    assert failed == 0
+    return {str(row.cell): row.measures["auc"] for row in rows.read(folder / "t.csv")}
+
+
+def _draw_of(store, listed, study, number, with_clips):
+    (study.folder / "splits").mkdir(exist_ok=True)
+    return draws.Draw(store, listed, {})
