@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -11,6 +12,7 @@ from tests.support import started
 
 SAYS = """
 import os, sys
+open("begun", "w").close()
 print(__name__, sys.argv[1:], sys.stdin.read(), os.getcwd(), os.environ.get("RANK"))
 print("complaint", file=sys.stderr)
 if sys.argv[1] == "raise":
@@ -18,9 +20,8 @@ if sys.argv[1] == "raise":
 if sys.argv[1] == "die":
     os.kill(os.getpid(), 9)
 if sys.argv[1] == "wait":
-    open("waits", "w").close()
-    while True:
-        pass
+    import signal
+    signal.pause()
 sys.exit("jax" in sys.modules if sys.argv[1] == "jax" else int(sys.argv[1]))
 """
 
@@ -36,6 +37,12 @@ def _run(says, *arguments, python=None):
     return subprocess.run(command, input="given", capture_output=True, check=False, **says)
 
 
+def _wait(process, ready):
+    while not ready():
+        assert process.poll() is None
+        time.sleep(0.01)
+
+
 @pytest.mark.parametrize(
     ("asked", "status"), [("0", 0), ("3", 3), ("raise", 1), ("die", -signal.SIGKILL)]
 )
@@ -49,8 +56,7 @@ def test_streams_folder_environment_and_exit_status_are_those_of_python(asked, s
 def test_signals_reach_the_command(says, tmp_path):
     command = [*started.python(), "-m", "says", "wait"]
     with subprocess.Popen(command, stdin=subprocess.DEVNULL, **says) as process:
-        while not (tmp_path / "waits").exists():
-            assert process.poll() is None
+        _wait(process, (tmp_path / "begun").exists)
         process.send_signal(signal.SIGTERM)
         assert process.wait(timeout=60) == -signal.SIGTERM
 
@@ -59,3 +65,21 @@ def test_libraries_are_there_but_for_variables_that_their_import_reads(says):
     assert _run(says, "jax").returncode == 1
     says["env"] |= {"JAX_ENABLE_X64": "1"}
     assert _run(says, "jax").returncode == 0
+
+
+def test_when_the_worker_ends_what_runs_goes_on_and_python_itself_starts(says, tmp_path):
+    """Another worker's commands lose nothing."""
+    path = tmp_path / "jax"
+    serve = [sys.executable, "-P", started.__file__, "--serve", str(path)]
+    with subprocess.Popen(serve, stdin=subprocess.PIPE) as server:
+        command = [sys.executable, "-IS", started.__file__, str(path), sys.executable]
+        command += ["-m", "says"]
+        _wait(server, path.exists)
+        with subprocess.Popen([*command, "jax"], stdin=subprocess.PIPE, **says) as running:
+            _wait(running, (tmp_path / "begun").exists)
+            server.stdin.close()
+            _wait(running, lambda: not path.exists())
+            running.communicate("given")
+        assert running.returncode == 1  # It has the libraries.
+        assert server.wait(timeout=60) == 0
+    assert subprocess.run([*command, "jax"], input="", check=False, **says).returncode == 0

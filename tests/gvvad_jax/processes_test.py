@@ -11,14 +11,16 @@ import pytest
 
 from tests import CHEAP_COMPILATION
 from tests.support.ports import free_port
+from tests.support.started import python
 
 STEPS = 40
 
 
-def start(store, workdir, *flags, devices=2, **environment):
+def start(store, workdir, *flags, devices=2, begin=None, **environment):
     """A training process; float64, so that runs differ by nothing but mistakes."""
     xla = f"{CHEAP_COMPILATION} --xla_force_host_platform_device_count={devices}"
-    command = [sys.executable, "-m", "gvvad_jax.train", f"--store={store}", f"--workdir={workdir}"]
+    command = [*(begin or python()), "-m", "gvvad_jax.train"]
+    command += [f"--store={store}", f"--workdir={workdir}"]
     command += ["--detector=mil_rank", "--precision=float64", "--segments=4", "--batch_size=4"]
     command += [f"--steps={STEPS}", "--log_every=1", "--validate_every=20", "--checkpoint_every=10"]
     return subprocess.Popen(
@@ -30,10 +32,12 @@ def start(store, workdir, *flags, devices=2, **environment):
     )
 
 
-def start_two(store, workdir, mode):
+def start_two(store, workdir, mode, begin=None):
     ranks = {"WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": free_port()}
     flags = f"--parallel={mode}", "--processes=ranks"
-    return [start(store, workdir, *flags, RANK=str(rank), **ranks) for rank in range(2)]
+    return [
+        start(store, workdir, *flags, begin=begin, RANK=str(rank), **ranks) for rank in range(2)
+    ]
 
 
 def finish(process):
@@ -59,7 +63,7 @@ def logged(workdir):
 def test_a_killed_process_ends_the_others_and_any_devices_go_on(killed, mode, real_store, tmp_path):
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     expected = finish(start(real_store, whole, devices=1))
-    processes = start_two(real_store, broken, mode)
+    processes = start_two(real_store, broken, mode, begin=[sys.executable])
     while max(logged(broken), default=0) < 14:
         assert all(process.poll() is None for process in processes)
         time.sleep(0.05)

@@ -106,8 +106,10 @@ def _client(path, python, arguments):
 
 
 def serve(path):
-    """Serves until its standard input ends. Returns in the forked processes alone, with what each
-    is to run."""
+    """Serves until the worker that started it has ended, and then until all that runs has.
+
+    Returns in the forked processes alone, with what each is to run.
+    """
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(path)
     listener.listen(64)
@@ -121,11 +123,14 @@ def serve(path):
     os.set_blocking(woken, False)
     signal.set_wakeup_fd(woken)
     signal.signal(signal.SIGCHLD, lambda *_: None)
-    running = {}
-    while True:
-        ready, _, _ = select.select([0, wakeup, listener, *running], [], [])
-        if 0 in ready:
-            os._exit(0)
+    running, watched = {}, {0, wakeup, listener}
+    while 0 in watched or running:
+        ready, _, _ = select.select([*watched, *running], [], [])
+        if 0 in ready:  # The worker's end of the pipe is closed. From now on Python itself starts.
+            watched = {wakeup}
+            listener.close()
+            with contextlib.suppress(OSError):
+                os.unlink(path)
         if wakeup in ready:
             os.read(wakeup, 4096)
             _report_ended(running)
@@ -133,7 +138,7 @@ def serve(path):
             if connection in running:  # It sends nothing, so that it has ended.
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(running[connection], signal.SIGKILL)
-        if listener in ready:
+        if listener in ready and listener in watched:
             connection, _ = listener.accept()
             asked, streams = _received(connection)
             asked["dropped"] = list(environment.keys() - asked["env"].keys())
@@ -155,6 +160,7 @@ def serve(path):
                 return asked
             for stream in streams:
                 os.close(stream)
+    os._exit(0)
 
 
 def _received(connection):

@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -11,6 +10,7 @@ import pytest
 from gvvad_jax import adaptation, scoring
 from gvvad_jax.command import UserError
 from gvvad_jax.store.reader import Store
+from tests.support.started import python
 from tests.support.stores import write_store
 from tools import calibrate
 from tools.adapting import feedback, footage
@@ -18,7 +18,7 @@ from tools.calibrate import CalibrateOptions
 
 
 def _run(module, *arguments):
-    command = [sys.executable, "-m", module, *map(str, arguments)]
+    command = [*python(), "-m", module, *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     return done.returncode, done.stdout, done.stderr
 
