@@ -42,7 +42,7 @@ def main(_: list[str]) -> None:
             held.append({name: str(value) for name, value in row.items()})
             _write(path, held)
             print(" ".join(held[-1].values()), file=sys.stderr, flush=True)
-    print(table(held))
+    print(table(held, values.measure))
 
 
 def _write(path: pathlib.Path, rows: Sequence[dict[str, str]]) -> None:
@@ -67,8 +67,8 @@ def read(path: pathlib.Path) -> list[dict[str, str]]:
     return lines
 
 
-def table(rows: Sequence[dict[str, str]]) -> str:
-    """Returns AUC by footage, detector and window as Markdown, and what windows cost.
+def table(rows: Sequence[dict[str, str]], measure: str) -> str:
+    """Returns a measure by footage, detector and window as Markdown, and what windows cost.
 
     A cell of a window is the mean over seeds, and in brackets the mean and deviation of the
     difference to the same seed's ordinary run on whole videos.
@@ -76,7 +76,7 @@ def table(rows: Sequence[dict[str, str]]) -> str:
     values: dict[tuple[str, ...], dict[str, float]] = {}
     for row in rows:
         key = tuple(row[name] for name in windows.KEYS[:-1])
-        values.setdefault(key, {})[row["seed"]] = float(row[flags.FLAGS.measure])
+        values.setdefault(key, {})[row["seed"]] = float(row[measure])
     lengths = sorted({key[3] for key in values if key[3] != "0"}, key=int)
     header = ["footage", "detector", "whole videos", "live"]
     lines = [[*header, *(f"W = {window}" for window in lengths)]]
@@ -88,8 +88,7 @@ def table(rows: Sequence[dict[str, str]]) -> str:
                 _cell(values.get((footage, detector, live, window), {}), whole)
                 for window in lengths
             ]
-            mean, sd = statistics.mean_sd(list(whole.values()))
-            lines.append([footage, detector, f"{mean:.3f} ± {sd:.3f}", live, *cells])
+            lines.append([footage, detector, _spread(list(whole.values()), ".3f"), live, *cells])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
@@ -98,8 +97,15 @@ def _cell(by_seed: dict[str, float], whole: dict[str, float]) -> str:
     if not seeds:
         return "-"
     mean, _ = statistics.mean_sd([by_seed[seed] for seed in seeds])
-    change, sd = statistics.mean_sd([by_seed[seed] - whole[seed] for seed in seeds])
-    return f"{mean:.3f} ({change:+.3f} ± {sd:.3f})"
+    changes = _spread([by_seed[seed] - whole[seed] for seed in seeds], "+.3f")
+    missing = f"; {len(seeds)} of {len(whole)} seeds" if len(seeds) < len(whole) else ""
+    return f"{mean:.3f} ({changes}{missing})"
+
+
+def _spread(values: Sequence[float], form: str) -> str:
+    """A mean, and of several values their deviation."""
+    mean, sd = statistics.mean_sd(values)
+    return f"{mean:{form}}" + (f" ± {sd:.3f}" if len(values) > 1 else "")
 
 
 if __name__ == "__main__":
