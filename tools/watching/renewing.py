@@ -64,10 +64,12 @@ class _Stretch:
     """Some snippets' stream.
 
     Attributes:
+      first: number of its first snippet.
       stream: it.
       wanted: the ticks that it needs next, ascending.
     """
 
+    first: int
     stream: Stream
     wanted: "collections.deque[int]"
 
@@ -83,13 +85,16 @@ class _Relay:
         # No more than two stretches at a time.
         least = -(-(frames + (_HISTORY + 1) * self._step) // stride)
         self._at_once = max(_STRETCH, least)
-        if isinstance(model, MotionCaptioner):
+        # Whether nothing is known of a stretch before its end.
+        self._waits = isinstance(model, MotionCaptioner)
+        if self._waits:
             self._at_once = max(least, round(_CAPTION_SECONDS * rate / stride))
         self._begun = 0  # Snippets whose stretches have begun.
         self._stretches: collections.deque[_Stretch] = collections.deque()
         # What the last snippet, which the end cuts short, may need.
         self._recent: collections.deque[tuple[int, Any]] = collections.deque()
         self._kept = frames + stride + (_HISTORY + 1) * self._step
+        self._kept += 2 * self._at_once * stride if self._waits else 0
 
     def take(self, tick: int, picture: Picture) -> list[Work]:
         """Takes the frame of the next tick; returns what it is to streams, prepared."""
@@ -116,11 +121,13 @@ class _Relay:
 
         Nothing is returned, too, if frames would be needed that nobody wanted before.
         """
-        whole = whole_snippets(ticks, self._frames, self._stride)
-        spans_Tx2 = alignment.snippet_spans(ticks, self._frames, self._stride)[whole:]
+        first = whole_snippets(ticks, self._frames, self._stride)
+        if self._waits:
+            first = min([first, *(stretch.first for stretch in self._stretches)])
+        spans_Tx2 = alignment.snippet_spans(ticks, self._frames, self._stride)[first:]
         if not len(spans_Tx2):
             return []
-        stretch = self._begin(spans_Tx2, whole)
+        stretch = self._begin(spans_Tx2, first)
         recent = dict(self._recent)
         if ticks - 1 in stretch.wanted and ticks - 1 not in recent:
             recent[ticks - 1] = stretch.stream.prepare(last)
@@ -136,7 +143,7 @@ class _Relay:
     def _begin(self, spans_Tx2: np.ndarray, first: int) -> _Stretch:
         base = self._base(first)
         stream = self._model.begin(spans_Tx2 - base, int(spans_Tx2[-1, 1]) - base, self._rate)
-        stretch = _Stretch(stream, collections.deque((stream.wanted_F + base).tolist()))
+        stretch = _Stretch(first, stream, collections.deque((stream.wanted_F + base).tolist()))
         self._stretches.append(stretch)
         return stretch
 
@@ -163,14 +170,13 @@ class Frames:
         return [work for relay in self._relays for work in relay.take(tick, picture)]
 
     def finish(self, ticks: int, last: Picture) -> list[Work]:
-        """Returns what a last snippet needs that is shorter than the others, if it can be encoded.
+        """Returns what is needed for the last snippets, of which one is shorter than the others.
 
         Args:
           ticks: ticks of the whole video.
           last: its last frame.
         """
-        works = [relay.finish(ticks, last) for relay in self._relays]
-        return [work for each in works for work in each] if all(works) else []
+        return [work for relay in self._relays for work in relay.finish(ticks, last)]
 
 
 class Snippets:

@@ -3,7 +3,7 @@ import threading
 import numpy as np
 import pytest
 
-from generation.encode.recipe import Recipe
+from generation.encode.recipe import EncodeOptions, Recipe
 from generation.encoders.motion import MotionEncoder
 from generation.encoders.protocols import SnippetStream
 from gvvad_jax.store import alignment
@@ -53,6 +53,22 @@ def test_rows_are_those_of_the_whole_video(encoder, frames, stride, rate, monkey
     rows += snippets.take(side.finish(LENGTH, shown[-1]), whole_snippets(LENGTH, frames, stride))
     np.testing.assert_array_equal([row.visual_NxD for row in rows], expected)
     assert most <= 3  # However long the video is.
+
+
+@pytest.mark.parametrize("length", [116, 118])
+def test_captions_of_rules_come_after_seconds_and_at_the_end(length):
+    recipe = EncodeOptions(captioner="rules").recipe("unused")
+    side, snippets = renewing.Frames(recipe, 10), renewing.Snippets(recipe, threading.Lock())
+    found, waited, shown = [], 0, pictures(moving(length))
+    for tick, picture in enumerate(shown):
+        found += snippets.take(side.take(tick, picture))
+        waited = max(waited, tick + 1 - 16 - 4 * len(found))
+    whole = whole_snippets(length, 16, 4)
+    found += snippets.take(side.finish(length, shown[-1]), whole)
+    assert len(found) == len(alignment.snippet_spans(length, 16, 4))
+    assert waited <= 60  # Six seconds of frames, at most.
+    assert all("region" in snippet.caption for snippet in found)
+    assert found[0].text_E.shape == (recipe.text_encoder.dim,)
 
 
 def _shown(ticks, seconds):
