@@ -196,7 +196,7 @@ def _each_in_processes(
                 if item is not None:
                     bar.update()
                 if printed:
-                    bar.write(printed.rstrip("\n"), file=sys.stderr)
+                    bar.write(printed, file=sys.stderr)
                 if waiting:
                     busy[worker] = number, waiting.popleft()
                     worker.start(_do, busy[worker][1])
@@ -219,7 +219,7 @@ def _begin(make_work: Callable[[], Work], number: int) -> str:
     os.environ.setdefault("LOCAL_RANK", str(number))
     with contextlib.redirect_stderr(io.StringIO()) as printed:
         _work = make_work()
-    return printed.getvalue()
+    return _lines(printed.getvalue())
 
 
 def _do(item: Item) -> str:
@@ -228,7 +228,12 @@ def _do(item: Item) -> str:
     with contextlib.redirect_stderr(io.StringIO()) as printed:
         for _ in _work([item]):
             pass
-    return printed.getvalue()
+    return _lines(printed.getvalue())
+
+
+def _lines(printed: str) -> str:
+    """What a process printed, without its own progress bars."""
+    return "\n".join(line for line in printed.split("\n") if line and "\r" not in line)
 
 
 def _each_under_ray(
