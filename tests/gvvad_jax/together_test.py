@@ -19,15 +19,20 @@ from tests.support.steps import SMALL, make_data
 CASES = {name: {"detector": name} for name in DETECTORS}
 CASES["learned lambda"] = {"detector": "mil_rank", "lambda_mode": "learnable"}
 CASES["by domain"] = {"detector": "rtfm", "batch_norm": "per_domain", "train_crops": 1}
-QUICK = ("mil_rank", "learned lambda")
+QUICK = ("learned lambda",)
 
 
 def _distance(left, right):
-    """The largest difference of two trees' arrays, relative to values above 1."""
+    """The largest difference of two trees' arrays, relative to each array's largest value.
+
+    A bias in front of a BatchNorm has no gradient but rounding, and stays at 1e-11: no array that
+    small counts.
+    """
     pairs = zip(jax.tree.leaves(left), jax.tree.leaves(right), strict=True)
     differences = [
-        np.abs(np.subtract(a, b, dtype=np.float64)).max() / max(np.abs(a).max(), 1.0)
+        np.abs(np.subtract(a, b, dtype=np.float64)).max() / max(np.abs(a).max(), 1e-3)
         for a, b in pairs
+        if max(np.abs(a).max(), np.abs(b).max()) > 1e-9
     ]
     return float(max(differences, default=0.0))
 
