@@ -1,7 +1,5 @@
 """Random models at tiny sizes, and the branches that need a GPU with a fake one; never a time."""
 
-import time
-
 import pytest
 import torch
 
@@ -23,7 +21,7 @@ def a_gpu(monkeypatch):
 
 def test_a_tiny_clip_on_the_cpu():
     kept = []
-    models.clip("cpu", time.monotonic() + 60, lambda figures: kept.append(str(figures)))
+    models.clip("cpu", float("inf"), lambda figures: kept.append(str(figures)))
     assert len(kept) == 1 and "crops_a_second" in kept[0] and "share_of" not in kept[0]
 
 
