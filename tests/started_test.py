@@ -61,25 +61,24 @@ def test_signals_reach_the_command(says, tmp_path):
         assert process.wait(timeout=60) == -signal.SIGTERM
 
 
-def test_libraries_are_there_but_for_variables_that_their_import_reads(says):
-    assert _run(says, "jax").returncode == 1
-    says["env"] |= {"JAX_ENABLE_X64": "1"}
-    assert _run(says, "jax").returncode == 0
-
-
-def test_when_the_worker_ends_what_runs_goes_on_and_python_itself_starts(says, tmp_path):
-    """Another worker's commands lose nothing."""
+def test_libraries_are_there_but_for_variables_that_their_import_reads_and_while_there_is_a_server(
+    says, tmp_path
+):
+    """When the worker that started it ends, another worker's commands lose nothing."""
     path = tmp_path / "jax"
     serve = [sys.executable, "-P", started.__file__, "--serve", str(path)]
+    begin = [sys.executable, "-IS", started.__file__, str(path), sys.executable]
     with subprocess.Popen(serve, stdin=subprocess.PIPE) as server:
-        command = [sys.executable, "-IS", started.__file__, str(path), sys.executable]
-        command += ["-m", "says"]
         _wait(server, path.exists)
-        with subprocess.Popen([*command, "jax"], stdin=subprocess.PIPE, **says) as running:
+        other = says | {"env": says["env"] | {"JAX_ENABLE_X64": "1"}}
+        assert _run(other, "jax", python=begin).returncode == 0
+        (tmp_path / "begun").unlink()
+        command = [*begin, "-m", "says", "jax"]
+        with subprocess.Popen(command, stdin=subprocess.PIPE, **says) as running:
             _wait(running, (tmp_path / "begun").exists)
             server.stdin.close()
             _wait(running, lambda: not path.exists())
             running.communicate("given")
         assert running.returncode == 1  # It has the libraries.
         assert server.wait(timeout=60) == 0
-    assert subprocess.run([*command, "jax"], input="", check=False, **says).returncode == 0
+    assert _run(says, "jax", python=begin).returncode == 0

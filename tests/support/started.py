@@ -21,6 +21,7 @@ import select
 import signal
 import socket
 import sys
+import time
 
 # What commands import that isn't ours and takes long.
 _LIBRARIES = {
@@ -39,9 +40,6 @@ _READ_EARLY = ("DIFFUSERS_", "GVVAD_", "HF_", "HOME", "JAX_", "OMP_", "OPENBLAS_
                "PYTHONHASHSEED", "PYTHONWARNINGS", "TRANSFORMERS_", "XDG_")  # fmt: skip
 
 
-_servers = []
-
-
 @functools.cache
 def python(libraries="jax"):
     """The beginning of a command line, in the place of Python's path.
@@ -51,18 +49,20 @@ def python(libraries="jax"):
     Args:
       libraries: jax, for commands without models of PyTorch, or torch, for those with them, too.
     """
-    import subprocess  # The client needs to start quickly.
-    import time
-
     path = os.path.join(os.environ["GVVAD_TESTS"], libraries)
     with contextlib.suppress(FileExistsError):
         os.mkdir(f"{path}-starting")
-        serve = [sys.executable, "-P", os.path.abspath(__file__), "--serve", path]
-        silent = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-        server = subprocess.Popen(serve, stdin=subprocess.PIPE, **silent)
-        while not os.path.exists(path) and server.poll() is None:
+        read, _ = os.pipe()  # The other end closes with this process.
+        silent = [(os.POSIX_SPAWN_OPEN, stream, os.devnull, os.O_WRONLY, 0) for stream in (1, 2)]
+        server = os.posix_spawn(
+            sys.executable,
+            [sys.executable, "-P", os.path.abspath(__file__), "--serve", path],
+            os.environ,
+            file_actions=[(os.POSIX_SPAWN_DUP2, read, 0), *silent],
+        )
+        os.close(read)
+        while not os.path.exists(path) and not os.waitpid(server, os.WNOHANG)[0]:
             time.sleep(0.01)
-        _servers.append(server)  # Their standard input stays open.
     return sys.executable, "-IS", os.path.abspath(__file__), path, sys.executable
 
 
