@@ -14,6 +14,7 @@ from gvvad_jax.config import TrainConfig
 from gvvad_jax.detectors import lap, layers
 from gvvad_jax.splits import open_splits
 from gvvad_jax.standardisation import standards
+from tests.support import steps
 from tests.support.steps import SMALL, make_data
 
 # LAP has all that RTFM and TEVAD have, and more.
@@ -44,18 +45,16 @@ def prepare(precision, data=None, **changes):
 def gradients(precision, batch, data=None, **changes):
     """Returns a batch's gradients, the statistics after it, and its loss."""
     config, state, data = prepare(precision, data, **changes)
-    make = step.make_gradients(config, None, lambda shard: shard, step.rows_at)
     noise = layers.Noise(key=jax.random.key(0), videos_V=jnp.arange(8))
-    grads, batch_stats, metrics = jax.jit(make)(state, data, batch, noise)
+    grads, batch_stats, metrics = steps.gradients(config)(state, data, batch, noise)
     return grads["detector"], batch_stats, metrics["loss"]
 
 
 def take_steps(precision, batches, data=None, **changes):
     """Takes steps; returns the state and the last metrics."""
     config, state, data = prepare(precision, data, **changes)
-    one = jax.jit(step.make_train_step(config))
     for batch in batches:
-        state, metrics = one(state, data, batch)
+        state, metrics = steps.train_step(config)(state, data, batch)
     return state, metrics
 
 

@@ -15,6 +15,7 @@ from gvvad_jax.batches import Batch, Batches
 from gvvad_jax.config import DETECTORS, TrainConfig
 from gvvad_jax.detectors.layers import Noise
 from gvvad_jax.optimizer import learning_rate, make_optimizer
+from tests.support import steps
 from tests.support.steps import SMALL, make_data
 
 BATCH = Batch(videos_Bx2=jnp.array([[0, 1], [2, 3]]), pairs_B=jnp.arange(2))
@@ -42,7 +43,7 @@ def test_steps_keep_shapes_trace_once_and_lower_the_loss(name, fidelity):
 
 def test_the_same_seed_gives_the_same_steps_and_another_does_not():
     config = TrainConfig(detector="mil_rank", **SMALL)
-    train_step = jax.jit(step.make_train_step(config))
+    train_step = steps.train_step(config)
 
     def run(seed):
         state = step.init_state(dataclasses.replace(config, seed=seed), 12, 8)
@@ -59,7 +60,7 @@ def test_numbers_are_arguments_and_give_what_constants_give(mode):
     numbers |= {"abnormal_weight": 0.5}
     config = TrainConfig(detector="mil_rank", lambda_mode=mode, **SMALL | numbers)
     state = step.init_state(config, 12, 8)
-    constants, _ = jax.jit(step.make_train_step(config))(state, make_data(), BATCH)
+    constants, _ = steps.train_step(config)(state, make_data(), BATCH)
     compiled = jax.jit(step.make_train_step(config.program))
     arguments, _ = compiled(state, make_data(), BATCH, config.numbers)
     chex.assert_trees_all_close(arguments.params, constants.params, rtol=1e-4, atol=1e-6)
@@ -135,7 +136,7 @@ def _run(count, batch=BATCH, data=None, **changes):
     """Runs steps, by default of MIL-Rank, which compiles fastest; returns state and metrics."""
     config = TrainConfig(**({"detector": "mil_rank"} | SMALL | changes))
     state, data = step.init_state(config, 12, 8), make_data() if data is None else data
-    train_step, log = jax.jit(step.make_train_step(config)), []
+    train_step, log = steps.train_step(config), []
     for _ in range(count):
         state, metrics = train_step(state, data, batch)
         log.append(metrics)
@@ -209,7 +210,7 @@ def test_a_meta_learned_lambda_moves_within_100_steps(flipped):
     )
     both_V = np.concatenate([labels_V, 1 - labels_V if flipped else labels_V])
     drawn = Batches(both_V, synthetic_V, config, held_out_V=held_out_V)
-    state, train_step = step.init_state(config, 12, 0), jax.jit(step.make_train_step(config))
+    state, train_step = step.init_state(config, 12, 0), steps.train_step(config)
     for number in range(100):
         state, metrics = train_step(state, data, drawn.at(number))
     lambda_ = float(ssls.lambda_of(state.params["ssls"], jnp.array(0), config))
@@ -288,9 +289,8 @@ def test_a_limit_by_hand():
 def _gradients(data, **changes):
     config = TrainConfig(detector="mil_rank", dropout=0.0, log_gradients=True, **SMALL | changes)
     state = step.init_state(config, 12, 8)
-    gradients = step.make_gradients(config, None, lambda shard: shard, step.rows_at)
     noise = Noise(key=jax.random.key(0), videos_V=jnp.arange(4))
-    grads, _, metrics = jax.jit(gradients)(state, data, BATCH, noise)
+    grads, _, metrics = steps.gradients(config)(state, data, BATCH, noise)
     return grads["detector"], metrics
 
 
@@ -483,11 +483,11 @@ def test_averaged_parameters_by_hand():
 def test_what_a_step_keeps_is_float32_in_any_precision(precision):
     config = TrainConfig(detector="rtfm", precision=precision, dropout=0.0, **SMALL)
     state = step.init_state(config, 12, 8)
-    after, metrics = jax.jit(step.make_train_step(config))(state, make_data(), BATCH)
+    after, metrics = steps.train_step(config)(state, make_data(), BATCH)
     chex.assert_trees_all_equal_shapes_and_dtypes(after, state)
     assert metrics["loss"].dtype == jnp.float32
     plain = TrainConfig(detector="rtfm", dropout=0.0, **SMALL)
-    expected = float(jax.jit(step.make_train_step(plain))(state, make_data(), BATCH)[1]["loss"])
+    expected = float(steps.train_step(plain)(state, make_data(), BATCH)[1]["loss"])
     error = abs(float(metrics["loss"]) - expected) / expected
     # It does compute in what it says: bfloat16 has three digits at best.
     assert error == 0 if precision == "float32" else 1e-7 < error < 0.03

@@ -1,5 +1,8 @@
-"""Sizes and training videos of tests that take single steps."""
+"""Sizes, training videos and compiled programs of tests that take single steps."""
 
+import functools
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -17,3 +20,15 @@ def make_data(dim=12, text_dim=8, videos=8):
         synthetic_V=jnp.arange(videos) % 4 > 1,
         bank_KxE=jnp.eye(3, text_dim),
     )
+
+
+@functools.cache
+def train_step(config):
+    """The training step, traced and compiled once for all tests of a config."""
+    return jax.jit(step.make_train_step(config))
+
+
+@functools.cache
+def gradients(config):
+    """The gradients of a batch, traced and compiled once for all tests of a config."""
+    return jax.jit(step.make_gradients(config, None, lambda shard: shard, step.rows_at))
