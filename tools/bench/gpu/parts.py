@@ -42,7 +42,7 @@ def run(part: str, device: str, seconds: float, out: str, stand_ins: Sequence[st
     if name == "machine":
         keep(hardware.machine() | {"missing": list(stand_ins)})
     elif name == "parity":
-        keep(parity())
+        parity(keep)
     elif name == "step":
         steps(detector, device, end, keep)
     elif name == "evaluation":
@@ -55,7 +55,7 @@ def run(part: str, device: str, seconds: float, out: str, stand_ins: Sequence[st
         models.cogvideox(device, keep)
 
 
-def parity(goldens: pathlib.Path = GOLDENS) -> dict[str, Any]:
+def parity(keep: Keep, goldens: pathlib.Path = GOLDENS) -> None:
     """Relative errors of one training step against the published code's numbers, by golden file.
 
     Matrix products are float32 throughout (comparison.compare asks for "highest").
@@ -63,14 +63,15 @@ def parity(goldens: pathlib.Path = GOLDENS) -> dict[str, Any]:
     from tools.published import comparison
 
     paths = sorted(goldens.glob("*.npz"))
+    figures: dict[str, Any] = {"bounds": comparison.BOUNDS, "within": {}, "errors": {}}
     with ThreadPoolExecutor(4) as pool:  # Most of the time is compilation.
         compared = pool.map(comparison.compare, map(str, paths))
-    errors = {path.stem: kinds for path, kinds in zip(paths, compared, strict=True)}
-    within = {
-        name: all(error <= comparison.BOUNDS[kind] for kind, error in kinds.items())
-        for name, kinds in errors.items()
-    }
-    return {"bounds": comparison.BOUNDS, "within": within, "errors": errors}
+        for path, errors in zip(paths, compared, strict=True):
+            figures["errors"][path.stem] = errors
+            figures["within"][path.stem] = all(
+                error <= comparison.BOUNDS[kind] for kind, error in errors.items()
+            )
+            keep(figures)
 
 
 def steps(detector: str, device: str, end: float, keep: Keep) -> None:

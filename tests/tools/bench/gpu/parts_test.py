@@ -1,5 +1,7 @@
 """Steps are compared side by side; what isn't ready in time is named. No real process, no time."""
 
+import pathlib
+
 import pytest
 
 from tools.bench.gpu import parts
@@ -63,3 +65,15 @@ def test_steps_keep_each_precision(monkeypatch):
     parts.steps("rtfm", "cpu", float("inf"), lambda figures: kept.append(dict(figures)))
     assert len(kept) == 2 and kept[1]["8"]["ratio"] == 1.0
     assert kept[1]["8"]["precisions"].keys() == {"float32", "bfloat16"}
+
+
+def test_parity_says_which_goldens_are_within_bounds(tmp_path, monkeypatch):
+    for name in ("lap", "rtfm"):
+        (tmp_path / f"{name}.npz").touch()
+    found = {"lap": {"outputs": 1e-6, "gradients": 1e-3}, "rtfm": {"outputs": 1e-6}}
+    monkeypatch.setattr(
+        "tools.published.comparison.compare", lambda path: found[pathlib.Path(path).stem]
+    )
+    kept = []
+    parts.parity(lambda figures: kept.append(dict(figures["within"])), tmp_path)
+    assert kept == [{"lap": False}, {"lap": False, "rtfm": True}]
