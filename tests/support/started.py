@@ -74,6 +74,8 @@ def _read_early(environment):
 
 
 def _client(path, python, arguments):
+    passed_on = {signal.SIGINT, signal.SIGTERM}
+    signal.pthread_sigmask(signal.SIG_BLOCK, passed_on)
     try:
         if arguments[0] != "-m":
             raise ValueError(arguments)
@@ -89,10 +91,11 @@ def _client(path, python, arguments):
         pid = int(answer.readline())
     except (OSError, ValueError):
         pid = 0  # No server, or nothing for it.
+    for number in passed_on if pid else ():
+        signal.signal(number, lambda number, _: os.kill(pid, number))
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, passed_on)
     if not pid:
         os.execv(python, [python, *arguments])
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda number, _: os.kill(pid, number))
     for number in range(3):
         os.close(number)  # The command alone closes its streams.
     status = int(answer.readline())
@@ -140,13 +143,19 @@ def serve(path):
                     os.kill(running[connection], signal.SIGKILL)
         if listener in ready and listener in watched:
             connection, _ = listener.accept()
-            asked, streams = _received(connection)
+            try:
+                asked, streams = _received(connection)
+            except (OSError, ValueError, IndexError):  # It was killed before it had asked.
+                connection.close()
+                continue
             asked["dropped"] = list(environment.keys() - asked["env"].keys())
             if _read_early(asked["env"]) != _read_early(environment):
-                connection.sendall(b"0\n")
+                with contextlib.suppress(OSError), connection:
+                    connection.sendall(b"0\n")
             elif pid := os.fork():
-                connection.sendall(f"{pid}\n".encode())
                 running[connection] = pid
+                with contextlib.suppress(OSError):  # A client that is killed has closed it.
+                    connection.sendall(f"{pid}\n".encode())
             else:
                 signal.set_wakeup_fd(-1)
                 signal.signal(signal.SIGCHLD, signal.SIG_DFL)
