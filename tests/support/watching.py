@@ -32,9 +32,11 @@ def shaken(num_frames=150):
     return frames
 
 
-def make_detector(stride=4):
+def make_detector(stride=4, fps_policy="native"):
     """A detector of a picture that jumps as a whole, on the motion encoder's features."""
-    recipe = Recipe(encoder=MotionEncoder(), snippet_frames=16, snippet_stride=stride)
+    recipe = Recipe(
+        encoder=MotionEncoder(), snippet_frames=16, snippet_stride=stride, fps_policy=fps_policy
+    )
     manifest = recipe.manifest()
 
     def score_step(variables, visual_BxNxTxD, text, mask_BxT):

@@ -183,6 +183,7 @@ class _Stretch:
         self._meter = cells.meter_for(recipe.encoder)
         self._look_every = max(1, round(self._rate * cells.PAIR_SECONDS))
         self._base = 0  # Tick of the first snippet since the last Begin.
+        self._shown: tuple[Picture, float] | None = None  # At the newest tick.
         self._skips = False
         self._receiver._waiting.put(Begin(self._start, self._rate, reconnected))
         self._frames = renewing.Frames(recipe, self._rate)
@@ -200,23 +201,23 @@ class _Stretch:
 
     def finish(self) -> None:
         """Hands on what is left at the end of this clock."""
-        last = None
         for tick, (shown, arrived) in self._ticks.finish():
             self._take(tick, shown, arrived)
-            last = shown, arrived
         count = self._ticks.count
         until = self._start + count / self._rate
         recipe, waiting = self._receiver._recipe, self._receiver._waiting
         if self._skips:
             whole = whole_snippets(count, recipe.snippet_frames, recipe.snippet_stride)
             waiting.put(Begin(until, self._rate, left_out_to=whole))
-        elif last is not None:
+        elif self._shown is not None:
+            picture, arrived = self._shown
             ticks = count - self._base
-            works = self._frames.finish(ticks, last[0])
-            waiting.put(Step(ticks, works, None, last[1], True))
+            works = self._frames.finish(ticks, picture)
+            waiting.put(Step(ticks, works, None, arrived, True))
         self._receiver._last = until
 
     def _take(self, tick: int, picture: Picture, arrived: float) -> None:
+        self._shown = picture, arrived
         waiting, recipe = self._receiver._waiting, self._receiver._recipe
         most = _WAITING if self._may_wait else max(_WAITING, int(MOST_LATE * self._rate))
         if self._skips:

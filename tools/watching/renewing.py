@@ -100,7 +100,8 @@ class _Relay:
         """Takes the frame of the next tick; returns what it is to streams, prepared."""
         while self._base(self._begun) <= tick:
             starts_T = np.arange(self._begun, self._begun + self._at_once) * self._stride
-            self._begin(np.stack([starts_T, starts_T + self._frames], axis=1), self._begun)
+            spans_Tx2 = np.stack([starts_T, starts_T + self._frames], axis=1)
+            self._begin(spans_Tx2, self._begun, int(spans_Tx2[-1, 1]))
             self._begun += self._at_once
         work, prepared = [], None
         for stretch in self._stretches:
@@ -124,10 +125,12 @@ class _Relay:
         first = whole_snippets(ticks, self._frames, self._stride)
         if self._waits:
             first = min([first, *(stretch.first for stretch in self._stretches)])
+        elif isinstance(self._model, MotionEncoder) and ticks <= self._step:
+            first = 0  # It waits for a second working frame, which doesn't come.
         spans_Tx2 = alignment.snippet_spans(ticks, self._frames, self._stride)[first:]
         if not len(spans_Tx2):
             return []
-        stretch = self._begin(spans_Tx2, first)
+        stretch = self._begin(spans_Tx2, first, ticks)
         recent = dict(self._recent)
         if ticks - 1 in stretch.wanted and ticks - 1 not in recent:
             recent[ticks - 1] = stretch.stream.prepare(last)
@@ -140,9 +143,9 @@ class _Relay:
         before = snippet * self._stride - _HISTORY * self._step
         return max(0, before // self._step * self._step)
 
-    def _begin(self, spans_Tx2: np.ndarray, first: int) -> _Stretch:
+    def _begin(self, spans_Tx2: np.ndarray, first: int, end: int) -> _Stretch:
         base = self._base(first)
-        stream = self._model.begin(spans_Tx2 - base, int(spans_Tx2[-1, 1]) - base, self._rate)
+        stream = self._model.begin(spans_Tx2 - base, end - base, self._rate)
         stretch = _Stretch(first, stream, collections.deque((stream.wanted_F + base).tolist()))
         self._stretches.append(stretch)
         return stretch

@@ -87,6 +87,22 @@ def test_a_pipe_gives_the_events_of_the_whole_file(watch, stream, of_file, tmp_p
     assert json.loads((tmp_path / "out" / "status.json").read_text())["sources"] == {"front": front}
 
 
+def test_at_another_rate_too_the_last_snippet_comes(watch, stream, tmp_path, monkeypatch):
+    detector = make_detector(stride=5, fps_policy="10")
+    monkeypatch.setattr(live, "open_detector", lambda options, models: detector)
+    visual_TxNxD = detector.features.of_file(stream)[0]
+    scores = ScoreStream(detector.model, 64)
+    scores_T = [scores.push(row_NxD) for row_NxD in visual_TxNxD]
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    writer = threading.Thread(target=lambda: pipe.write_bytes(stream.read_bytes()))
+    writer.start()
+    front = watch(f"front={pipe}")[0]["sources"]["front"]
+    writer.join()
+    # Ten snippets, of which the last one has 15 frames.
+    assert (front["snippets"], front["score"]) == (len(scores_T), scores_T[-1]) == (10, scores_T[9])
+
+
 def test_sources_that_drop_are_watched_again_and_their_events_end(watch, stream, of_file):
     content = stream.read_bytes()
     # In the middle of the event.

@@ -55,6 +55,23 @@ def test_rows_are_those_of_the_whole_video(encoder, frames, stride, rate, monkey
     assert most <= 3  # However long the video is.
 
 
+@pytest.mark.parametrize("length", [1, 2, 3, 5, 7, 8, 15])
+def test_short_snippets_of_short_videos_are_those_of_the_whole_video(length):
+    # At 60 frames per second the motion encoder looks at every seventh one.
+    encoder, video = MotionEncoder(), moving(length)
+    spans_Tx2 = alignment.snippet_spans(length, 2, 2)
+    recipe = Recipe(encoder=encoder, snippet_frames=2, snippet_stride=2)
+    side, snippets = renewing.Frames(recipe, 60), renewing.Snippets(recipe, threading.Lock())
+    rows, shown = [], pictures(video)
+    for tick, picture in enumerate(shown):
+        rows += snippets.take(side.take(tick, picture))
+    rows += snippets.take(side.finish(length, shown[-1]), whole_snippets(length, 2, 2))
+    expected = run(encoder, video, spans_Tx2, 60)
+    # Rows may be known of a snippet that the end doesn't leave room for.
+    found = [row.visual_NxD for row in rows][: len(expected)]
+    np.testing.assert_array_equal(found, expected)
+
+
 @pytest.mark.parametrize("length", [116, 118])
 def test_captions_of_rules_come_after_seconds_and_at_the_end(length):
     recipe = EncodeOptions(captioner="rules").recipe("unused")
