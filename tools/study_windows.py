@@ -42,7 +42,7 @@ def main(_: list[str]) -> None:
             held.append({name: str(value) for name, value in row.items()})
             _write(path, held)
             print(" ".join(held[-1].values()), file=sys.stderr, flush=True)
-    print(table(held, values.measure))
+    print(table(held, values.column))
 
 
 def _write(path: pathlib.Path, rows: Sequence[dict[str, str]]) -> None:
@@ -112,5 +112,7 @@ if __name__ == "__main__":
     define_flags(windows.WindowStudy, TrainConfig)
     flags.DEFINE_string("csv", "", "The study's table; rows that it holds aren't run again.")
     flags.DEFINE_bool("table", False, "Print tables of --csv and run nothing.")
-    flags.DEFINE_enum("measure", "auc", windows.runs.MEASURES, "Measure that --table shows.")
+    flags.DEFINE_enum(
+        "column", "auc", windows.runs.MEASURES, "Measure of --csv that --table shows."
+    )
     run_command(main, usage=__doc__)

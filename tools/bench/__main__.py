@@ -3,7 +3,7 @@
     python -m tools.bench [--sections=step,data] [--json=FILE]
     python -m tools.bench --sections=accuracy --store=STORE
     python -m tools.bench --gpu --json=FILE
-    python -m tools.bench --table=FILE           # a file of the above as tables
+    python -m tools.bench --tables_of=FILE       # a file of the above as tables
 
 Sections: step (each detector compared with plain PyTorch and the machine's matrix products), data
 (opening, gathering), evaluation (a UCF-Crime-sized test set), run (LAP's whole published schedule,
@@ -39,10 +39,10 @@ OF_STORES = ("accuracy", "crops")
 
 def main(_: Sequence[str]) -> None:
     values = flags.FLAGS
-    if values.table:
+    if values.tables_of:
         from tools.bench import tables
 
-        print(tables.markdown(json.loads(pathlib.Path(values.table).read_text())))
+        print(tables.markdown(json.loads(pathlib.Path(values.tables_of).read_text())))
         return
     if values.json:
         pathlib.Path(values.json).resolve().parent.mkdir(parents=True, exist_ok=True)
@@ -231,7 +231,7 @@ if __name__ == "__main__":
     flags.DEFINE_integer(
         "steps", 200, "Training steps in the sections accuracy and crops.", lower_bound=1
     )
-    flags.DEFINE_string("table", "", "JSON file to print as the tables of docs/performance.md.")
+    flags.DEFINE_string("tables_of", "", "JSON file to print as the tables of docs/performance.md.")
     flags.DEFINE_bool("gpu", False, "Run the GPU report instead of sections.")
     flags.DEFINE_float("gpu_seconds", 480.0, "Most seconds of the GPU report.", 10.0)
     flags.DEFINE_string("json", "", "JSON file to write the figures to.")
