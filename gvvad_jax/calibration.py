@@ -141,6 +141,17 @@ def threshold_on(model: "Model", members: Sequence[Member], alarms_per_hour: flo
     return events.threshold_for(alarms_per_hour, snippets, times)
 
 
+def describe(threshold: Threshold) -> str | None:
+    """Says in one line that no event can ever be, because no score is above 1; else None."""
+    if threshold.threshold is None or threshold.threshold < 1:
+        return None
+    why = ", because normal footage scores that high too" if threshold.hours else ""
+    return (
+        f"the threshold is {threshold.threshold:g}{why}; no score is above 1, so there will be no "
+        "event: set a lower one (--threshold), or have another detector"
+    )
+
+
 def normal_of(members: Sequence[Member]) -> list[Member]:
     """Lists the normal videos."""
     return [member for member in members if not member.video.label]

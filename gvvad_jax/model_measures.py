@@ -90,6 +90,8 @@ def measure_store(
     if unlabelled := without_frames(videos.members):
         print(f"{videos.path}: no measures of frames: {unlabelled}", file=sys.stderr)
     threshold = calibration.threshold_of(model, videos.every, alarms_per_hour, normal_store)
+    if said := calibration.describe(threshold):
+        print(said, file=sys.stderr)
     options = options or MeasureOptions()
     test = score_videos(model, videos.members, videos.path, options.alignment)
     measures = _measure(model, test, threshold, options)

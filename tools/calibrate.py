@@ -88,7 +88,19 @@ class CalibrateOptions:
 
 
 def main(_: Sequence[str]) -> None:
-    options, models = from_flags(CalibrateOptions), from_flags(ModelOptions)
+    print(json.dumps(calibrate(from_flags(CalibrateOptions), from_flags(ModelOptions))))
+
+
+def calibrate(options: CalibrateOptions, models: Any = None) -> dict[str, Any]:
+    """Fits a run to a camera and writes the adaptation's file; returns what the command prints.
+
+    Args:
+      options: what to fit to what.
+      models: where the encoder's checkpoints are, a ModelOptions.
+
+    Raises:
+      UserError: a fault of the run, of the footage or of the feedback.
+    """
     path = options.path
     folders.require_own_file(path, b'{\n "format_version": 1,\n "run"')
     if options.feedback:
@@ -99,7 +111,7 @@ def main(_: Sequence[str]) -> None:
 
         feedback.read(options.feedback)  # Before anything slow.
     path.parent.mkdir(parents=True, exist_ok=True)
-    from gvvad_jax import adaptation, scoring
+    from gvvad_jax import adaptation, calibration, scoring
     from tools.adapting import camera, footage
 
     model = scoring.load(options.workdir, options.checkpoint)
@@ -121,7 +133,9 @@ def main(_: Sequence[str]) -> None:
         if correction:
             found = _with_correction(model, found, correction, normal, rate)
     adaptation.write(path, found, correction, said)
-    print(json.dumps(summary(path, found, correction is not None, said)))
+    if warned := calibration.describe(found.threshold):
+        print(f"warning: {path}: {warned}", file=sys.stderr)
+    return summary(path, found, correction is not None, said)
 
 
 def _learned(

@@ -156,6 +156,8 @@ class Selection:
         validation = self._splits.validation
         calibrated = calibration.calibrate(model, done, validation, self._normal)
         self._calibrated[kind] = calibrated
+        if said := calibration.describe(calibrated.threshold):
+            print(f"{kind} checkpoint: {said}", file=sys.stderr)
         model = dataclasses.replace(model, calibration=calibrated)
         return self._measured(model) if self._splits.test else None
 

@@ -78,6 +78,16 @@ def test_a_temperature_is_the_best_and_keeps_the_order(videos):
     assert (np.diff(chances_V[np.argsort(scores_V, kind="stable")]) >= 0).all()
 
 
+def test_a_threshold_that_no_score_is_above_is_said():
+    def found(threshold, hours=0.0):
+        return events.Threshold(threshold=threshold, alarms_per_hour=1.0, asked=1.0, hours=hours)
+
+    assert calibration.describe(found(None)) is calibration.describe(found(0.999999)) is None
+    said = calibration.describe(found(1.0, hours=2.0))
+    assert said.startswith("the threshold is 1, because normal footage scores that high too; no")
+    assert calibration.describe(found(1.5)).startswith("the threshold is 1.5; no score is above 1")
+
+
 def test_the_calibration_error_by_hand():
     # Bins [0.1, 0.2): |0.14 - 0.5|, two of four; [0.9, 1]: |0.96 - 1|, two of four.
     chances = [0.1, 0.18, 0.92, 1.0]

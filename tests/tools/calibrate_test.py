@@ -7,14 +7,18 @@ import subprocess
 import numpy as np
 import pytest
 
-from gvvad_jax import adaptation, scoring
+from gvvad_jax import adaptation, events, scoring
 from gvvad_jax.command import UserError
 from gvvad_jax.store.reader import Store
+from tests.support import watched_runs
 from tests.support.started import python
 from tests.support.stores import write_store
 from tools import calibrate
-from tools.adapting import feedback, footage
+from tools.adapting import camera, feedback, footage
 from tools.calibrate import CalibrateOptions
+from tools.watching import detector
+from tools.watching.features import RunFeatures
+from tools.watching.options import WatchOptions
 
 
 def _run(module, *arguments):
@@ -87,6 +91,39 @@ def test_a_camera_is_fitted_and_scored_and_the_run_stays_as_it_is(workdir, store
         f"--out={tmp_path / 'other.json'}",
     )  # fmt: skip
     assert status == 2 and "another kind of file" in errors and errors.count("\n") == 1
+
+
+def test_the_threshold_of_a_folder_of_videos_is_that_of_their_scores(tmp_path, monkeypatch, capsys):
+    workdir = watched_runs.write_run(tmp_path / "run")
+    (tmp_path / "normal" / "night").mkdir(parents=True)
+    watched_runs.write_scene(tmp_path / "normal" / "a.mp4", seconds=7, moves=(2, 4))
+    watched_runs.write_scene(tmp_path / "normal" / "night" / "b.mp4", seconds=6, moves=None, seed=1)
+    path = tmp_path / "camera.json"
+    options = CalibrateOptions(
+        workdir=str(workdir), normal=str(tmp_path / "normal"), alarms_per_hour=0.08, out=str(path)
+    )
+    answer = calibrate.calibrate(options)
+    model = scoring.load(workdir)
+    opened = RunFeatures.open(workdir, model)
+    encoded = {n: opened.of_file(tmp_path / "normal" / n) for n in ("a.mp4", "night/b.mp4")}
+    scores = model.score({name: (visual, text) for name, (visual, text, *_) in encoded.items()})
+    times = {name: times_Tx2 for name, (_, _, times_Tx2, _) in encoded.items()}
+    expected = events.threshold_for(0.08, scores, times)
+    assert expected.threshold == max(float(each.max()) for each in scores.values()) < 1
+    adapted = adaptation.apply(model, path)
+    assert adapted.calibration.threshold == expected
+    assert (answer["threshold"], answer["videos"]) == (expected.threshold, 2)
+    assert answer["hours"] == pytest.approx(13 / 3600)
+    assert "there will be no event" not in capsys.readouterr().err
+    # Where normal footage scores as high as can be, nothing can be above it.
+    highest = {name: np.ones_like(each) for name, each in scores.items()}
+    monkeypatch.setattr(camera, "cross_scores", lambda *_: highest)
+    assert calibrate.calibrate(options)["threshold"] == 1
+    (line,) = (line for line in capsys.readouterr().err.splitlines() if line.startswith("warning"))
+    assert line.startswith(f"warning: {path}: the threshold is 1, because normal footage scores")
+    watching = WatchOptions(workdir=str(workdir), adaptation=str(path), out="x")
+    detector.open_detector(watching)
+    assert "no score is above 1, so there will be no event" in capsys.readouterr().err
 
 
 def test_what_is_not_better_is_not_kept_unless_told(workdir, stores, tmp_path, capsys):

@@ -76,12 +76,14 @@ def open_detector(options: WatchOptions, models: Any = None) -> Detector:
     Raises:
       UserError: no such run, no threshold, or an encoder that can't be built here.
     """
-    from gvvad_jax import adaptation, scoring
+    from gvvad_jax import adaptation, calibration, scoring
 
     model = scoring.load(options.workdir, options.checkpoint)
     if options.adaptation:
         model = adaptation.apply(model, options.adaptation)
     threshold = _threshold(model, options)
+    if said := calibration.describe(threshold):
+        print(f"warning: {options.workdir}: {said}", file=sys.stderr)
     features = RunFeatures.open(options.workdir, model, models)
     return Detector(
         model=model,
