@@ -4,8 +4,9 @@
 
 Needs Gradio, in an environment of its own: pip install 'gvvad-jax[app]'. The page is served to
 this machine alone (127.0.0.1) unless --host says otherwise, and without a login: whoever reaches it
-can score videos and use up this machine's time. Nothing is sent to other machines. A video is
-removed once it is scored, and its page after --keep_minutes, or when the command ends.
+can score videos and use up this machine's time. Nothing is sent to other machines, but pictures to
+the server of a run's chat captioner. A video is removed once it is scored, and its page after
+--keep_minutes, or when the command ends.
 """
 
 from gvvad_jax.command import define_flags, from_flags, run_command

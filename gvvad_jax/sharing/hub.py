@@ -16,6 +16,11 @@ PREFIX = "hf:"
 _ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
 
 
+def is_name(name: object) -> bool:
+    """Returns whether a detector is named on the Hub, rather than by its folder."""
+    return str(name).startswith(PREFIX)
+
+
 def fetch(name: str) -> pathlib.Path:
     """Downloads a shared detector, or finds it in the library's cache.
 

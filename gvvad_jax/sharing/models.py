@@ -51,7 +51,7 @@ def push(
 
 def is_shared(name: str | os.PathLike[str]) -> bool:
     """Returns whether `gv.load` was given a shared detector, not a run."""
-    return str(name).startswith(hub.PREFIX) or files.is_shared(name)
+    return hub.is_name(name) or files.is_shared(name)
 
 
 def load(name: str | os.PathLike[str], checkpoint: str) -> tuple[files.Shared, pathlib.Path]:
@@ -69,8 +69,7 @@ def load(name: str | os.PathLike[str], checkpoint: str) -> tuple[files.Shared, p
             f"{name}: expected no choice of a checkpoint, found {checkpoint}; a shared detector "
             "has one: leave it out"
         )
-    of_hub = str(name).startswith(hub.PREFIX)
-    folder = hub.fetch(str(name)) if of_hub else pathlib.Path(name)
+    folder = hub.fetch(str(name)) if hub.is_name(name) else pathlib.Path(name)
     return files.read(folder), folder
 
 

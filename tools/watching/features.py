@@ -100,10 +100,17 @@ class RunFeatures:
         Raises:
           UserError: the encoder can't be built here, or only another one.
         """
+        from gvvad_jax.sharing import hub
+
         options = encode_options(model.manifest, model.config.uses_text, str(workdir))
         if models is not None:
             options = dataclasses.replace(options, **dataclasses.asdict(models))
         require_checkpoints(options, model.manifest, str(workdir))
+        if options.captioner == "chat" and not options.cache and hub.is_name(workdir):
+            raise UserError(
+                f"--cache: expected a folder for the answers of the captioner's server, because "
+                f"{workdir} is no folder of this machine, found none; give one"
+            )
         recipe = options.recipe(pathlib.Path(workdir) / "watched")
         built = recipe.manifest()
         expected = model.manifest if model.config.uses_text else _without_text(model.manifest)

@@ -1,6 +1,7 @@
 """A run's encoder, built again: the rows are those of its store, and others are refused."""
 
 import dataclasses
+import types
 
 import numpy as np
 import pytest
@@ -68,6 +69,18 @@ def test_options_come_from_the_manifest(encoded):
     )
     without = features.encode_options(encoded[1].manifest, False, "W")
     assert (without.captioner, without.encoder) == ("none", "motion")
+
+
+def test_a_shared_runs_answers_of_a_server_need_a_folder(encoded, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    text = encoded[1].manifest.text | {"captioner": "chat:some-model@1"}
+    model = types.SimpleNamespace(
+        manifest=dataclasses.replace(encoded[1].manifest, text=text),
+        config=types.SimpleNamespace(uses_text=True),
+    )
+    with pytest.raises(UserError, match=r"^--cache: .*because hf:me/camera is no folder"):
+        RunFeatures.open("hf:me/camera", model)
+    assert not list(tmp_path.iterdir())
 
 
 def manifest(encoder_id, weights, **changes):
