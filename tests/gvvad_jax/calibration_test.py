@@ -22,6 +22,7 @@ from gvvad_jax.command import UserError
 from gvvad_jax.measures import NOT_CALIBRATED, MeasureOptions
 from gvvad_jax.run import checkpoints
 from gvvad_jax.splits import Member, members_of
+from gvvad_jax.standardisation import Standardisation
 from gvvad_jax.store import annotations
 from gvvad_jax.store.reader import Store
 from tests.support.started import python
@@ -104,7 +105,7 @@ def _stub(snippets, temperature=None, threshold=None):
         threshold=threshold,
     )  # fmt: skip
     config = types.SimpleNamespace(fidelity="paper", top_k=2, alarms_per_hour=1.0)
-    model = scoring.Model(config, None, None, None, None, calibrated or None)
+    model = scoring.Model(config, None, Standardisation(), None, None, calibrated or None)
     object.__setattr__(model, "score_members", lambda ms: {m.video.id: snippets[m.video.id]
                                                            for m in ms})  # fmt: skip
     return model
