@@ -67,7 +67,8 @@ world: env
 	$(BIN)/python -m tools.check_world
 
 devices: env
-	$(BIN)/python -m pytest tests/gvvad_jax/devices_test.py tests/gvvad_jax/processes_test.py -m "matrix or not matrix"
+	$(BIN)/python -m pytest tests/gvvad_jax/devices_test.py tests/gvvad_jax/processes_test.py \
+	  tests/gvvad_jax/together_test.py tests/tools/bench/gpu -m "matrix or not matrix"
 
 bench: env
 	$(BIN)/python -m tools.bench

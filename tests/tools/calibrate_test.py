@@ -122,8 +122,12 @@ def test_the_threshold_of_a_folder_of_videos_is_that_of_their_scores(tmp_path, m
     (line,) = (line for line in capsys.readouterr().err.splitlines() if line.startswith("warning"))
     assert line.startswith(f"warning: {path}: the threshold is 1, because normal footage scores")
     watching = WatchOptions(workdir=str(workdir), adaptation=str(path), out="x")
-    detector.open_detector(watching)
+    first = detector.open_detector(watching).identity
     assert "no score is above 1, so there will be no event" in capsys.readouterr().err
+    # Videos are scored again once feedback has corrected the scores.
+    correction = adaptation.Correction(np.ones(model.manifest.dim, np.float32), 0.5)
+    adaptation.write(path, adaptation.read(path), correction)
+    assert detector.open_detector(watching).identity != first
 
 
 def test_what_is_not_better_is_not_kept_unless_told(workdir, stores, tmp_path, capsys):

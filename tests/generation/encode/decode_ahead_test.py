@@ -121,7 +121,11 @@ def test_damage_makes_a_new_plan_for_the_decodable_frames(weights, tmp_path, mon
     # Lost frames leave the others where they are: the frame before them is shown longer.
     shown = streaming.shown(tmp_path / "bad.mp4", 10.0)
     assert ending.plan.num_frames == ending.plan.spans_Tx2[-1, 1] == len(shown) > count
-    assert "damaged; the decodable frames are encoded" in ending.faults[0]
+    # The encoder's bytes differ from run to run, so that the cut may happen to be between two
+    # frames: none is damaged then.
+    assert expected.damaged or damage == "cut short"
+    if expected.damaged:
+        assert "damaged; the decodable frames are encoded" in ending.faults[0]
     assert ending.pixel_statistics["decoded_share"] == pytest.approx(count / 50, abs=1e-3)
     plans = {id(m.plan): m.plan for m in messages if isinstance(m, decode_ahead.Chunk)}
     assert len(plans) > 2, "a first one that failed, and those of the two videos"

@@ -20,6 +20,7 @@ pytest.importorskip("onnxruntime", reason="needs onnxruntime")
 MODELS = {
     **{name: {} for name in ("mil_rank", "rtfm", "tevad", "lap", "ur_dmu")},
     "lap-causal": {"causal_window": 5, "fusion": "add_up"},
+    "mil_rank-mean": {"score_crops": "mean"},
 }
 LENGTHS = (1, 20)
 # Runs each file on each video of VIDEOS.npz; argument: the folder.
@@ -119,7 +120,11 @@ def test_a_file_that_scores_otherwise_is_not_put_in_place(exported, tmp_path, mo
     (tmp_path / "m.onnx").write_text("a file of somebody else's")
     with pytest.raises(UserError, match="m.onnx: expected an absent file or one that this comm"):
         export(options)
+    (tmp_path / "m.onnx.json").write_text("{}")
+    with pytest.raises(UserError, match="m.onnx.json: expected an absent file or one that this"):
+        export(options)
     (tmp_path / "m.onnx").unlink()
+    (tmp_path / "m.onnx.json").unlink()
     monkeypatch.setattr(exporting, "LENGTHS", (3,))
     run = onnx_detectors.run
     monkeypatch.setattr(onnx_detectors, "run", lambda *of: run(*of) + np.float32(2e-5))

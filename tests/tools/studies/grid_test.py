@@ -121,7 +121,9 @@ def test_a_row_is_known_by_all_that_changes_its_numbers_and_nothing_else():
 
 
 @pytest.mark.parametrize(
-    "path", [p for p in CONFIGS.glob("*.flags") if "--csv" in p.read_text()], ids=lambda p: p.stem
+    "path",
+    [p for p in CONFIGS.glob("*.flags") if "tools.study --" in p.read_text()],
+    ids=lambda p: p.stem,
 )
 def test_every_flagfile_is_a_study(path):
     text = path.read_text()

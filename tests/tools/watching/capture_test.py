@@ -106,11 +106,20 @@ def test_a_silent_source_is_lost_after_a_while(content, monkeypatch):
 
 def test_addresses_are_called_without_their_secrets():
     named = addresses.parse(
-        ["rtsp://u:p@cam:554/a/b?key=k", "http://cam/x?c=1", "http://cam/x?c=2", "door=https://h/y"]
+        [
+            "rtsp://u:p@cam:554/a/b?key=k",
+            "http://cam/x?c=1",
+            "http://cam/x?c=2",
+            "door=https://h/y",
+            "rtsp://cam/user=admin_password=hidden_channel=1.sdp",
+        ]
     )
-    assert [address.name for address in named] == ["cam_554_a_b", "cam_x", "cam_x-2", "door"]
+    assert [address.name for address in named] == ["cam_554_a_b", "cam_x", "cam_x-2", "door", "cam"]
     assert "key" not in repr(named) and "u:p" not in repr(named)
-    assert addresses.redacted("door=rtsp://u:p@ss/w@cam/a?k") == "door=rtsp://cam"
+    assert addresses.redacted("door=rtsp://u:p@ss@cam/a?k") == "door=rtsp://cam"
+    # Which part is the host isn't known where a "@" may belong to a password or to a key.
+    assert addresses.redacted("rtsp://u:se/cret@cam/a") == "rtsp://..."
+    assert addresses.redacted("http://cam/a?key=se@cret") == "http://..."
 
 
 @pytest.mark.parametrize(
@@ -122,6 +131,8 @@ def test_addresses_are_called_without_their_secrets():
         ("http://", "expected a host"),
         ("http://u:secret@host:port/", "expected a host"),
         ("http://host/a b", "expected a host"),
+        ("rtsp://user:12/secret@host/a", r"rtsp://\.\.\.: expected a host"),
+        ("http://host/live?key=a@secret", "any @ but the one before the host, as %XX"),
     ],
 )
 def test_other_addresses_are_refused(argument, expected):
@@ -131,8 +142,10 @@ def test_other_addresses_are_refused(argument, expected):
     assert "secret" not in str(caught.value)
 
 
-def test_what_is_live_and_what_a_file(tmp_path):
+def test_what_is_live_and_what_a_file(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "007").mkdir()
     (tmp_path / "a=b.mp4").touch()
     live = ["-", "0", "cam=rtsp://x", "RTSP://x", "cam=-", "/dev/null"]
-    files = ["a.mp4", str(tmp_path), str(tmp_path / "a=b.mp4"), "1234", "./-"]
-    assert [addresses.is_live(argument) for argument in live + files] == [True] * 6 + [False] * 5
+    files = ["a.mp4", str(tmp_path), str(tmp_path / "a=b.mp4"), "1234", "./-", "007"]
+    assert [addresses.is_live(argument) for argument in live + files] == [True] * 6 + [False] * 6

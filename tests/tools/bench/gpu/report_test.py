@@ -87,7 +87,8 @@ def test_the_parts_load_without_the_packages_that_they_can_spare():
     assert done.stdout.splitlines()[0] == "['msgspec', 'chex']"
 
 
-@pytest.mark.slow
+# Four minutes: `make devices` runs it, and parts_test.py the parts.
+@pytest.mark.matrix
 def test_the_command_runs_at_tiny_sizes_without_a_gpu(tmp_path):
     out = tmp_path / "gpu.json"
     command = [sys.executable, "-m", "tools.bench", "--gpu", f"--json={out}", "--gpu_seconds=280"]
