@@ -106,6 +106,7 @@ class Alarms:
         if begun is None:
             self._open = None
             self._album.quiet(start, end)
+            self._album.forget(start)
             return
         if self._open is None or self._open.start != begun:
             self._open = _Open(begun, arrived - (end - start))
@@ -114,6 +115,7 @@ class Alarms:
             self._open.cls = self._class(snippet)
             self._open.caption = snippet.caption
             self._album.choose(start, end)
+        self._album.forget(start)
         going = self._events.open
         if going and not self._open.announced:
             self._open.announced = True
@@ -202,7 +204,6 @@ class _Album:
         if end - self._quiet_at >= _QUIET_SECONDS:
             self._quiet_at = end
             self._usual += self._moved(start, end)[:1]
-        self._forget(start)
 
     def choose(self, start: float, end: float) -> None:
         """Takes the pictures of a snippet for those of the event."""
@@ -212,7 +213,6 @@ class _Album:
             nearest = min(coloured, key=lambda look: abs(look.seconds - middle))
             assert nearest.rgb_HxWx3 is not None
             self._chosen = nearest.rgb_HxWx3, self._moved(start, end)
-        self._forget(start)
 
     def thumbnail(self) -> bytes | None:
         """Returns the picture of the event as a JPEG file."""
@@ -237,7 +237,8 @@ class _Album:
             for before, after in pairs[:_PAIRS]
         ]
 
-    def _forget(self, start: float) -> None:
+    def forget(self, start: float) -> None:
+        """Forgets pictures from long before a snippet that starts so."""
         while self._looks and self._looks[0].seconds < start - self._kept:
             self._looks.popleft()
 

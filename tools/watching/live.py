@@ -228,6 +228,8 @@ class Watcher(threading.Thread):
             self._alarms.finish()
         except OSError as error:
             self.fault = f"cannot write: {error.strerror}"
+        except Exception as error:  # As above.
+            self.fault = self.fault or f"{type(error).__name__}: {error}"
         self._tell_dropped()
         if self.fault:
             self.fault = self.fault.removeprefix(f"{self.name}: ")

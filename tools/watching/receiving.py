@@ -83,7 +83,9 @@ class Receiver(threading.Thread):
         except UserError as error:
             fault = str(error)
         except Exception as error:  # A thread must not end silently.
-            fault = f"{type(error).__name__}: {error}"
+            # It may quote the address with its secrets.
+            said = str(error).replace(self._address.location, self._address.name)
+            fault = f"{type(error).__name__}: {said}"
         finally:
             self._counts.connected = False
             self._waiting.put(End(fault))
