@@ -15,6 +15,7 @@ _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _NAMED = re.compile(r"(?P<name>[A-Za-z0-9][A-Za-z0-9_.-]*)=(?P<address>.+)", re.DOTALL)
 _FOREIGN = re.compile(r"[^A-Za-z0-9.-]+")
 _MOST_LETTERS = 80
+_SECRETS = re.compile("pass|pwd|user|login|auth|token|key|secret", re.IGNORECASE)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,10 +37,13 @@ def is_live(argument: str) -> bool:
     """Tells whether an argument is a URL, a device, a pipe or standard input rather than a file.
 
     Args:
-      argument: ADDRESS, or NAME=ADDRESS. A number is a camera's, and "-" is standard input.
+      argument: ADDRESS, or NAME=ADDRESS. A number is a camera's, unless a file or folder is called
+        so, and "-" is standard input.
     """
     address = _split(argument)[1]
-    if address == "-" or re.fullmatch(r"\d{1,3}", address) or _URL.match(address):
+    if address == "-" or _URL.match(address):
+        return True
+    if re.fullmatch(r"[0-9]{1,3}", address) and not os.path.lexists(address):
         return True
     try:
         mode = os.stat(address).st_mode
@@ -61,7 +65,7 @@ def parse(arguments: Sequence[str]) -> list[Address]:
     """Returns the live sources of a command line.
 
     Without NAME=, a source is called after its host and path, without the user, the password and
-    what follows a "?", where cameras have keys.
+    what follows a "?", where cameras have keys; and without a path that seems to hold such.
 
     Raises:
       UserError: a protocol that isn't opened, an address without a host, or a name given twice.
@@ -74,7 +78,9 @@ def parse(arguments: Sequence[str]) -> list[Address]:
         elif _URL.match(address):
             name, kind, location = _url(address)
         else:
-            location = f"/dev/video{address}" if address.isdigit() else os.path.abspath(address)
+            location = (
+                f"/dev/video{int(address)}" if address.isdecimal() else os.path.abspath(address)
+            )
             name = os.path.basename(location)
             is_pipe = os.path.exists(location) and stat.S_ISFIFO(os.stat(location).st_mode)
             kind = "pipe" if is_pipe else "device"
@@ -95,11 +101,16 @@ def redacted(argument: str) -> str:
     """Returns an argument for messages: a URL without user, password and what follows a "?"."""
     given, address = _split(argument)
     if _URL.match(address):
-        scheme, _, rest = address.partition("://")
-        # The last "@", because unescaped ones occur in passwords.
-        host = re.split(r"[/?#]", rest.rpartition("@")[2])[0]
-        address = f"{scheme}://{host}"
+        address = f"{address.partition('://')[0]}://{_host(address) or '...'}"
     return f"{given}={address}" if given else address
+
+
+def _host(address: str) -> str | None:
+    """Returns the host and port of a URL; None where another part may be the host."""
+    rest = address.partition("://")[2]
+    authority = re.split(r"[/?#]", rest, maxsplit=1)[0]
+    # A later "@" may follow a password with a "/" in it, or be part of a key.
+    return None if "@" in rest[len(authority) :] else authority.rpartition("@")[2]
 
 
 def _url(address: str) -> tuple[str, str, str]:
@@ -116,9 +127,11 @@ def _url(address: str) -> tuple[str, str, str]:
             f"{shown}: expected {', '.join(_SCHEMES)}, a device or -, found another protocol; "
             "have FFmpeg receive it: ffmpeg -i ADDRESS -c copy -f mpegts - | gvvad watch ... -"
         )
-    if not host or any(ord(letter) <= 32 for letter in address):
+    if not host or not _host(address) or any(ord(letter) <= 32 for letter in address):
         raise UserError(
             f"{shown}: expected a host and, if any, a port, found another address; write special "
-            "letters of a password as %XX"
+            "letters of a password, and any @ but the one before the host, as %XX"
         )
-    return f"{host}{f'_{port}' if port else ''}{parts.path}", kind, address
+    # Some cameras take user and password in the path.
+    path = "" if _SECRETS.search(parts.path) else parts.path
+    return f"{host}{f'_{port}' if port else ''}{path}", kind, address
