@@ -47,6 +47,7 @@ class Pages:
 
     def __init__(self, detector: Detector, root: pathlib.Path, keep_seconds: float):
         self._detector, self._root, self._keep = detector, root, keep_seconds
+        self._begun: set[str] = set()  # Folders of videos that are being scored.
 
     def add(self, path: str) -> tuple[str, dict[str, Any]]:
         """Scores a video, then removes it.
@@ -60,6 +61,7 @@ class Pages:
         self.remove_old()
         video = VideoFile(path=pathlib.Path(path), given=pathlib.Path(path).name)
         token = secrets.token_urlsafe(24)
+        self._begun.add(token)
         folder = Folder(self._root / token)
         name = output_name(video, {})
         try:
@@ -68,6 +70,7 @@ class Pages:
             shutil.rmtree(self._root / token, ignore_errors=True)
             raise
         finally:
+            self._begun.discard(token)
             video.path.unlink(missing_ok=True)
         content = json.loads((folder.path / f"{name}.json").read_text())
         return f"{token}/{name}.html", content
@@ -75,6 +78,8 @@ class Pages:
     def remove_old(self) -> None:
         """Removes the pages whose time is over."""
         for folder in self._root.iterdir():
+            if folder.name in self._begun:
+                continue
             with contextlib.suppress(FileNotFoundError):
                 if time.time() - folder.stat().st_mtime > self._keep:
                     shutil.rmtree(folder, ignore_errors=True)

@@ -50,7 +50,7 @@ class Detector:
       features: encodes videos.
       threshold: of events, and what it rests on.
       classes: what captions are compared with; None for a detector without text.
-      identity: digest of the detector, whatever its folder is called.
+      identity: digest of the detector and its adaptation, whatever their paths are.
     """
 
     model: "Model"
@@ -81,6 +81,9 @@ def open_detector(options: WatchOptions, models: Any = None) -> Detector:
     model = scoring.load(options.workdir, options.checkpoint)
     if options.adaptation:
         model = adaptation.apply(model, options.adaptation)
+    identity = adaptation.fingerprint(model)
+    if options.adaptation:  # It may have learned from feedback, which the detector doesn't show.
+        identity = digests.of_json([identity, digests.of_file(options.adaptation)])
     threshold = _threshold(model, options)
     if said := calibration.describe(threshold):
         print(f"warning: {options.workdir}: {said}", file=sys.stderr)
@@ -90,7 +93,7 @@ def open_detector(options: WatchOptions, models: Any = None) -> Detector:
         features=features,
         threshold=threshold,
         classes=_classes(model, features, options.workdir),
-        identity=adaptation.fingerprint(model),
+        identity=identity,
     )
 
 
