@@ -325,6 +325,8 @@ def bank_folder(
             continue
         note = read_json(folder / BANK[0])
         rows_KxE = load_array(folder / BANK[1], "a prompt bank")
+        if not isinstance(note, dict):
+            continue
         fits = rows_KxE.ndim == 2 and rows_KxE.shape[1] == manifest.text["dim"]
         if fits and note.get("sha256") == digests.of_file(folder / BANK[1]):
             return folder

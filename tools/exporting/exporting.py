@@ -65,7 +65,7 @@ def export(options: ExportOptions) -> dict[str, Any]:
             f"--out={out}: expected an absent file or one that this command wrote, found a file "
             "without its description; give another --out"
         )
-    folders.require_own_file(description, b"{")
+    folders.require_own_file(description, b'{\n "format": "')
     from gvvad_jax import scoring
     from tools.exporting import contract
 

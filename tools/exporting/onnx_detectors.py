@@ -43,6 +43,8 @@ def convert(model: Model, notes: Mapping[str, Any]) -> bytes:
     if model.standard.mean_D is not None:
         visual = graph.op("Sub", visual, graph.constant(model.standard.mean_D))
         visual = graph.op("Div", visual, graph.constant(model.standard.std_D))
+    if config.score_crops == "mean":
+        visual = graph.op("ReduceMean", visual, axes=[1], keepdims=1)
     visual_NxTxD = graph.op("Transpose", visual, perm=[1, 0, 2])
     scores_T = _BUILDERS[config.detector](graph, visual_NxTxD, params, statistics, config)
     inputs = Contract.of(model).inputs()

@@ -31,6 +31,8 @@ def convert(model: Model) -> bytes:
     def scores(visual_TxNxD: jax.Array, text_TxE: jax.Array | None = None) -> jax.Array:
         if standard.mean_D is not None:
             visual_TxNxD = (visual_TxNxD - standard.mean_D) / standard.std_D
+        if program.score_crops == "mean":
+            visual_TxNxD = jnp.mean(visual_TxNxD, axis=1, keepdims=True)
         visual_1xNxTxD = jnp.swapaxes(visual_TxNxD, 0, 1)[None]
         text_1xTxE = None if text_TxE is None else text_TxE[None]
         return detector.apply(variables, visual_1xNxTxD, text_1xTxE, None).scores_VxT[0]
