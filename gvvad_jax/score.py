@@ -113,15 +113,15 @@ def _score_store(model: "Model", store: Store) -> dict[str, np.ndarray]:
 
 
 def _score_files(model: "Model") -> dict[str, np.ndarray]:
-    from gvvad_jax import scoring
+    from gvvad_jax import checked_features
 
     values, manifest = flags.FLAGS, model.manifest
-    visual_TxNxD = scoring.require_visual(
+    visual_TxNxD = checked_features.require_visual(
         load_array(values.visual, "an .npy array of features"), manifest, values.visual
     )
     text_SxE = load_array(values.text, "an .npy array of features") if values.text else None
     if model.config.uses_text:
-        text_SxE = scoring.require_text(
+        text_SxE = checked_features.require_text(
             text_SxE, len(visual_TxNxD), manifest, values.text or "--text"
         )
     try:

@@ -12,9 +12,11 @@ import numpy as np
 
 from gvvad_jax import calibration, metrics, model_measures, step
 from gvvad_jax.calibration import Calibration
+from gvvad_jax.checked_features import require_text, require_visual, text_dim
 from gvvad_jax.command import UserError
 from gvvad_jax.config import TrainConfig
 from gvvad_jax.measures import MeasureOptions, Measures
+from gvvad_jax.padding import batch_size, buckets
 from gvvad_jax.run import checkpoints
 from gvvad_jax.sharing import facts, models
 from gvvad_jax.sharing.card import Facts
@@ -23,13 +25,6 @@ from gvvad_jax.standardisation import Standardisation
 from gvvad_jax.store.annotations import Annotations
 from gvvad_jax.store.format import Manifest
 from gvvad_jax.store.reader import Store
-
-# Crops x snippets that go through the detector at once: bounds memory, not results.
-ROWS_AT_ONCE = 4096
-# Crops of published features: one, the corners and the centre, those and their mirror images.
-PUBLISHED_CROPS = (1, 5, 10)
-# Lengths that a set of videos is padded to: a program is compiled for each.
-MOST_BUCKETS = 20
 
 # One video: visual [T, D] or [T, N, D], alone or with text [S, E].
 VideoFeatures = np.ndarray | tuple[np.ndarray, np.ndarray | None]
@@ -315,7 +310,7 @@ class Model:
         visual = np.zeros((size, crops, length, self.manifest.dim), np.float32)
         text, mask = None, np.zeros((size, length), np.float32)
         if self.config.uses_text:
-            text = np.zeros((size, length, _text_dim(self.manifest)), np.float32)
+            text = np.zeros((size, length, text_dim(self.manifest)), np.float32)
         for i, (visual_TxNxD, text_TxE) in enumerate(videos):
             count = len(visual_TxNxD)
             visual[i, :, :count] = self.standard.apply(visual_TxNxD).swapaxes(0, 1)
@@ -330,162 +325,11 @@ def held(text_SxE: np.ndarray, length: int) -> np.ndarray:
     return text_SxE[np.minimum(np.arange(length), len(text_SxE) - 1)]
 
 
-def _text_dim(manifest: Manifest) -> int:
-    return int(manifest.text["dim"]) if manifest.text else 0
-
-
-def _numbers(value: object, where: str, expected: str) -> np.ndarray:
-    """An array of finite real numbers."""
-    array = np.asarray(value)
-    if array.dtype.kind not in "biuf":
-        raise UserError(
-            f"{where}: expected {expected} of numbers, found {array.dtype} of shape "
-            f"{list(array.shape)}; convert it to float32"
-        )
-    if not np.isfinite(array).all():
-        raise UserError(
-            f"{where}: expected finite features, found NaN or infinity; encode the video again"
-        )
-    return array
-
-
-def require_visual(value: object, manifest: Manifest, where: str) -> np.ndarray:
-    """One video's visual features as [T, N, D].
-
-    Args:
-      value: an array [T, D] or [T, N, D].
-      manifest: of the model.
-      where: the file, or the argument and the video, for messages.
-
-    Raises:
-      UserError: another type, shape, width or number of crops, or values that aren't finite.
-    """
-    dim, crops = manifest.dim, manifest.crops["count"]
-    array = _numbers(value, where, f"an array [T, {dim}]")
-    visual_TxNxD = array[:, None] if array.ndim == 2 else array
-    if visual_TxNxD.ndim != 3 or not visual_TxNxD.size or visual_TxNxD.shape[-1] != dim:
-        raise UserError(
-            f"{where}: expected an array [T, {dim}] or [T, crops, {dim}], found "
-            f"{list(array.shape)}; encode with {manifest.encoder['id']}"
-        )
-    if crops == "unknown" and array.ndim == 3:
-        _require_crops_second(array.shape, where)
-    elif crops not in ("unknown", visual_TxNxD.shape[1]):
-        raise UserError(
-            f"{where}: expected [T, {crops}, {dim}], {crops} crops as in training, found "
-            f"{list(array.shape)}; where crops come first, transpose to [T, crops, dim]"
-        )
-    return visual_TxNxD
-
-
-def _require_crops_second(shape: Sequence[int], where: str) -> None:
-    """Raises UserError unless the shape tells that it is [T, crops, D], as crops are 1, 5 or 10."""
-    first, second = (size in PUBLISHED_CROPS for size in shape[:2])
-    if second and (not first or tuple(shape[:2]) == (1, 1)):
-        return
-    if first and not second:
-        found, remedy = "crops first", "transpose it to [T, crops, dim]"
-    else:
-        found = "sizes that could be either" if first else "other sizes"
-        remedy = (
-            "import the checkpoint with --num_crops to say how many there are, as [T, crops, dim]"
-        )
-    raise UserError(
-        f"{where}: expected an array [T, crops, dim] of {', '.join(map(str, PUBLISHED_CROPS))} "
-        f"crops, because the model doesn't say how many, found {list(shape)}, {found}; {remedy}"
-    )
-
-
-def require_text(value: object, length: int, manifest: Manifest, where: str) -> np.ndarray:
-    """One video's text rows [S, E]; what is missing to T rows is repeated from its end.
-
-    Args:
-      value: an array [S, E] of about as many rows as the video has, or None.
-      length: T, the video's rows.
-      manifest: of the model.
-      where: the file, or the argument and the video, for messages.
-
-    Raises:
-      UserError: no text, another type, shape or width, or values that aren't finite.
-    """
-    dim = _text_dim(manifest)
-    text_SxE = None if value is None else _numbers(value, where, f"text [{length}, {dim}]")
-    # Published captions end a few snippets before or after the video does.
-    if (
-        text_SxE is None
-        or text_SxE.ndim != 2
-        or text_SxE.shape[1] != dim
-        or abs(len(text_SxE) - length) > max(4, length // 8)
-        or 2 * len(text_SxE) < length
-    ):
-        shape = "none" if text_SxE is None else list(text_SxE.shape)
-        raise UserError(
-            f"{where}: expected text, an array [{length}, {dim}], a few rows more or fewer, found "
-            f"{shape}; embed the video's captions with the run's text encoder"
-        )
-    return text_SxE
-
-
 def _unpadded(
     ids: Sequence[str], scores_VxT: jax.Array, lengths: Mapping[str, int]
 ) -> dict[str, np.ndarray]:
     padded_VxT = np.asarray(scores_VxT)
     return {i: scores_T[: lengths[i]] for i, scores_T in zip(ids, padded_VxT, strict=False)}
-
-
-def bucket_length(length: int) -> int:
-    """The smallest of 8, 10, 12, 14, 16, 18 ... 32, 36, 40 ... (eight an octave) that fits."""
-    step = max(2, 1 << max(0, (length - 1).bit_length() - 4))
-    return max(8, -(-length // step) * step)
-
-
-def batch_size(videos: int, length: int, crops: int) -> int:
-    """Number of videos in each of the equal batches that so many of one length are split into."""
-    most = max(1, ROWS_AT_ONCE // (length * crops))
-    return -(-videos // -(-videos // most))
-
-
-def padded_snippets(videos: int, length: int, crops: int) -> int:
-    """Snippets of so many videos padded to one length, empty places of batches included."""
-    size = batch_size(videos, length, crops)
-    return -(-videos // size) * size * length
-
-
-def buckets(
-    lengths: Mapping[str, int], crops: int, most: int = MOST_BUCKETS
-) -> dict[int, list[str]]:
-    """Groups videos by the length they are padded to: little padding, few compiled programs.
-
-    Args:
-      lengths: snippets of each video by id.
-      crops: crops of each video.
-      most: most lengths to use. Lengths of bucket_length are merged into longer ones where that
-        adds the fewest of padded_snippets (dynamic programming over the sorted lengths).
-
-    Returns:
-      Video ids by padded length.
-    """
-    by_length: dict[int, list[str]] = {}
-    for video_id, length in lengths.items():
-        by_length.setdefault(bucket_length(int(length)), []).append(video_id)
-    steps = sorted(by_length)
-    counts = np.cumsum([0] + [len(by_length[step]) for step in steps])
-    # best[j]: (padded snippets, borders) of the first j lengths in so many buckets.
-    best: dict[int, tuple[int, tuple[int, ...]]] = {0: (0, ())}
-    for _ in range(most):
-        longer = dict(best)
-        for start, (cost, borders) in best.items():
-            for stop in range(start + 1, len(steps) + 1):
-                videos = int(counts[stop] - counts[start])
-                padded = cost + padded_snippets(videos, steps[stop - 1], crops)
-                if stop not in longer or padded < longer[stop][0]:
-                    longer[stop] = padded, (*borders, stop)
-        best = longer
-    grouped, start = {}, 0
-    for stop in best[len(steps)][1]:
-        grouped[steps[stop - 1]] = [i for step in steps[start:stop] for i in by_length[step]]
-        start = stop
-    return grouped
 
 
 def load(workdir: str | os.PathLike[str], checkpoint: str = "last") -> Model:
@@ -510,7 +354,7 @@ def load(workdir: str | os.PathLike[str], checkpoint: str = "last") -> Model:
     config, manifest = saved.config, saved.manifest
     template = cast(
         step.TrainState,
-        jax.eval_shape(lambda: step.init_state(config, manifest.dim, _text_dim(manifest))),
+        jax.eval_shape(lambda: step.init_state(config, manifest.dim, text_dim(manifest))),
     )
     run = checkpoints.Checkpoints(workdir)
     state = run.restore(checkpoint, template)

@@ -2,8 +2,9 @@
 
 import numpy as np
 
+from gvvad_jax.checked_features import require_text, require_visual
 from gvvad_jax.command import UserError
-from gvvad_jax.scoring import Model, require_finite, require_text, require_visual
+from gvvad_jax.scoring import Model, require_finite
 
 
 class ScoreStream:

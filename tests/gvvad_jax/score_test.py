@@ -9,7 +9,7 @@ import types
 import numpy as np
 import pytest
 
-from gvvad_jax import evaluation, model_measures, score, scoring, step
+from gvvad_jax import evaluation, model_measures, padding, score, scoring, step
 from gvvad_jax.command import UserError
 from gvvad_jax.splits import members_of
 from gvvad_jax.store import alignment
@@ -58,11 +58,11 @@ def test_a_set_of_videos_is_compiled_once(run, real_store):
     for _ in range(2):
         model.score(features)
         # No set is so large here that one length takes two batches.
-        assert model.score_step._cache_size() == len(scoring.buckets(lengths, crops))
+        assert model.score_step._cache_size() == len(padding.buckets(lengths, crops))
 
 
 def test_bucket_lengths():
-    assert [scoring.bucket_length(n) for n in (1, 8, 9, 12, 13, 17, 25, 33, 100, 1000)] == [
+    assert [padding.bucket_length(n) for n in (1, 8, 9, 12, 13, 17, 25, 33, 100, 1000)] == [
         8, 8, 10, 12, 14, 18, 26, 36, 104, 1024,
     ]  # fmt: skip
 
@@ -70,11 +70,11 @@ def test_bucket_lengths():
 def test_few_buckets_hold_every_video_with_the_least_padding():
     rng = np.random.default_rng(0)
     lengths = {str(i): int(n) for i, n in enumerate(rng.integers(1, 200, 60))}
-    fine = scoring.buckets(lengths, 1, most=100)
-    assert all(scoring.bucket_length(lengths[i]) == n for n, ids in fine.items() for i in ids)
+    fine = padding.buckets(lengths, 1, most=100)
+    assert all(padding.bucket_length(lengths[i]) == n for n, ids in fine.items() for i in ids)
     before = sum(n * len(ids) for n, ids in fine.items())
     for most in (6, 3, 1):
-        grouped = scoring.buckets(lengths, 1, most)
+        grouped = padding.buckets(lengths, 1, most)
         assert len(grouped) <= most
         assert sorted(i for ids in grouped.values() for i in ids) == sorted(lengths)
         assert all(lengths[i] <= n for n, ids in grouped.items() for i in ids)
@@ -83,17 +83,17 @@ def test_few_buckets_hold_every_video_with_the_least_padding():
         before = padded
     # By hand: 8, 8, 16, 20, 64 into two: 16 and 20 with 8s up to 20, or 64.
     few = {"a": 8, "b": 8, "c": 16, "d": 20, "e": 64}
-    assert scoring.buckets(few, 1, 2) == {20: ["a", "b", "c", "d"], 64: ["e"]}
-    assert scoring.buckets({}, 1) == {}
+    assert padding.buckets(few, 1, 2) == {20: ["a", "b", "c", "d"], 64: ["e"]}
+    assert padding.buckets({}, 1) == {}
 
 
 def test_a_short_video_takes_a_longer_ones_empty_place(monkeypatch):
-    monkeypatch.setattr(scoring, "ROWS_AT_ONCE", 64)
-    assert [scoring.batch_size(videos, 32, 1) for videos in (1, 2, 3, 5)] == [1, 2, 2, 2]
-    assert scoring.batch_size(5, 32, 10) == 1
+    monkeypatch.setattr(padding, "ROWS_AT_ONCE", 64)
+    assert [padding.batch_size(videos, 32, 1) for videos in (1, 2, 3, 5)] == [1, 2, 2, 2]
+    assert padding.batch_size(5, 32, 10) == 1
     # Three of 32 are two batches of two, with a place for the one of 30: 128 snippets, not 158.
     lengths = {"a": 32, "b": 32, "c": 32, "d": 30}
-    assert scoring.buckets(lengths, 1, 2) == {32: ["d", "a", "b", "c"]}
+    assert padding.buckets(lengths, 1, 2) == {32: ["d", "a", "b", "c"]}
 
 
 def test_score_and_evaluate_agree_with_training(run, real_store, tmp_path):

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from gvvad_jax import metrics, scoring
+from gvvad_jax import metrics, padding, scoring
 from gvvad_jax.config import TrainConfig
 from tools.bench.sparse_store import CROPS, DIM, TEXT_DIM
 from tools.bench.workers import interleaved, seconds_of
@@ -69,8 +69,8 @@ def measure(share: float, repeats: int, *, device: str) -> dict[str, Any]:
         [torch / jax for jax, torch in zip(times[side], times["torch"], strict=True)]
         for side in ("ours", "mean")
     )
-    buckets = scoring.buckets({str(i): length for i, length in enumerate(lengths_V)}, CROPS)
-    padded = sum(scoring.padded_snippets(len(ids), n, CROPS) for n, ids in buckets.items())
+    buckets = padding.buckets({str(i): length for i, length in enumerate(lengths_V)}, CROPS)
+    padded = sum(padding.padded_snippets(len(ids), n, CROPS) for n, ids in buckets.items())
     return {
         "videos": len(lengths_V),
         "snippets": int(lengths_V.sum()),
