@@ -59,8 +59,10 @@ def watch(arguments: Sequence[str], options: WatchOptions, live: LiveOptions, mo
     sinks = live.sinks([source.name for source in sources])
     detector = open_detector(options, models)
     window = live.window
-    if window is None and not getattr(detector.model.config, "causal_window", 0):
+    if window is None and not detector.model.config.causal_window:
         window = 64
+    if said := of_threshold(detector, window):
+        print(f"warning: {options.workdir}: {said}", file=sys.stderr)
     folder = folders.claim(options.out, KIND)
     busy = (
         f"{options.out}: expected no other process to write there, found one that does; wait until "
@@ -85,6 +87,23 @@ def watch(arguments: Sequence[str], options: WatchOptions, live: LiveOptions, mo
         raise Interrupted(f"no source of {len(failed)} could be watched; the reasons stand above")
     if failed:
         sys.exit(3)
+
+
+def of_threshold(detector: Detector, window: int | None) -> str | None:
+    """Says in one line that the threshold rests on other scores than those of a window.
+
+    Args:
+      detector: the detector.
+      window: snippets that a score looks at; None for the run's own.
+    """
+    rate, own = detector.threshold.alarms_per_hour, detector.model.config.causal_window
+    if rate is None or window in (None, own):
+        return None
+    seen = f"the last {own} snippets" if own else "whole videos"
+    return (
+        f"the threshold was set on scores of {seen}, not of the last {window}: alarms may be more "
+        f"or fewer than the {rate:.3g} an hour of its footage"
+    )
 
 
 def _run(

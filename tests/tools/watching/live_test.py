@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import os
 import re
@@ -139,6 +140,20 @@ def test_sources_that_drop_are_watched_again_and_their_events_end(watch, stream,
         secrets = ("se/cret", "se%2Fcret", "hidden")
         everything = errors + json.dumps([summary, lines, [c for _, c in hook.requests]])
         assert not any(secret in everything for secret in secrets)
+
+
+def test_a_threshold_of_whole_videos_is_said_to_be_another_windows():
+    threshold = events.Threshold(threshold=0.5, alarms_per_hour=1.5, asked=1.0, hours=2.0)
+    detector = dataclasses.replace(make_detector(), threshold=threshold)
+    said = live.of_threshold(detector, 64)
+    assert said.startswith("the threshold was set on scores of whole videos, not of the last 64: ")
+    assert "the 1.5 an hour" in said
+    config = dataclasses.replace(detector.model.config, causal_window=32)
+    model = dataclasses.replace(detector.model, config=config)
+    causal = dataclasses.replace(detector, model=model)
+    assert live.of_threshold(causal, None) is live.of_threshold(causal, 32) is None
+    assert "of the last 32 snippets, not of the last 8" in live.of_threshold(causal, 8)
+    assert live.of_threshold(make_detector(), 64) is None  # It was given.
 
 
 def test_what_encoding_is_too_slow_for_is_left_out_by_whole_snippets(watch, stream, monkeypatch):
