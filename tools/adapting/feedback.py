@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -41,7 +42,17 @@ def read(path: str) -> list[Row]:
     Raises:
       UserError: no such file, or wrong rows, all of which the message names.
     """
-    lines = csv.reader(read_text(path, "feedback on alarms, a CSV").splitlines())
+    text = read_text(path, "feedback on alarms, a CSV")
+    try:
+        return _rows(path, csv.reader(text.splitlines()))
+    except csv.Error as error:
+        raise UserError(
+            f"{path}: expected feedback on alarms, a CSV, found another file ({error}); correct it"
+        ) from error
+
+
+def _rows(path: str, lines: Any) -> list[Row]:
+    """Returns the rows of a CSV's reader; see read."""
     header = [name.strip() for name in next(lines, [])]
     missing = [name for name in COLUMNS if header.count(name) != 1]
     if missing:

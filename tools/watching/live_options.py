@@ -21,6 +21,7 @@ class LiveOptions:
         "Snippets that the score of the newest one looks at (default: the run's --causal_window; "
         "64 for other runs).",
         low=1,
+        high=16384,
     )
     mqtt: str = LIVE(
         "",

@@ -50,6 +50,7 @@ def test_all_wrong_rows_are_named_at_once(tmp_path):
         ("video,start,end,label,label\na,0,1,1,1\n", "each once"),
         ("video,start,end,label\n", "expected rows of feedback, found none"),
         ("video,start,end,label\n" + "a,0,1,7\n" * 25, "and 5 more"),
+        ("video,start,end,label\n" + "a" * 200_000, "found another file .field larger than"),
     ],
 )
 def test_other_files_are_refused(tmp_path, text, said):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from gvvad_jax import events
-from gvvad_jax.command import Interrupted
+from gvvad_jax.command import Interrupted, UserError
 from gvvad_jax.streaming import ScoreStream
 from tests.support.receivers import Hook, wait_for
 from tests.support.stream_servers import HttpCamera, RtspCamera, write_stream
@@ -154,6 +154,11 @@ def test_a_threshold_of_whole_videos_is_said_to_be_another_windows():
     assert live.of_threshold(causal, None) is live.of_threshold(causal, 32) is None
     assert "of the last 32 snippets, not of the last 8" in live.of_threshold(causal, 8)
     assert live.of_threshold(make_detector(), 64) is None  # It was given.
+
+
+def test_a_window_that_no_memory_holds_is_one_line():
+    with pytest.raises(UserError, match="--window: expected .* found 2000000000"):
+        LiveOptions(window=2_000_000_000)
 
 
 def test_what_encoding_is_too_slow_for_is_left_out_by_whole_snippets(watch, stream, monkeypatch):
