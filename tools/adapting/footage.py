@@ -26,7 +26,10 @@ def encoder(workdir: str, model: Model, models: Any) -> Encode:
     run = features.RunFeatures.open(workdir, model, models)
 
     def encode(path: pathlib.Path) -> tuple[VideoFeatures, np.ndarray]:
-        visual_TxNxD, text_TxE, times_Tx2, _ = run.of_file(path)
+        def report(fault: str) -> None:
+            print(f"{path.name}: {fault}", file=sys.stderr)
+
+        visual_TxNxD, text_TxE, times_Tx2, _ = run.of_file(path, report=report)
         return (visual_TxNxD, text_TxE), times_Tx2
 
     return encode

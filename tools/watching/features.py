@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import os
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -123,13 +123,17 @@ class RunFeatures:
         return cls(recipe, built)
 
     def of_file(
-        self, path: str | os.PathLike[str], fps: float | None = None
+        self,
+        path: str | os.PathLike[str],
+        fps: float | None = None,
+        report: Callable[[str], object] | None = None,
     ) -> tuple[np.ndarray, np.ndarray | None, np.ndarray, Facts]:
         """Encodes a whole video.
 
         Args:
           path: the video.
           fps: its frames per second (default: what the file says).
+          report: takes each warning about the file; see Ending.
 
         Returns:
           (visual rows [T, N, D], text rows [T, E] or None, start and end of each snippet in seconds
@@ -145,6 +149,9 @@ class RunFeatures:
                 facts, pieces = message, []
             elif isinstance(message, Piece):
                 pieces.append(message)
+            elif report:
+                for fault in message.faults:
+                    report(fault)
         assert facts is not None
         text = [piece.text_TxE for piece in pieces if piece.text_TxE is not None]
         return (

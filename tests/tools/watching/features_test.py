@@ -12,6 +12,7 @@ from gvvad_jax.command import UserError
 from gvvad_jax.store.reader import Store
 from tests.support import tiny_videos
 from tests.support.stores import make_manifest
+from tools.adapting import footage
 from tools.watching import features
 from tools.watching.features import Facts, Piece, RunFeatures, UnreadableVideo
 
@@ -43,7 +44,7 @@ def test_rows_are_those_of_the_store_bit_for_bit(encoded):
         assert (facts.num_frames, facts.fps) == (video.row.num_frames, video.row.fps)
 
 
-def test_a_damaged_video_begins_again_and_says_so(encoded, monkeypatch):
+def test_a_damaged_video_begins_again_and_says_so(encoded, monkeypatch, capsys):
     monkeypatch.setattr(decode_ahead, "CHUNK_FRAMES", 8)
     folder, store = encoded
     opened = RunFeatures(OPTIONS.recipe(), store.manifest)
@@ -53,6 +54,12 @@ def test_a_damaged_video_begins_again_and_says_so(encoded, monkeypatch):
     assert any("damaged" in fault for fault in ending.faults)
     *_, ending = opened.pieces(folder / "a.mp4")
     assert ending.faults == []
+    # Calibration says so, too.
+    monkeypatch.setattr(RunFeatures, "open", lambda *_: opened)
+    footage.encoder("W", None, None)(folder / "e.mp4")
+    footage.encoder("W", None, None)(folder / "a.mp4")
+    said = capsys.readouterr().err
+    assert said.startswith("e.mp4: ") and "damaged" in said and "a.mp4" not in said
 
 
 def test_what_holds_no_video_affects_itself_alone(encoded):
