@@ -36,14 +36,15 @@ def score(videos: Sequence[VideoFile], options: WatchOptions, models: Any = None
     """
     folders.require_own(options.out, outputs.KIND)
     detector = open_detector(options, models)
-    folder = outputs.Folder(options.out)
+    lock = folders.claim(options.out, outputs.KIND) / ".lock"
     busy = (
         f"{options.out}: expected no other process to write there, found one that does; wait until "
         "it has ended, or give another --out"
     )
     failed: list[str] = []
     counts = {"scored": 0, "skipped": 0, "events": 0}
-    with folders.locked(folder.path / ".lock", busy):
+    with folders.locked(lock, busy):
+        folder = outputs.Folder(options.out)
         names, taken = [], folder.places
         for video in videos:
             names.append(output_name(video, taken))

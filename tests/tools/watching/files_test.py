@@ -18,6 +18,7 @@ from generation.media.writing import write_video
 from gvvad_jax import events
 from gvvad_jax.command import Interrupted, UserError
 from gvvad_jax.standardisation import Standardisation
+from gvvad_jax.store import folders
 from tests.support import killing, watched_runs
 from tests.support.started import python
 from tools.watching import detector, files, outputs, scoring, sources
@@ -237,6 +238,19 @@ def test_a_long_video_is_scored_in_parts_of_a_fixed_size(run, clip, monkeypatch)
     assert whole.part_snippets is None and parts.part_snippets == 8
     # MIL-Rank scores each snippet alone.
     np.testing.assert_allclose(parts.scores_T, whole.scores_T, atol=1e-6)
+
+
+def test_a_second_command_is_refused_and_leaves_the_firsts_files(run, clip, tmp_path, capsys):
+    out = tmp_path / "out"
+    with folders.locked(folders.claim(out, outputs.KIND) / ".lock", "busy"):
+        (out / "cam.files").mkdir()
+        partial = out / "cam.files" / ".video.mp4.0123abcd.partial"
+        partial.touch()
+        with pytest.raises(UserError, match="out: expected no other process to write there"):
+            score(run, out, clip)
+        assert partial.exists()
+    score(run, out, clip)
+    assert counts(capsys)[0]["scored"] == 1 and not partial.exists()
 
 
 @pytest.mark.slow
