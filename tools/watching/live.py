@@ -69,6 +69,7 @@ def watch(arguments: Sequence[str], options: WatchOptions, live: LiveOptions, mo
         "it has ended, or give another --out"
     )
     with folders.locked(folder / ".lock", busy), open(folder / EVENTS, "a") as lines:
+        _end_line(folder / EVENTS)
         outlet = Outlet(lines, sinks)
         lock = threading.Lock()
         watchers = [Watcher(source, detector, window, folder, outlet, lock) for source in sources]
@@ -87,6 +88,15 @@ def watch(arguments: Sequence[str], options: WatchOptions, live: LiveOptions, mo
         raise Interrupted(f"no source of {len(failed)} could be watched; the reasons stand above")
     if failed:
         sys.exit(3)
+
+
+def _end_line(path: pathlib.Path) -> None:
+    """Ends a line that a full disk or a kill has cut short, so that the next one is whole."""
+    with open(path, "rb+") as file:
+        length = file.seek(0, os.SEEK_END)
+        file.seek(max(0, length - 1))
+        if file.read() not in (b"", b"\n"):
+            file.write(b"\n")
 
 
 def of_threshold(detector: Detector, window: int | None) -> str | None:

@@ -142,6 +142,14 @@ def test_sources_that_drop_are_watched_again_and_their_events_end(watch, stream,
         assert not any(secret in everything for secret in secrets)
 
 
+def test_a_line_that_was_cut_short_is_ended(tmp_path):
+    path = tmp_path / "events.jsonl"
+    for before, after in (("", ""), ("{}\n", "{}\n"), ("{}\n{", "{}\n{\n")):
+        path.write_text(before)
+        live._end_line(path)
+        assert path.read_text() == after
+
+
 def test_a_threshold_of_whole_videos_is_said_to_be_another_windows():
     threshold = events.Threshold(threshold=0.5, alarms_per_hour=1.5, asked=1.0, hours=2.0)
     detector = dataclasses.replace(make_detector(), threshold=threshold)
