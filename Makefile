@@ -68,7 +68,7 @@ world: env
 
 devices: env
 	$(BIN)/python -m pytest tests/gvvad_jax/devices_test.py tests/gvvad_jax/processes_test.py \
-	  tests/gvvad_jax/together_test.py tests/tools/bench/gpu -m "matrix or not matrix"
+	  tests/gvvad_jax/together_test.py tests/tools/bench -m "matrix or not matrix"
 
 bench: env
 	$(BIN)/python -m tools.bench

@@ -38,10 +38,10 @@ def _distance(left, right):
 
 
 def _marks(name, precision):
-    """In float32, which rounds more and shows less, one detector with text and one without."""
+    """TEVAD is LAP without its losses, and float32 rounds more and shows less than float64."""
     if name in QUICK:
         return ()
-    in_suite = precision == "float64" or name in ("lap", "rtfm")
+    in_suite = name == "rtfm" or (precision == "float64" and name != "tevad")
     return pytest.mark.slow if in_suite else pytest.mark.matrix
 
 
