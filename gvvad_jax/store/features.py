@@ -151,11 +151,7 @@ def described_video(
         "group": group,
     }
     if abnormal_frames is not None:
-        try:
-            intervals = [[_plain(frame) for frame in pair] for pair in abnormal_frames]
-        except TypeError:  # No pairs: the check of the entry says what it expects.
-            intervals = _plain(abnormal_frames)
-        entry["abnormal_frames"] = intervals
+        entry["abnormal_frames"] = _plain_pairs(abnormal_frames)
     content = {"videos": {video_id: entry}}
     annotation = annotations.from_json(content, "add_video").videos[video_id]
     snippet = manifest.snippet
@@ -177,6 +173,14 @@ def described_video(
         decoded_frames=entry["num_frames"],
     )
     return annotation, row
+
+
+def _plain_pairs(pairs: Sequence[Sequence[int]]) -> Any:
+    """Pairs of numpy numbers as Python's; what is no pair stays, and the entry's check names it."""
+    try:
+        return [[_plain(frame) for frame in pair] for pair in pairs]
+    except TypeError:
+        return _plain(pairs)
 
 
 def _plain(value: Any) -> Any:

@@ -46,7 +46,7 @@ def watch(arguments: Sequence[str], options: WatchOptions, live: LiveOptions, mo
     Args:
       arguments: ADDRESS or NAME=ADDRESS of each; see addresses.parse.
       options: the run, and where to write.
-      live: the window, and who is told.
+      live: how many snippets a score looks at, and where events are sent.
       models: where the encoder's checkpoints are, an options.ModelOptions.
 
     Raises:

@@ -14,7 +14,7 @@ LIVE = group("Live sources")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LiveOptions:
-    """How live sources are scored, and who is told."""
+    """How many snippets a live score looks at, and where events are sent."""
 
     window: int | None = LIVE(
         None,
