@@ -267,6 +267,12 @@ def group(title: str) -> Callable[..., Any]:
     return functools.partial(option, group=title)
 
 
+def flag_of(cls: type, name: str) -> Any:
+    """Returns a field that is the flag of this name of another dataclass."""
+    there = {field.name: field for field in dataclasses.fields(cls)}[name]
+    return dataclasses.field(default=there.default, metadata=there.metadata)
+
+
 def settled(options: Any) -> dict[str, Any]:
     """Returns the values that must not change when work is resumed, by field."""
     fields = dataclasses.fields(options)

@@ -12,6 +12,8 @@ from typing import Any
 
 from gvvad_jax.command import UserError, check, group
 
+# The checkpoints of a run by name.
+CHECKPOINTS = ("last", "best_on_validation", "best_on_test")
 # What each detector takes besides labels. A new detector is its file and a line here.
 DETECTORS = {
     "mil_rank": ("visual",),

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 from absl import flags
 
 from gvvad_jax.command import UserError, refuse_flags, run_command
+from gvvad_jax.config import CHECKPOINTS
 from gvvad_jax.store import folders
 from gvvad_jax.store.files import write_atomically, write_json
 from gvvad_jax.store.reader import Store
@@ -155,7 +156,7 @@ if __name__ == "__main__":
     flags.DEFINE_enum(
         "checkpoint",
         "last",
-        ["last", "best_on_validation", "best_on_test"],
+        CHECKPOINTS,
         "Checkpoint of the run to measure.",
     )
     flags.DEFINE_string(

@@ -21,6 +21,7 @@ import numpy as np
 from absl import flags
 
 from gvvad_jax.command import UserError, refuse_flags, run_command
+from gvvad_jax.config import CHECKPOINTS
 from gvvad_jax.evaluation import SNIPPET_PREFIXES, VIDEO_PREFIX
 from gvvad_jax.ground_truth import report_alignment, report_contradictions
 from gvvad_jax.measures import NOT_CALIBRATED
@@ -174,7 +175,7 @@ if __name__ == "__main__":
     flags.DEFINE_enum(
         "checkpoint",
         "last",
-        ["last", "best_on_validation", "best_on_test"],
+        CHECKPOINTS,
         "Checkpoint of the run to score with.",
     )
     flags.DEFINE_string(

@@ -14,7 +14,7 @@ from gvvad_jax import calibration, metrics, model_measures, step
 from gvvad_jax.calibration import Calibration
 from gvvad_jax.checked_features import require_text, require_visual, text_dim
 from gvvad_jax.command import UserError
-from gvvad_jax.config import TrainConfig
+from gvvad_jax.config import CHECKPOINTS, TrainConfig
 from gvvad_jax.measures import MeasureOptions, Measures
 from gvvad_jax.padding import batch_size, buckets
 from gvvad_jax.run import checkpoints
@@ -343,9 +343,9 @@ def load(workdir: str | os.PathLike[str], checkpoint: str = "last") -> Model:
     Raises:
       UserError: no such run, no such checkpoint, or a damaged one.
     """
-    if checkpoint not in checkpoints.KINDS:
+    if checkpoint not in CHECKPOINTS:
         raise UserError(
-            f"checkpoint: expected one of {', '.join(checkpoints.KINDS)}, found {checkpoint!r}; "
+            f"checkpoint: expected one of {', '.join(CHECKPOINTS)}, found {checkpoint!r}; "
             "give one of them"
         )
     if models.is_shared(workdir):

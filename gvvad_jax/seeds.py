@@ -67,8 +67,7 @@ def fit(config: TrainConfig, options: SeedOptions) -> dict[str, Any]:
     if not config.workdir:
         raise UserError("--workdir: expected a folder for the runs, found none")
     root = folders.claim(config.workdir, "seeds", flag="--workdir")
-    busy = f"{root}: expected no other process to train here, found one; wait for it or stop it"
-    with folders.locked(root / ".lock", busy):
+    with folders.locked(root / ".lock", folders.busy(root, "train there", ", or stop it")):
         configs = [
             dataclasses.replace(config, seed=seed, workdir=str(root / f"seed_{seed}"))
             for seed in range(config.seed, config.seed + options.seeds)

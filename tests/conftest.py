@@ -15,7 +15,7 @@ import pytest
 
 from tests import CHEAP_COMPILATION
 
-# A worker a core; the others' threads would only wait for each other.
+# There are workers for all cores; more threads would only wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # Two devices are always there, so that nothing quietly depends on there being one.
@@ -60,6 +60,12 @@ def _skipped_without_its_extra(report):
         report.outcome = "skipped"
         report.longrepr = (report.nodeid.partition("::")[0], 0, f"needs {missing[1]}")
     return report
+
+
+def pytest_xdist_auto_num_workers():
+    """Half as many again as cores, because tests of commands wait for them."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return -(-3 * cores // 2)
 
 
 def pytest_collection_modifyitems(items):

@@ -22,10 +22,18 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from gvvad_jax.command import UserError, check, define_flags, from_flags, group, run_command
+from gvvad_jax.command import (
+    UserError,
+    check,
+    define_flags,
+    flag_of,
+    from_flags,
+    group,
+    run_command,
+)
 from gvvad_jax.config import TrainConfig
 from gvvad_jax.store import folders
-from tools.watching.options import ModelOptions
+from tools.watching.options import ModelOptions, WatchOptions
 
 if TYPE_CHECKING:
     from gvvad_jax.adaptation import Adaptation, Correction
@@ -33,7 +41,6 @@ if TYPE_CHECKING:
     from tools.adapting.camera import Footage
     from tools.adapting.footage import Encode
 
-RUN = group("Detector")
 CAMERA = group("Camera")
 _TRAIN = TrainConfig.__dataclass_fields__
 
@@ -42,12 +49,8 @@ _TRAIN = TrainConfig.__dataclass_fields__
 class CalibrateOptions:
     """What to fit to what."""
 
-    workdir: str = RUN("", "Run folder with the trained detector. Required.")
-    checkpoint: str = RUN(
-        "last",
-        "Checkpoint of the run to fit.",
-        choices=("last", "best_on_validation", "best_on_test"),
-    )
+    workdir: str = flag_of(WatchOptions, "workdir")
+    checkpoint: str = flag_of(WatchOptions, "checkpoint")
     normal: str = CAMERA(
         "", "Folder of the camera's videos without anything abnormal. This or --normal_store."
     )

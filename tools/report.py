@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from absl import flags
 
 from gvvad_jax.command import UserError, run_command
+from gvvad_jax.config import CHECKPOINTS
 from gvvad_jax.store import folders
 from gvvad_jax.store.files import write_atomically
 from gvvad_jax.store.reader import Store
@@ -82,7 +83,7 @@ if __name__ == "__main__":
     flags.DEFINE_enum(
         "checkpoint",
         "last",
-        ["last", "best_on_validation", "best_on_test"],
+        CHECKPOINTS,
         "Checkpoint of the runs to compare.",
     )
     flags.DEFINE_list(

@@ -106,11 +106,7 @@ def _alone(out: str | os.PathLike) -> Iterator[None]:
     if ranks.rank_and_size()[1] > 1:
         yield
         return
-    busy = (
-        f"{out}: expected no other process to encode there, found one that does; wait until it has "
-        "ended, or give another --out"
-    )
-    with folders.locked(out, busy):
+    with folders.locked(out, folders.busy(out, "encode there", ", or give another --out")):
         yield
 
 

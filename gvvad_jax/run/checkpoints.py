@@ -37,9 +37,6 @@ class _Note(msgspec.Struct, forbid_unknown_fields=True):
     sha256: str | None = None
 
 
-KINDS = ("last", "best_on_validation", "best_on_test")
-
-
 class Checkpoints:
     """The checkpoints of one run: the last one, and the best by each measure.
 
@@ -122,7 +119,7 @@ class Checkpoints:
         """Restores the checkpoint of this kind onto the first device.
 
         Args:
-          kind: one of KINDS.
+          kind: one of CHECKPOINTS.
           template: a state of the same shapes, abstract or not.
 
         Raises:

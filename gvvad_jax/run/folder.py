@@ -219,10 +219,7 @@ def locked(workdir: pathlib.Path) -> Iterator[None]:
     Raises:
       UserError: another process trains in this folder.
     """
-    busy = (
-        f"{workdir}: expected no other process to train here, found one that does; wait for it or "
-        "stop it, or give another --workdir"
-    )
+    busy = folders.busy(workdir, "train there", ", stop it, or give another --workdir")
     with folders.locked(workdir / ".lock", busy):
         folders.clear_litter(workdir)
         for unfinished in workdir.glob("checkpoints/*/*.orbax-checkpoint-tmp"):

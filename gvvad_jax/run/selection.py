@@ -15,9 +15,9 @@ from gvvad_jax import (
     step,
 )
 from gvvad_jax.command import UserError
-from gvvad_jax.config import TrainConfig
+from gvvad_jax.config import CHECKPOINTS, TrainConfig
 from gvvad_jax.measures import Measures
-from gvvad_jax.run.checkpoints import KINDS, Checkpoints
+from gvvad_jax.run.checkpoints import Checkpoints
 from gvvad_jax.splits import Splits
 from gvvad_jax.standardisation import Standardisation
 from gvvad_jax.step import TrainState
@@ -170,7 +170,7 @@ class Selection:
         """Why a checkpoint isn't measured, by its kind, whether or not another one is."""
         labels = {member.video.label for member in self._splits.validation}
         no_video = self._splits.reasons
-        without = {} if self._splits.test else dict.fromkeys(KINDS, no_video["test"])
+        without = {} if self._splits.test else dict.fromkeys(CHECKPOINTS, no_video["test"])
         if len(labels) < 2:
             without["best_on_validation"] = (
                 f"all validation videos have label {labels.pop()}"

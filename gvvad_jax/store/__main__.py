@@ -39,8 +39,7 @@ def upgrade(store: Store) -> bool:
     Returns:
       Whether anything was missing.
     """
-    busy = f"{store.path}: expected no other process to write here, found one; wait for it"
-    with folders.locked(store.path / ".lock", busy):
+    with folders.locked(store.path / ".lock", folders.busy(store.path, "write there")):
         manifest, files = sealing.read(store.path)
         present = sealing.covered(store.path)
         if files == present:

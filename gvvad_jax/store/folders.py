@@ -113,6 +113,11 @@ def _is_litter(name: str) -> bool:
     return name.startswith(".") and ".partial" in name
 
 
+def busy(place: str | os.PathLike, work: str, otherwise: str = "") -> str:
+    """Returns the message that another process does this work there, for `locked`."""
+    return f"{place}: expected no other process to {work}, found one; wait for its end{otherwise}"
+
+
 @contextlib.contextmanager
 def locked(path: str | os.PathLike, busy: str | None) -> Iterator[None]:
     """Holds a lock; it ends with its process.

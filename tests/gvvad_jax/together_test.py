@@ -38,10 +38,10 @@ def _distance(left, right):
 
 
 def _marks(name, precision):
-    """TEVAD is LAP without its losses, and float32 rounds more and shows less than float64."""
+    """LAP has what RTFM and TEVAD have; float32 rounds more and shows less than float64."""
     if name in QUICK:
         return ()
-    in_suite = name == "rtfm" or (precision == "float64" and name != "tevad")
+    in_suite = name == "by domain" or (name == "lap" and precision == "float64")
     return pytest.mark.slow if in_suite else pytest.mark.matrix
 
 

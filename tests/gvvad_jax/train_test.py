@@ -134,7 +134,7 @@ def test_labels_are_part_of_what_a_run_was_begun_with(config, real_store):
 
 def test_two_runs_at_once_are_refused(config):
     pathlib.Path(config.workdir).mkdir()
-    refused = pytest.raises(UserError, match="expected no other process to train here")
+    refused = pytest.raises(UserError, match="expected no other process to train there")
     with folder.locked(pathlib.Path(config.workdir)), refused:
         training.fit(config)
 

@@ -8,7 +8,7 @@ def markdown(figures: Mapping[str, Any]) -> str:
     """The tables of the sections that have one, with the machine in the first line."""
     machine = figures.get("machine", {})
     name = machine.get("torch_device") or machine.get("name") or machine.get("device", "unknown")
-    made = {"step": _step, "run": _run, "crops": _auc, "accuracy": _auc}
+    made = {"step": _step, "run": _run, "streaming": _streaming, "crops": _auc, "accuracy": _auc}
     tables = [_table(*made[section](figures[section])) for section in made if section in figures]
     return "\n\n".join([f"{name}, {machine.get('cores', '?')} cores", *tables])
 
@@ -43,6 +43,17 @@ def _run(section: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
     return head, rows
 
 
+def _streaming(section: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
+    head = ["detector", "window", "a snippet", "the first one", "operations, M", "with a cache, M"]
+    rows = [
+        [detector, window, _seconds(row["ms"] / 1000), _seconds(row["first_ms"] / 1000),
+         *(f"{row[name]:.1f}" for name in ("mflop", "mflop_cached"))]
+        for detector, windows in section.items() if detector != "delay"
+        for window, row in windows.items()
+    ]  # fmt: skip
+    return head, rows
+
+
 def _auc(section: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
     rows = [
         [name, f"{row['auc']:.3f} +- {row['deviation']:.3f}",
@@ -58,10 +69,12 @@ def _seconds(value: float | None) -> str:
         return "-"
     for unit, least, size in (("h", 3600, 3600), ("min", 120, 60), ("s", 1, 1)):
         if value >= least:
-            return (
-                f"{value / size:.2g} {unit}" if value < 100 * size else f"{value / size:.0f} {unit}"
-            )
-    return f"{1000 * value:.2g} ms"
+            return f"{_short(value / size)} {unit}"
+    return f"{_short(1000 * value)} ms"
+
+
+def _short(value: float) -> str:
+    return f"{value:.2g}" if value < 99.5 else f"{value:.0f}"
 
 
 def _times(row: Mapping[str, Any], name: str) -> str:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gvvad_jax.command import UserError, check, option
+from gvvad_jax.config import CHECKPOINTS
 from gvvad_jax.store import digests, folders
 from gvvad_jax.store.files import write_atomically, write_json
 
@@ -34,11 +35,7 @@ class ExportOptions:
     workdir: str = option(
         "", "Run folder, folder of save_pretrained, or hf:USER/NAME of the detector. Required."
     )
-    checkpoint: str = option(
-        "last",
-        "Checkpoint of the run to export.",
-        choices=("last", "best_on_validation", "best_on_test"),
-    )
+    checkpoint: str = option("last", "Checkpoint of the run to export.", choices=CHECKPOINTS)
     format: str = option("onnx", "Format of the file.", choices=FORMATS)
     out: str = option("", "Path of the file to write; its description is OUT.json. Required.")
 

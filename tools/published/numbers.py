@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import msgspec
 
 from gvvad_jax.command import UserError
+from gvvad_jax.config import CHECKPOINTS
 from gvvad_jax.store.files import read_json, read_text
 
 PATH = pathlib.Path(__file__).with_name("numbers.csv")
@@ -88,10 +89,9 @@ def measures_of(path: str) -> dict[str, dict[str, Any]]:
     content = read_json(file)
     if isinstance(content, dict) and "auc" in content:
         return {"measured": content}
-    checkpoints = ("last", "best_on_validation", "best_on_test")
     found = {
         name: content[name]
-        for name in checkpoints
+        for name in CHECKPOINTS
         if isinstance(content, dict) and isinstance(content.get(name), dict)
     }
     if not found:

@@ -1,28 +1,21 @@
 """Flags of tools.app."""
 
 import dataclasses
-from typing import Any
 
-from gvvad_jax.command import UserError, check, group
+from gvvad_jax.command import UserError, check, flag_of, group
 from tools.watching.options import WatchOptions
 
 SERVER = group("Server")
-_WATCH = WatchOptions.__dataclass_fields__
-
-
-def _as_there(name: str) -> Any:
-    """The flag of tools.score_video of this name."""
-    return dataclasses.field(default=_WATCH[name].default, metadata=_WATCH[name].metadata)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class AppOptions:
     """What to score with, and whom to serve."""
 
-    workdir: str = _as_there("workdir")
-    checkpoint: str = _as_there("checkpoint")
-    adaptation: str = _as_there("adaptation")
-    threshold: float | None = _as_there("threshold")
+    workdir: str = flag_of(WatchOptions, "workdir")
+    checkpoint: str = flag_of(WatchOptions, "checkpoint")
+    adaptation: str = flag_of(WatchOptions, "adaptation")
+    threshold: float | None = flag_of(WatchOptions, "threshold")
     host: str = SERVER(
         "127.0.0.1",
         "Address to serve at; 0.0.0.0 serves everybody who reaches this machine, without a login.",

@@ -48,7 +48,7 @@ def run(
     name = pathlib.Path(study.csv).stem
     folder = folders.claim(study.folder, "study", signs=("runs", "summary.json")) / "runs" / name
     folder.mkdir(parents=True, exist_ok=True)
-    busy = f"{study.csv}: expected no other process to run this study, found one; wait for its end"
+    busy = folders.busy(study.csv, "run this study")
     with folders.locked(folder.with_name(f".lock-{name}"), busy), contextlib.ExitStack() as stack:
         todo = table.todo()
         if not todo:

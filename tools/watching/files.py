@@ -37,10 +37,7 @@ def score(videos: Sequence[VideoFile], options: WatchOptions, models: Any = None
     folders.require_own(options.out, outputs.KIND)
     detector = open_detector(options, models)
     lock = folders.claim(options.out, outputs.KIND) / ".lock"
-    busy = (
-        f"{options.out}: expected no other process to write there, found one that does; wait until "
-        "it has ended, or give another --out"
-    )
+    busy = folders.busy(options.out, "write there", ", or give another --out")
     failed: list[str] = []
     counts = {"scored": 0, "skipped": 0, "events": 0}
     with folders.locked(lock, busy):

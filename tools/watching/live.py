@@ -64,10 +64,7 @@ def watch(arguments: Sequence[str], options: WatchOptions, live: LiveOptions, mo
     if said := of_threshold(detector, window):
         print(f"warning: {options.workdir}: {said}", file=sys.stderr)
     folder = folders.claim(options.out, KIND)
-    busy = (
-        f"{options.out}: expected no other process to write there, found one that does; wait until "
-        "it has ended, or give another --out"
-    )
+    busy = folders.busy(options.out, "write there", ", or give another --out")
     with folders.locked(folder / ".lock", busy), open(folder / EVENTS, "a") as lines:
         _end_line(folder / EVENTS)
         outlet = Outlet(lines, sinks)

@@ -4,8 +4,8 @@ import dataclasses
 
 from generation.encode.recipe import EncodeOptions
 from gvvad_jax import events
-from gvvad_jax.command import UserError, check, group
-from gvvad_jax.config import TrainConfig
+from gvvad_jax.command import UserError, check, flag_of, group
+from gvvad_jax.config import CHECKPOINTS, TrainConfig
 
 RUN = group("Detector")
 EVENTS = group("Events")
@@ -35,7 +35,7 @@ class WatchOptions:
     checkpoint: str = RUN(
         "last",
         "Checkpoint of the run to score with.",
-        choices=("last", "best_on_validation", "best_on_test"),
+        choices=CHECKPOINTS,
     )
     adaptation: str = RUN(
         "", "Adaptation to a camera, of tools.calibrate (default: the run as it was trained)."
@@ -78,7 +78,7 @@ class WatchOptions:
 ModelOptions = dataclasses.make_dataclass(
     "ModelOptions",
     [
-        (field.name, field.type, dataclasses.field(default=field.default, metadata=field.metadata))
+        (field.name, field.type, flag_of(EncodeOptions, field.name))
         for field in dataclasses.fields(EncodeOptions)
         if field.name in _FREE + _CHAT
     ],
