@@ -158,7 +158,7 @@ def require_data(workdir: pathlib.Path, config: TrainConfig, made_of: Mapping[st
     Args:
       workdir: the run's folder.
       config: the run's settings, with the paths, for messages.
-      made_of: digests of the data as it is now; see training._made_of.
+      made_of: digests of the data as it is now; see inputs.made_of.
     """
     if not (workdir / "config.flags").exists():
         return

@@ -5,9 +5,9 @@ import json
 
 import numpy as np
 
-from gvvad_jax import training
 from gvvad_jax.config import TrainConfig
 from gvvad_jax.pairing import twins_of
+from gvvad_jax.run.inputs import made_of, open_inputs
 from gvvad_jax.splits import members_of, open_splits
 from gvvad_jax.store.reader import Store
 from tests.support.stores import write_store
@@ -52,7 +52,7 @@ def test_a_run_pairs_twins_that_the_filter_kept(real_store, tmp_path, capsys):
         store=str(real_store), synthetic_store=str(store), synthetic_keep=str(keep),
         detector="mil_rank", batch_size=4, synthetic_share=0.5, pair_twins=True, train_crops=1,
     )  # fmt: skip
-    inputs = training._prepare(config)
+    inputs = open_inputs(config)
     inputs.drawn.report()
     assert "1 of 4 generated abnormal videos are paired as drawn" in capsys.readouterr().err
     paired = set()
@@ -63,22 +63,22 @@ def test_a_run_pairs_twins_that_the_filter_kept(real_store, tmp_path, capsys):
     assert twins <= paired and {a for a, _ in paired - twins} == {"g-train-1-2"}
     # Twins are part of what a run is begun with, if it pairs them.
     splits, stores = open_splits(config)
-    begun = training._made_of(config, splits, stores, None)["splits"]
+    begun = made_of(config, splits, stores, None)["splits"]
     changed = dict(stores[1].rows)
     row = changed["g-train-1-0"]
     changed["g-train-1-0"] = dataclasses.replace(row, twin="g-train-0-1")
     stores[1].rows = changed
-    assert training._made_of(config, splits, stores, None)["splits"] != begun
+    assert made_of(config, splits, stores, None)["splits"] != begun
     plain = dataclasses.replace(config, pair_twins=False)
-    before = training._made_of(plain, splits, stores, None)["splits"]
+    before = made_of(plain, splits, stores, None)["splits"]
     changed["g-train-1-0"] = row
-    assert training._made_of(plain, splits, stores, None)["splits"] == before
+    assert made_of(plain, splits, stores, None)["splits"] == before
 
 
 def test_a_store_without_twins_changes_nothing(real_store, synthetic_store):
     config = TrainConfig(store=str(real_store), synthetic_store=str(synthetic_store), batch_size=4)
-    plain = training._prepare(dataclasses.replace(config, feature_group="visual"))
-    paired = training._prepare(dataclasses.replace(config, feature_group="visual", pair_twins=True))
+    plain = open_inputs(dataclasses.replace(config, feature_group="visual"))
+    paired = open_inputs(dataclasses.replace(config, feature_group="visual", pair_twins=True))
     for step in range(5):
         np.testing.assert_array_equal(
             plain.drawn.at(step).videos_Bx2, paired.drawn.at(step).videos_Bx2

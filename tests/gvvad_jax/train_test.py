@@ -17,7 +17,7 @@ import pytest
 from gvvad_jax import choosing, parallel, probing, scoring, step, train, training
 from gvvad_jax.command import Interrupted, UserError, to_flagfile
 from gvvad_jax.config import DETECTORS, LAMBDA_MODES
-from gvvad_jax.run import checkpoints, folder
+from gvvad_jax.run import checkpoints, folder, inputs
 from gvvad_jax.run.log import RunLog
 from gvvad_jax.splits import open_splits
 from gvvad_jax.store.reader import Store
@@ -125,10 +125,10 @@ def test_other_data_at_the_same_paths_is_refused(config, tmp_path):
 
 def test_labels_are_part_of_what_a_run_was_begun_with(config, real_store):
     splits, stores = open_splits(config)
-    first = training._made_of(config, splits, stores, None)
+    first = inputs.made_of(config, splits, stores, None)
     video = dataclasses.replace(splits.train[0].video, label=1 - splits.train[0].video.label)
     changed = [dataclasses.replace(splits.train[0], video=video), *splits.train[1:]]
-    second = training._made_of(config, dataclasses.replace(splits, train=changed), stores, None)
+    second = inputs.made_of(config, dataclasses.replace(splits, train=changed), stores, None)
     assert {name for name in first if first[name] != second[name]} == {"labels"}
 
 
@@ -466,7 +466,7 @@ def test_a_bank_of_no_use_is_reported(tmp_path, content, expected):
     if content is not None:
         np.save(path, content)
     with pytest.raises(UserError, match=rf"bank\.npy: expected {expected}"):
-        training._read_bank(opened)
+        inputs.read_bank(opened)
 
 
 def test_the_commit_is_that_of_this_code_or_unknown(tmp_path, monkeypatch):

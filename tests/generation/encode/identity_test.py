@@ -11,8 +11,8 @@ from generation.encode import encoding
 from generation.encode.recipe import EncodeOptions
 from generation.filter import features as filter_features
 from generation.media.writing import write_video
-from gvvad_jax import training
 from gvvad_jax.command import UserError
+from gvvad_jax.run import inputs
 from gvvad_jax.store.reader import Store
 from tests.support import tiny_transformers
 from tests.support.tiny_videos import moving, write_list
@@ -97,7 +97,7 @@ def test_renamed_weights_are_the_same_and_merged_ones_are_not(tmp_path, capsys):
     store = Store(tmp_path / "s")
     assert list(store.rows) == ["a", "b"] and store.rows["a"].sha256 == first
     assert "encoded again" not in capsys.readouterr().err
-    training._require_encoder(tmp_path / "s" / "bank.json", store)
+    inputs.require_encoder(tmp_path / "s" / "bank.json", store)
     assert filter_features.clip_text_encoder(store.manifest, str(renamed)).dim == store.manifest.dim
     weights = load_file(renamed / "model.safetensors")
     name = next(name for name in sorted(weights) if "vision" in name and "q_proj.weight" in name)
