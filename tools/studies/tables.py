@@ -48,7 +48,8 @@ def study_table(
     bases: Mapping[str, str] | None = None,
     alternative: str = "two-sided",
 ) -> str:
-    """A grid's rows as Markdown tables, one for each number of real videos and each gap.
+    """A grid's rows as Markdown tables: one for each number of real videos, or one for each of its
+    detectors where there are several gaps, which are then its columns.
 
     A cell holds mean and standard deviation of an arm, then the mean of its paired differences to
     the arm that it is compared with, and their p-value, corrected over the detectors by Holm; and
@@ -62,46 +63,69 @@ def study_table(
     """
     rows = [row for row in rows if row.measures[measure] is not None]
     numbers = dict.fromkeys((row.cell.normal, row.cell.abnormal) for row in rows)
-    gaps = dict.fromkeys(row.cell.gap for row in rows if row.cell.gap) or {"": None}
+    gaps = list(dict.fromkeys(row.cell.gap for row in rows if row.cell.gap)) or [""]
     tables = []
     for normal, abnormal in numbers:
+        title = f"{normal} normal + {abnormal} abnormal real videos"
         of_number = [r for r in rows if (r.cell.normal, r.cell.abnormal) == (normal, abnormal)]
-        for gap in gaps:
-            title = f"{normal} normal + {abnormal} abnormal real videos"
-            title += f", gap {gap}" if len(gaps) > 1 else ""
-            shown = [row for row in of_number if row.cell.gap in ("", gap)]
-            tables.append(_grid_table(title, shown, measure, bases or {}, alternative))
+        columns = [
+            _columns([r for r in of_number if r.cell.gap in ("", gap)], measure, bases, alternative)
+            for gap in gaps
+        ]
+        if len(gaps) == 1:
+            tables.append(_grid_table(title, columns[0]))
+            continue
+        for detector in dict.fromkeys(d for column in columns for d in column):
+            of_detector = {
+                f"gap {gap}": column[detector]
+                for gap, column in zip(gaps, columns, strict=True)
+                if detector in column
+            }
+            tables.append(_grid_table(f"{detector}, {title}", of_detector))
     return "\n\n".join(tables)
 
 
-def _grid_table(
-    title: str, rows: Sequence[Row], measure: str, bases: Mapping[str, str], alternative: str
-) -> str:
+# The cells of one detector by arm, as text, and the number of their values.
+Column = Mapping[str, tuple[str, int]]
+
+
+def _grid_table(title: str, columns: Mapping[str, Column]) -> str:
+    pairs = sorted({count for column in columns.values() for _, count in column.values() if count})
+    counted = f"n = {pairs[0]}" if len(pairs) == 1 else f"n = {pairs[0]} to {pairs[-1]}"
+    lines = [
+        f"| {title}, {counted} | {' | '.join(columns)} |",
+        "|---" * (1 + len(columns)) + "|",
+    ]
+    for arm in dict.fromkeys(arm for column in columns.values() for arm in column):
+        cells = [column.get(arm, ("-", 0))[0] for column in columns.values()]
+        lines.append(f"| {arm} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _columns(
+    rows: Sequence[Row], measure: str, bases: Mapping[str, str] | None, alternative: str
+) -> dict[str, Column]:
+    """The cells of each detector; every one has all arms."""
     arms = list(dict.fromkeys(row.cell.arm for row in rows))
     detectors = list(dict.fromkeys(row.cell.detector for row in rows))
     values: dict[tuple[str, str], dict[tuple[int, int], float]] = {}
     for row in rows:
         key = row.cell.arm, row.cell.detector
         values.setdefault(key, {})[row.cell.pair] = row.measures[measure] or 0.0
-    pairs = sorted({len(of_pair) for of_pair in values.values()})
-    counted = f"n = {pairs[0]}" if len(pairs) == 1 else f"n = {pairs[0]} to {pairs[-1]}"
-    lines = [
-        f"| {title}, {counted} | {' | '.join(detectors)} |",
-        "|---" * (1 + len(detectors)) + "|",
-    ]
+    most = max(map(len, values.values()))
+    columns: dict[str, dict[str, tuple[str, int]]] = {detector: {} for detector in detectors}
     for arm in arms:
-        base = bases.get(arm, arms[0])
+        base = (bases or {}).get(arm, arms[0])
         differences = [
             paired_differences(values.get((arm, d), {}), values.get((base, d), {}))
             for d in detectors
         ]
         corrected = statistics.holm([statistics.p_value(d, alternative) for d in differences])
-        cells = [
-            _grid_cell(values.get((arm, d), {}), [] if arm == base else difference, p, pairs[-1])
-            for d, difference, p in zip(detectors, differences, corrected, strict=True)
-        ]
-        lines.append(f"| {arm} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+        for d, difference, p in zip(detectors, differences, corrected, strict=True):
+            own = values.get((arm, d), {})
+            text = _grid_cell(own, [] if arm == base else difference, p, most)
+            columns[d][arm] = text, len(own)
+    return columns
 
 
 def paired_differences(

@@ -38,21 +38,25 @@ def test_cells_hold_means_and_paired_differences_by_hand():
     ]
 
 
-def test_every_number_and_gap_is_a_table_and_real_videos_stand_in_all():
+def test_gaps_are_columns_of_each_number_and_detector_and_real_videos_stand_in_all():
     values = {
-        (abnormal, gap, arm, "rtfm"): BASE
+        (abnormal, gap, arm, detector): BASE
         for abnormal in (3, 6)
-        for gap, arm in (("", "real"), ("0", "all"), ("2", "all"))
+        for detector in ("rtfm", "lap")
+        for gap, arm in (("", "real"), ("0", "all"), ("2", "all"), ("2", "half"))
     }
+    del values[6, "0", "all", "lap"]
     parts = tables.study_table(table_rows(values)).split("\n\n")
-    titles = [part.partition(", n")[0] for part in parts]
-    assert titles == [
-        f"| 30 normal + {abnormal} abnormal real videos, gap {gap}"
+    assert [part.splitlines()[0] for part in parts] == [
+        f"| {detector}, 30 normal + {abnormal} abnormal real videos, n = 6 | gap 0 | gap 2 |"
         for abnormal in (3, 6)
-        for gap in (0, 2)
+        for detector in ("rtfm", "lap")
     ]
     for part in parts:
-        assert [line.split(" | ")[0] for line in part.splitlines()[2:]] == ["| real", "| all"]
+        real, everything, half = (line.split(" | ") for line in part.splitlines()[2:])
+        assert real[0] == "| real" and real[1] == real[2].removesuffix(" |")
+        assert (everything[0], half[0], half[1]) == ("| all", "| half", "-")
+    assert "| all | - | " in parts[3]
 
 
 def test_an_unfinished_table_pairs_what_both_have_and_says_how_many():
