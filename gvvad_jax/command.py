@@ -31,11 +31,16 @@ import threading
 import traceback
 import types
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from absl import flags
 
 from gvvad_jax import flagfiles
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+Dataclass = TypeVar("Dataclass", bound="DataclassInstance")
 
 # What to do about an error of the operating system that isn't a fault of the program.
 _REMEDIES = {
@@ -437,7 +442,7 @@ def _help_of(flag: flags.Flag) -> str:
     return "\n".join([f"  --{flag.name}:", *(f"      {line}" for line in wrapped)])
 
 
-def from_flags(cls: type) -> Any:
+def from_flags(cls: type[Dataclass]) -> Dataclass:
     """Returns the parsed flags as an object; raises UserError on a value out of range."""
     values = {}
     for field in dataclasses.fields(cls):

@@ -127,7 +127,7 @@ class Devices(Protocol):
     def by_row(self, shape: tuple[int, ...], read_rows: ReadRows) -> jax.Array:
         """Splits an array by rows over the devices; its length divides by their number."""
 
-    def batch(self, rows: np.ndarray) -> Any:
+    def batch(self, rows: np.ndarray) -> jax.typing.ArrayLike:
         """Places an array of a global batch for `step`."""
 
     def first(self, value: jax.Array) -> jax.Array:
@@ -302,7 +302,7 @@ class _Mesh:
         )
 
     def on_each(self, tree: PyTree) -> PyTree:
-        def replicate(leaf: Any) -> jax.Array:
+        def replicate(leaf: jax.typing.ArrayLike) -> jax.Array:
             return jax.make_array_from_callback(
                 jnp.shape(leaf), self._replicated, lambda index: np.array(leaf)[index]
             )
