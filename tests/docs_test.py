@@ -1,4 +1,4 @@
-"""The notebook of docs/ runs, tables are those of their studies, the API reference is complete."""
+"""What docs/ say holds: the notebook runs, tables, links and the map of the packages."""
 
 import json
 import os
@@ -50,6 +50,45 @@ def test_the_reference_names_everything_public():
     reference = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
     for name in set(gv.__all__) - {"__version__"}:
         assert f"::: {getattr(gv, name).__module__}.{name}\n" in reference
+
+
+def test_the_map_of_the_packages_names_every_module():
+    text = (ROOT / "BUILD.md").read_text(encoding="utf-8")
+    for package in ("gvvad_jax", "generation", "tools"):
+        section = text.split(f"**{package}/**")[1].split("\n\n**")[0].split("\n## ")[0]
+        listed = set()
+        for cell in re.findall(r"^\| (`.*?) \|", section, re.M):
+            folder = ""
+            for name in re.findall(r"`([^`]+)`", cell):
+                # `store/parts.py`, `packing.py`: both are in store/.
+                folder = name.rpartition("/")[0] + "/" if "/" in name else folder
+                listed.add(name if "/" in name else folder + name)
+        there = {
+            str(path.relative_to(ROOT / package))
+            for path in (ROOT / package).rglob("*.py")
+            if path.name != "__init__.py"
+        }
+        assert there - listed == set()
+        assert [name for name in listed if not (ROOT / package / name).exists()] == []
+
+
+def _anchors(path):
+    """The anchors that GitHub gives the headings of a page."""
+    headings = re.findall(r"^#+ (.*)$", path.read_text(encoding="utf-8"), re.M)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize(
+    "path", [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")], ids=lambda path: path.name
+)
+def test_links_lead_somewhere(path):
+    for link in re.findall(r"\]\(([^)\s]+)\)", path.read_text(encoding="utf-8")):
+        name, _, anchor = link.partition("#")
+        # mkdocs makes the anchors of the API reference.
+        if not link.startswith("http") and not anchor.startswith("gvvad_jax."):
+            target = path.parent / name if name else path
+            assert target.exists(), link
+            assert not anchor or anchor in _anchors(target), link
 
 
 def _tables_of_studies():
