@@ -91,7 +91,7 @@ class PipelinePlan:
         low=0,
     )
     defect_share: float = GENERATED(
-        0.3, "Share of generated videos with a defect, with --backend=world.", low=0
+        0.3, "Share of generated videos with a defect, with --backend=world.", low=0, high=1
     )
     synthetic_captioner: str = TEXT(
         "",

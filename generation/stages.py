@@ -86,7 +86,7 @@ def begin(stage: str, settings: "PipelineSettings", out: pathlib.Path) -> None:
     if has_results and stage in plans:
         old_values = settled_values(stage, type(settings)()) | plans[stage]
     changed = [
-        f"--{key}={old_values.get(key)} there, {value} now"
+        f"--{key}={old_values.get(key)} there, {'not set' if value == '' else value} now"
         for key, value in values.items()
         if old_values.get(key) != value
     ]

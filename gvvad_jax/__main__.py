@@ -11,7 +11,7 @@ import importlib.util
 import runpy
 import sys
 
-from gvvad_jax.command import print_help
+from gvvad_jax import command
 
 # By stage: the command's name, the module that it runs, and what it does.
 STAGES = {
@@ -85,7 +85,7 @@ def main() -> None:
     """Runs the command that the first argument names."""
     arguments = sys.argv[1:]
     if not arguments or arguments[0] in ("--help", "-h", "help"):
-        print_help(overview())
+        command.print_help(overview())
         sys.exit(0)
     if arguments[0] == "--version":
         print(f"gvvad-jax {importlib.metadata.version('gvvad-jax')}")
@@ -97,6 +97,7 @@ def main() -> None:
         print(f"error: {arguments[0]}: expected a command; {remedy}", file=sys.stderr)
         sys.exit(2)
     module = COMMANDS[name][0]
+    command.COMMAND_NAMES.update({there: f"gvvad {name}" for name, (there, _) in COMMANDS.items()})
     # As `python -m MODULE` has it: commands that start themselves anew go by it.
     found = importlib.util.find_spec(module)
     sys.argv = [(found and found.origin) or module, *arguments[1:]]

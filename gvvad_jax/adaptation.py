@@ -26,7 +26,7 @@ from gvvad_jax.store.files import load_arrays, read_json_as, write_arrays, write
 if TYPE_CHECKING:
     from gvvad_jax.scoring import Model
 
-_REMEDY = "make it again with python -m tools.calibrate"
+_REMEDY = "make it again with gvvad calibrate"
 # What scores' logits are cut to before something is added: those of 1e-6 and 1 - 1e-6.
 _NEAREST = 1e-6
 
@@ -162,7 +162,7 @@ def apply(model: "Model", path: str | os.PathLike[str]) -> "Model":
     if found.run != own:
         raise UserError(
             f"{path}: expected an adaptation of this run and checkpoint ({own[:12]}), found one of "
-            f"another ({found.run[:12]}); make one with python -m tools.calibrate"
+            f"another ({found.run[:12]}); make one with gvvad calibrate"
         )
     dim = model.manifest.dim
     for where, each in (("features", found.features), ("standardisation", found.standardisation)):

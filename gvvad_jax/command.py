@@ -23,6 +23,7 @@ import math
 import numbers
 import os
 import pathlib
+import re
 import select
 import signal
 import sys
@@ -237,9 +238,10 @@ def _parse(argv: list[str], positional: int | None) -> list[str]:
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"--flagfile: {error}; --help lists the flags") from error
     if positional is not None and len(arguments) != positional:
+        wanted = f"{positional or 'no'} argument{'s' * (positional != 1)} without dashes"
         raise UserError(
-            f"expected {positional} arguments without dashes, found {arguments}; "
-            "flags are --name=value, in a flagfile too"
+            f"expected {wanted}, found {' '.join(arguments) or 'none'}; flags are --name=value, in "
+            "a flagfile too, and --help lists them"
         )
     return arguments
 
@@ -404,6 +406,8 @@ def define_flags(*classes: type) -> None:
 
 # Of the flags that `define_flags` defined, by name: their group and bounds.
 _METADATA: dict[str, Mapping[str, Any]] = {}
+# What --help calls a module that runs as a command, where that isn't `python -m MODULE`.
+COMMAND_NAMES: dict[str, str] = {}
 
 
 def help_text(usage: str) -> str:
@@ -413,7 +417,8 @@ def help_text(usage: str) -> str:
     for flag in flags.FLAGS.flags_by_module_dict().get(sys.argv[0], ()):
         title = _METADATA.get(flag.name, {}).get("group") or "Command"
         by_group.setdefault(title, []).append(flag)
-    lines = [usage.strip(), ""]
+    named = re.sub(r"python -m ([\w.]*\w)", lambda m: COMMAND_NAMES.get(m[1], m[0]), usage)
+    lines = [named.strip(), ""]
     for title, members in by_group.items():
         lines += [f"{title}:", *map(_help_of, members), ""]
     lines.append("Any of these may stand in a file, one a line, given as --flagfile=PATH.")
@@ -425,21 +430,27 @@ def _help_of(flag: flags.Flag) -> str:
     choices = metadata.get("choices") or getattr(flag.parser, "enum_values", None)
     low = metadata.get("low", getattr(flag.parser, "lower_bound", None))
     high = metadata.get("high", getattr(flag.parser, "upper_bound", None))
-    facts = [f"one of {', '.join(choices)}"] if choices else []
+    facts = [f"one of {', '.join(filter(None, choices))}"] if choices else []
     if choices and low is not None:
         facts = [f"{choices[0]} or a number"]
     if low is not None and high is not None:
-        facts.append(f"{low:g} to {high:g}")
+        facts.append(f"{_short(low)} to {_short(high)}")
     elif low is not None:
-        facts.append(f"at least {low:g}")
+        facts.append(f"at least {_short(low)}")
     elif high is not None:
-        facts.append(f"at most {high:g}")
+        facts.append(f"at most {_short(high)}")
     # What an empty default means stands in the help.
-    if default := (flag.default_as_str or "").strip("'"):
+    if default := (flag.default_as_str or "").strip("'[]"):
         facts.append(f"default: {default}")
-    text = flag.help + (f" ({'; '.join(facts)})" if facts else "")
+    # absl puts the choices before a help and says after it that a flag may be repeated.
+    help = re.sub(r"^<[^<>]*\|[^<>]*>: |;\s+repeat this option.*", "", flag.help)
+    text = help + (f" ({'; '.join(facts)})" if facts else "")
     wrapped = textwrap.wrap(text, 92, break_on_hyphens=False)
     return "\n".join([f"  --{flag.name}:", *(f"      {line}" for line in wrapped)])
+
+
+def _short(number: float) -> str:
+    return str(int(number)) if number == int(number) else f"{number:g}"
 
 
 def from_flags(cls: type[Dataclass]) -> Dataclass:

@@ -14,6 +14,16 @@ from gvvad_jax.command import UserError, check, group
 
 # The checkpoints of a run by name.
 CHECKPOINTS = ("last", "best_on_validation", "best_on_test")
+# Help of flags that other commands have too.
+ALARMS_HELP = (
+    "Alarms an hour that the threshold of events may give on normal footage. That takes 3 hours of "
+    "footage divided by this number; less footage supports more alarms only, which is reported. "
+    "After training, the run's is the default."
+)
+NORMAL_HELP = (
+    "Feature store of normal footage, not trained on, to set the threshold on; train and evaluate "
+    "take the normal validation videos by default."
+)
 # What each detector takes besides labels. A new detector is its file and a line here.
 DETECTORS = {
     "mil_rank": ("visual",),
@@ -181,8 +191,8 @@ class TrainConfig:
     )
     verify_rows: bool = DATA(
         True,
-        "Compare each video's rows with their digest when they are first read; about 0.2 seconds "
-        "per 100 MB.",
+        "Compare each video's rows with their digest when they are first read; at most 0.2 "
+        "seconds per 100 MB.",
     )
 
     detector: str = DETECTOR("lap", "Detector to train.", choices=tuple(DETECTORS))
@@ -235,7 +245,7 @@ class TrainConfig:
     )
     memory_rows: int = DETECTOR(60, "UR-DMU: rows of each memory.", low=1)
 
-    top_k: int = LOSSES(3, "Snippets that stand for a bag.", low=1)
+    top_k: int = LOSSES(3, "Highest-scoring snippets of a video, whose mean stands for it.", low=1)
     margin: float = LOSSES(
         100.0,
         "Margin of the magnitude loss and of UR-DMU's distance loss; 100 suits I3D features.",
@@ -387,16 +397,13 @@ class TrainConfig:
     )
     alarms_per_hour: float = CADENCE(
         1.0,
-        "Alarms an hour of normal footage that the threshold of events is set by; less than 3 / R "
-        "hours of footage support more alarms only, which is reported. Evaluation takes the run's "
-        "by default.",
+        ALARMS_HELP,
         low=0.001,
         high=59.0,
     )
     normal_store: str = CADENCE(
         "",
-        "Feature store of normal footage, not trained on, to set the threshold on (default: the "
-        "normal validation videos).",
+        NORMAL_HELP,
     )
 
     def __post_init__(self) -> None:

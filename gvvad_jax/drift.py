@@ -117,5 +117,5 @@ def describe(model: "Model", shifts: Mapping[str, float | None]) -> str | None:
     return (
         f"drift: the features of {', '.join(f'{name} ({far[name]:.1f})' for name in named)}{more} "
         f"lie more than {bound_of(model)} deviations from those that the detector knows, so scores "
-        "and threshold may not hold; fit it to this camera with python -m tools.calibrate"
+        "and threshold may not hold; fit it to this camera with gvvad calibrate"
     )

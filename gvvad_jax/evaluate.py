@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 from absl import flags
 
 from gvvad_jax.command import UserError, refuse_flags, run_command
-from gvvad_jax.config import CHECKPOINTS
+from gvvad_jax.config import ALARMS_HELP, CHECKPOINTS, NORMAL_HELP
 from gvvad_jax.store import folders
 from gvvad_jax.store.files import write_atomically, write_json
 from gvvad_jax.store.reader import Store
@@ -37,9 +37,15 @@ if TYPE_CHECKING:
 def main(_: Sequence[str]) -> None:
     values = flags.FLAGS
     if bool(values.workdir) == bool(values.scores):
-        raise UserError("expected either --workdir or --scores, found both or neither")
+        found = "both" if values.scores else "neither"
+        raise UserError(
+            f"expected either --workdir or --scores, found {found}; give the folder of a run, or "
+            "scores to measure"
+        )
     if values.per_video and not values.per_video.endswith((".csv", ".json")):
-        raise UserError(f"--per_video: expected a .csv or a .json, found {values.per_video}")
+        raise UserError(
+            f"--per_video: expected a .csv or a .json, found {values.per_video}; name one"
+        )
     if values.curves:
         import matplotlib as _matplotlib  # noqa: F401, before anything slow
 
@@ -146,8 +152,8 @@ if __name__ == "__main__":
     flags.DEFINE_bool(
         "verify_rows",
         True,
-        "Compare each video's rows with their digest when they are first read; about 0.2 seconds "
-        "per 100 MB.",
+        "Compare each video's rows with their digest when they are first read; at most 0.2 "
+        "seconds per 100 MB.",
     )
     flags.DEFINE_string(
         "annotations", "", "Path of a videos.json that overrides the one in the store."
@@ -162,22 +168,19 @@ if __name__ == "__main__":
     flags.DEFINE_string(
         "adaptation",
         "",
-        "Adaptation to a camera, of tools.calibrate (default: the run as it was trained).",
+        "Adaptation to a camera, by gvvad calibrate (default: the run as it was trained).",
     )
     flags.DEFINE_float(
         "alarms_per_hour",
         None,
-        "Alarms an hour of normal footage that the threshold of events is set by; less than 3 / R "
-        "hours of footage support more alarms only, which is reported. Evaluation takes the run's "
-        "by default.",
+        ALARMS_HELP,
         lower_bound=0.001,
         upper_bound=59.0,
     )
     flags.DEFINE_string(
         "normal_store",
         "",
-        "Feature store of normal footage, not trained on, to set the threshold on (default: the "
-        "normal validation videos).",
+        NORMAL_HELP,
     )
     flags.DEFINE_enum(
         "alignment",

@@ -38,9 +38,13 @@ def main(_: Sequence[str]) -> None:
     values = flags.FLAGS
     for name in ("workdir", "out"):
         if not values[name].value:
-            raise UserError(f"--{name}: expected a path, found none")
+            raise UserError(f"--{name}: expected a path, found none; give --workdir and --out")
     if bool(values.store) == bool(values.visual):
-        raise UserError("expected either --store or --visual, found both or neither")
+        found = "both" if values.store else "neither"
+        raise UserError(
+            f"expected either --store or --visual, found {found}; give a feature store, or an .npy "
+            "of one video"
+        )
     if values.store:
         refuse_flags("--store", ("text", "fps"))
     _require_writable(pathlib.Path(values.out))
@@ -161,8 +165,8 @@ if __name__ == "__main__":
     flags.DEFINE_bool(
         "verify_rows",
         True,
-        "Compare each video's rows with their digest when they are first read; about 0.2 seconds "
-        "per 100 MB.",
+        "Compare each video's rows with their digest when they are first read; at most 0.2 "
+        "seconds per 100 MB.",
     )
     flags.DEFINE_string(
         "visual", "", "Visual features of one video instead, .npy [T, dim] or [T, N, dim]."
@@ -181,6 +185,6 @@ if __name__ == "__main__":
     flags.DEFINE_string(
         "adaptation",
         "",
-        "Adaptation to a camera, of tools.calibrate (default: the run as it was trained).",
+        "Adaptation to a camera, by gvvad calibrate (default: the run as it was trained).",
     )
     run_command(main, usage=__doc__)

@@ -38,7 +38,7 @@ def require_finite(snippets: Mapping[str, np.ndarray], path: str) -> None:
         if not np.isfinite(scores_T).all():
             raise UserError(
                 f"{path}: video {video_id!r}: expected finite scores, found NaN or infinity; its "
-                "features or the checkpoint's weights aren't finite (python -m gvvad_jax.store "
+                "features or the checkpoint's weights aren't finite (gvvad store "
                 "checks a store)"
             )
 

@@ -65,7 +65,7 @@ def fit(config: TrainConfig, options: SeedOptions) -> dict[str, Any]:
             "seed by itself"
         )
     if not config.workdir:
-        raise UserError("--workdir: expected a folder for the runs, found none")
+        raise UserError("--workdir: expected a folder for the runs, found none; give one")
     root = folders.claim(config.workdir, "seeds", flag="--workdir")
     with folders.locked(root / ".lock", folders.busy(root, "train there", ", or stop it")):
         configs = [

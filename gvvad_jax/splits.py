@@ -75,7 +75,7 @@ def read_decisions(path: str) -> dict[str, bool]:
             raise TypeError("id must be a string, keep true or false")
         return entry["id"], entry["keep"]
 
-    remedy = "write the file with python -m generation.filter"
+    remedy = "write the file with gvvad filter"
     decisions: dict[str, bool] = {}
     lines: dict[str, int] = {}
     entries = read_lines(path, parse, 'a decision {"id", "keep"}', remedy)
@@ -169,7 +169,8 @@ def _open(
     if config.uses_text and real[0].manifest.text is None:
         raise UserError(
             f"{real[0].path}: expected text rows for --feature_group={config.feature_group}, found "
-            "none; encode with a captioner or use --feature_group=visual"
+            "none; encode with a captioner, use --feature_group=visual, or take a --detector that "
+            "needs no text, such as rtfm"
         )
     override = annotations.load(config.annotations) if config.annotations else None
     return real, synthetic, override
@@ -363,7 +364,7 @@ def _synthetic(synthetic: Sequence[Store]) -> list[Member]:
         if not every:
             raise UserError(
                 f"{opened.path}: expected generated videos of split train, found none; generate "
-                "some with python -m generation.videos --split=train"
+                "some with gvvad videos --split=train"
             )
         report_missing([opened], None, "train")
     return every

@@ -2,7 +2,7 @@
 
     python -m tools.app --workdir=W|hf:USER/NAME
 
-Needs Gradio, in an environment of its own: pip install 'gvvad-jax[app]'. The page is served to
+Needs Gradio, in an environment of its own: pip install '.[app]'. The page is served to
 this machine alone (127.0.0.1) unless --host says otherwise, and without a login: whoever reaches it
 can score videos and use up this machine's time. Nothing is sent to other machines, but pictures to
 the server of a run's chat captioner. A video is removed once it is scored, and its page after

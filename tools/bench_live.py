@@ -5,7 +5,7 @@
 
 A process of its own sends the video, again and again, as MPEG transport streams: in real time over
 HTTP on loopback to so many cameras, or with --fast once into a pipe as fast as it is taken. Another
-process watches them (tools.score_video). Printed are, as JSON for each number of cameras: seconds
+process watches them (gvvad watch). Printed are, as JSON for each number of cameras: seconds
 of footage that were scored, for each second of one core's time after the start (cameras a core);
 snippets left out; seconds from a snippet's last frame to its score; resident memory after a tenth
 of the time, at the end, and the most.

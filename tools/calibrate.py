@@ -9,8 +9,7 @@ trained on. They set how its features are standardised, the threshold of events,
 footage is compared with to see drift. labels.csv (video,start,end,label; seconds; 1 for a true
 event, 0 for a false alarm) corrects the scores, if that helps on videos that are held out.
 CAMERA.json, and CAMERA.correction.npz beside it if there is a correction, is applied by
---adaptation of score_video, score and evaluate; the run's folder stays as it is. Prints one JSON
-object.
+--adaptation of watch, score and evaluate; the run's folder stays as it is. Prints one JSON object.
 docs/calibration.md says what each part gains.
 """
 
@@ -31,7 +30,7 @@ from gvvad_jax.command import (
     group,
     run_command,
 )
-from gvvad_jax.config import TrainConfig
+from gvvad_jax.config import ALARMS_HELP, NORMAL_HELP
 from gvvad_jax.store import folders
 from tools.watching.options import ModelOptions, WatchOptions
 
@@ -42,7 +41,6 @@ if TYPE_CHECKING:
     from tools.adapting.footage import Encode
 
 CAMERA = group("Camera")
-_TRAIN = TrainConfig.__dataclass_fields__
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -54,8 +52,8 @@ class CalibrateOptions:
     normal: str = CAMERA(
         "", "Folder of the camera's videos without anything abnormal. This or --normal_store."
     )
-    normal_store: str = CAMERA("", _TRAIN["normal_store"].metadata["help"])
-    alarms_per_hour: float | None = CAMERA(None, _TRAIN["alarms_per_hour"].metadata["help"])
+    normal_store: str = CAMERA("", NORMAL_HELP)
+    alarms_per_hour: float | None = CAMERA(None, ALARMS_HELP)
     feedback: str = CAMERA("", "Feedback on alarms, a CSV of video,start,end,label (seconds; 0/1).")
     feedback_videos: str = CAMERA(
         "", "Folder or store of the videos that --feedback names (default: the CSV's folder)."
@@ -71,14 +69,20 @@ class CalibrateOptions:
         check(self)
         for name in ("workdir", "out"):
             if not getattr(self, name):
-                raise UserError(f"--{name}: expected a path, found none")
+                raise UserError(f"--{name}: expected a path, found none; give --workdir and --out")
         if bool(self.normal) == bool(self.normal_store):
-            raise UserError("expected either --normal or --normal_store, found both or neither")
+            found = "both" if self.normal else "neither"
+            raise UserError(
+                f"expected either --normal or --normal_store, found {found}; give a folder of the "
+                "camera's videos, or a store of them"
+            )
         if (self.feedback_videos or self.keep_feedback) and not self.feedback:
-            raise UserError("--feedback: expected a CSV with the other flags of it, found none")
+            raise UserError(
+                "--feedback: expected a CSV for --feedback_videos and --keep_feedback, found none"
+            )
         rate = self.alarms_per_hour
         if rate is not None and not 0.001 <= rate <= 59:
-            raise UserError(f"--alarms_per_hour: expected 0.001 to 59, found {rate}")
+            raise UserError(f"--alarms_per_hour: expected 0.001 to 59, found {rate}; correct it")
 
     @property
     def path(self) -> pathlib.Path:
@@ -86,7 +90,9 @@ class CalibrateOptions:
         is_folder = os.path.isdir(self.out) or self.out.endswith("/")
         path = pathlib.Path(self.out, "adaptation.json") if is_folder else pathlib.Path(self.out)
         if path.suffix != ".json":
-            raise UserError(f"--out={self.out}: expected a .json or a folder, found another name")
+            raise UserError(
+                f"--out={self.out}: expected a .json or a folder, found another name; give one"
+            )
         return path
 
 

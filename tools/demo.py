@@ -2,7 +2,7 @@
 
     python -m tools.demo --flagfile=configs/demo.flags --out=DIR
 
-Renders footage with few abnormal videos, runs generation.pipeline, and trains the same detector on
+Renders footage with few abnormal videos, runs the pipeline, and trains the same detector on
 real videos only, with generated ones as published, and with generated ones by the flags given, over
 paired seeds; measures frames of held-out footage beside rules that learn nothing. Prints the
 finding and a table on standard output, and writes them with videos and their score curves into

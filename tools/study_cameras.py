@@ -1,7 +1,7 @@
 """What another camera or a re-encoded file costs a detector, and what mends it.
 
-    python -m tools.study_cameras --question=cameras --flagfile=configs/ped2.flags \
-        --footage=videos --videos=PED2/videos.json --out=DIR --results=FILE.csv
+    python -m tools.study_cameras --question=cameras --flagfile=configs/ped2.flags \\
+        --footage=videos --videos=PED2/ground_truth.json --out=DIR --results=FILE.csv
     python -m tools.study_cameras --question=compression ...
     python -m tools.study_cameras --results=FILE.csv --show
 

@@ -1,6 +1,6 @@
 """What a score costs in AUC that looks at the last snippets alone, as live scoring does.
 
-    python -m tools.study_windows --flagfile=configs/studies/windows_ped2.flags \
+    python -m tools.study_windows --flagfile=configs/studies/windows_ped2.flags \\
         --videos=PED2/ground_truth.json
     python -m tools.study_windows --flagfile=configs/studies/windows_world.flags
     python -m tools.study_windows --csv=docs/studies/windows.csv --table

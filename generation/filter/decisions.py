@@ -22,7 +22,7 @@ from gvvad_jax.store import digests, files
 if TYPE_CHECKING:
     from generation.filter.deciding import FilterOptions
 
-_REMEDY = "make it with python -m generation.filter"
+_REMEDY = "make it with gvvad filter"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -136,6 +136,6 @@ def _pixel_statistics(store: Store, row: Row) -> Mapping[str, float]:
     if row.pixel_statistics is None:
         raise UserError(
             f"{store.path}: video {row.id!r}: expected pixel statistics, found none; "
-            "encode it with python -m generation.encode (imported features have none)"
+            "encode it with gvvad encode (imported features have none)"
         )
     return row.pixel_statistics

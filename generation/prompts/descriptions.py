@@ -113,7 +113,7 @@ def load_descriptions(path: str | os.PathLike) -> list[Description]:
         path,
         Description.from_json,
         "a description",
-        "write the file with python -m generation.prompts",
+        "write the file with gvvad prompts",
     )
     counts = collections.Counter(description.id for description in descriptions)
     repeated = [name for name, count in counts.items() if count > 1]

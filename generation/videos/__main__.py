@@ -55,7 +55,7 @@ class GenerateOptions:
         1.0, "World: distance of generated videos from footage; 0 gives footage.", low=0
     )
     defect_share: float = WORLD(
-        render.DEFECT_SHARE, "Fraction of generated videos that are broken.", low=0, high=1
+        render.DEFECT_SHARE, "Share of generated videos with a defect.", low=0, high=1
     )
     ray_workers: int = VIDEO(0, "Ray's worker processes; 0 works in this process.", low=0)
     gpus_a_worker: float | None = VIDEO(
@@ -103,7 +103,7 @@ def main(_: Sequence[str]) -> None:
     if not _PROMPTS.value or not _OUT.value:
         raise UserError(
             "--prompts, --out: expected both a prompts.jsonl and a folder; write the former "
-            "with python -m generation.prompts"
+            "with gvvad prompts"
         )
     options = from_flags(GenerateOptions)
     descriptions = load_descriptions(_PROMPTS.value)
@@ -128,7 +128,7 @@ def main(_: Sequence[str]) -> None:
 
 if __name__ == "__main__":
     # Required, so they have no default.
-    _PROMPTS = flags.DEFINE_string("prompts", None, "Descriptions, from generation.prompts.")
+    _PROMPTS = flags.DEFINE_string("prompts", None, "Descriptions, by gvvad prompts.")
     _OUT = flags.DEFINE_string("out", None, "Folder to write; the same command resumes it.")
     define_flags(GenerateOptions, DiffusersOptions)
     run_command(main, usage=__doc__)

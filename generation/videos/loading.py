@@ -94,7 +94,7 @@ def _require_torchao(quantize: str) -> None:
     if quantize != "none" and importlib.util.find_spec("torchao") is None:
         raise UserError(
             f"--quantize={quantize}: expected torchao to be installed, found none; "
-            "pip install torchao"
+            "pip install '.[quantize]'"
         )
 
 

@@ -279,7 +279,7 @@ def read_model(workdir: str | os.PathLike[str]) -> SavedModel:
     if not path.exists():
         raise UserError(
             f"{workdir}: expected a run's folder (model.json), found none; "
-            "make one with python -m gvvad_jax.train"
+            "make one with gvvad train"
         )
     remedy = "train again, or restore the file"
     saved = read_json_as(path, _Model, "the model of a run", remedy)

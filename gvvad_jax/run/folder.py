@@ -79,7 +79,7 @@ def require_flags(config: TrainConfig) -> pathlib.Path:
       UserError: the folder has a run with other flags, or an imported checkpoint.
     """
     if not config.workdir:
-        raise UserError("--workdir: expected a folder for the run, found none")
+        raise UserError("--workdir: expected a folder for the run, found none; give one")
     workdir = pathlib.Path(config.workdir)
     path = workdir / "config.flags"
     flags = _flags(to_flagfile(config))
@@ -90,7 +90,7 @@ def require_flags(config: TrainConfig) -> pathlib.Path:
         read_begun(workdir)
         existing = read_flags(workdir)
         changed = [
-            f"--{name}={str(existing.get(name))[:200]} there, {flags.get(name)} now"
+            f"--{name}={str(existing.get(name))[:200]} there, {flags.get(name) or 'not set'} now"
             for name in sorted(flags.keys() | existing.keys())
             if flags.get(name) != existing.get(name) and name not in may_change
         ]

@@ -63,8 +63,8 @@ class RunLog:
             shown = ", ".join(f"{name} {value:g}" for name, value in checked.items())
             raise Interrupted(
                 f"step {step}: expected a finite loss, update and parameters, found {shown}; in "
-                "another --workdir lower --learning_rate or set --clip_norm (python -m "
-                "gvvad_jax.store checks the features)"
+                "another --workdir lower --learning_rate or set --clip_norm (gvvad store "
+                "checks the features)"
             )
         self.latest["loss"] = values["loss"]
         if step % every == 0:

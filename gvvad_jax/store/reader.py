@@ -126,7 +126,7 @@ class Store(Mapping[str, Video]):
         if not (self.path / "manifest.json").exists():
             raise UserError(
                 f"{path}: expected a feature store (manifest.json), found none; "
-                "make one with python -m generation.encode, or with StoreWriter.for_features"
+                "make one with gvvad encode, or with StoreWriter.for_features"
             )
         if (self.path / "parts").exists():
             raise UserError(

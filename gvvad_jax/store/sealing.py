@@ -126,7 +126,7 @@ def warn_of_version_1(path: str) -> None:
     """Reports once a process that a store has no digests of its manifest, index and bank."""
     print(
         f"{path}: a store of format version 1: its rows are checked, its manifest, index and bank "
-        f"can't be; python -m gvvad_jax.store {path} --upgrade adds their digests",
+        f"can't be; gvvad store {path} --upgrade adds their digests",
         file=sys.stderr,
     )
 

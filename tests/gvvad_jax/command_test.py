@@ -1,6 +1,7 @@
 """How commands end: 0, 1 or 2, and one line for a user's mistake."""
 
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -53,6 +54,37 @@ def test_help_lists_the_flags_of_a_command(module, names):
     done = _run("-m", module, "--help")
     assert done.returncode == 0, done.stderr
     assert [name for name in names if f"\n  --{name}:" not in done.stdout] == []
+
+
+def test_help_says_each_fact_of_a_flag_once():
+    """Choices, bounds and defaults in plain form, without what absl adds to a help."""
+    done = _ending(
+        "from gvvad_jax.command import define_flags, option\n"
+        "import dataclasses\n"
+        "@dataclasses.dataclass\n"
+        "class Options:\n"
+        "  seed: int = option(0, 'Random seed.', low=0, high=2**31 - 1)\n"
+        "  dtype: str = option('', 'Format.', choices=('', 'float16'))\n"
+        "define_flags(Options)\n"
+        "flags.DEFINE_enum('kind', 'a', ['a', 'b'], 'Kind.')\n"
+        "flags.DEFINE_multi_string('run', [], 'Runs.')\n"
+        "main = None",
+        "--help",
+    )
+    said = dict(re.findall(r"  --(\w+):\n      (.*)\n", done.stdout))
+    assert said == {
+        "n": "number (at least 0; default: 1)",
+        "seed": "Random seed. (0 to 2147483647; default: 0)",
+        "dtype": "Format. (one of float16)",
+        "kind": "Kind. (one of a, b; default: a)",
+        "run": "Runs.",
+    }
+
+
+def test_help_calls_a_command_as_it_was_started():
+    assert "\n    gvvad score --workdir=W" in _run("-m", "gvvad_jax", "score", "--help").stdout
+    alone = _run("-m", "gvvad_jax.score", "--help").stdout
+    assert "\n    python -m gvvad_jax.score --workdir=W" in alone
 
 
 @pytest.mark.parametrize(

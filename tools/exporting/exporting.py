@@ -43,7 +43,7 @@ class ExportOptions:
         check(self)
         for name in ("workdir", "out"):
             if not getattr(self, name):
-                raise UserError(f"--{name}: expected a path, found none")
+                raise UserError(f"--{name}: expected a path, found none; give one")
 
 
 def export(options: ExportOptions) -> dict[str, Any]:

@@ -31,7 +31,9 @@ class AppOptions:
     def __post_init__(self) -> None:
         check(self)
         if not self.workdir:
-            raise UserError("--workdir: expected a run's folder or hf:USER/NAME, found none")
+            raise UserError(
+                "--workdir: expected a run's folder or hf:USER/NAME, found none; give one"
+            )
 
     def watch(self, out: str) -> WatchOptions:
         """Returns the options that score a video into a folder."""

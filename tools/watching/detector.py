@@ -123,7 +123,7 @@ def _threshold(model: "Model", options: WatchOptions) -> events.Threshold:
         raise UserError(
             f"{options.workdir}: expected a run with a threshold of events, found none "
             f"({found.reason}); give --threshold=NUMBER to begin with, --normal_store with normal "
-            "footage, or --adaptation of python -m tools.calibrate"
+            "footage, or --adaptation of gvvad calibrate"
         )
     return found
 

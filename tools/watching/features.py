@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from gvvad_jax.scoring import Model
 
 _OTHER_WAY = (
-    "extract your video's features as the run's were, then use python -m tools.import_features and "
-    "python -m gvvad_jax.score"
+    "extract your video's features as the run's were, then use gvvad import-features and "
+    "gvvad score"
 )
 
 

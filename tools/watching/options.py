@@ -5,7 +5,7 @@ import dataclasses
 from generation.encode.recipe import EncodeOptions
 from gvvad_jax import events
 from gvvad_jax.command import UserError, check, flag_of, group
-from gvvad_jax.config import CHECKPOINTS, TrainConfig
+from gvvad_jax.config import ALARMS_HELP, CHECKPOINTS, NORMAL_HELP
 
 RUN = group("Detector")
 EVENTS = group("Events")
@@ -23,7 +23,6 @@ _CHAT = (
     "timeout",
     "backoff",
 )
-_TRAIN = TrainConfig.__dataclass_fields__
 _MOST_ALARMS = 3600 / events.ALARM_SECONDS
 
 
@@ -38,14 +37,14 @@ class WatchOptions:
         choices=CHECKPOINTS,
     )
     adaptation: str = RUN(
-        "", "Adaptation to a camera, of tools.calibrate (default: the run as it was trained)."
+        "", "Adaptation to a camera, by gvvad calibrate (default: the run as it was trained)."
     )
     out: str = OUTPUT("", "Folder to write to. Required.")
     threshold: float | None = EVENTS(
         None, "Snippet score above which an event begins (default: the run's own threshold)."
     )
-    alarms_per_hour: float | None = EVENTS(None, _TRAIN["alarms_per_hour"].metadata["help"])
-    normal_store: str = EVENTS("", _TRAIN["normal_store"].metadata["help"])
+    alarms_per_hour: float | None = EVENTS(None, ALARMS_HELP)
+    normal_store: str = EVENTS("", NORMAL_HELP)
     annotations: str = OUTPUT(
         "", "A videos.json with the truth about the videos, to be shown beside the scores."
     )
@@ -67,7 +66,7 @@ class WatchOptions:
         footage = [n for n in ("alarms_per_hour", "normal_store") if getattr(self, n)]
         for flag in ("threshold", "adaptation"):
             if getattr(self, flag) not in (None, "") and footage:
-                remedy = "leave one out" if flag == "threshold" else "give it to tools.calibrate"
+                remedy = "leave one out" if flag == "threshold" else "give it to gvvad calibrate"
                 raise UserError(
                     f"--{flag}: expected without --{footage[0]}, because both set the threshold, "
                     f"found both; {remedy}"

@@ -106,7 +106,7 @@ def _in_folder(folder: pathlib.Path) -> list[VideoFile]:
     remedy = f"name the list {folder / lists[0]}" if lists else "name another folder, or a file"
     raise UserError(
         f"{folder}: expected videos ({', '.join(sorted(SUFFIXES)[:6])} ...) in it or below, found "
-        f"none; {remedy} (frames as pictures need a list, see README.md)"
+        f"none; {remedy} (frames as pictures need a list, see docs/features.md)"
     )
 
 

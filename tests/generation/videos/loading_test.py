@@ -71,7 +71,7 @@ def test_int8_without_torchao_names_the_remedy(models, descriptions, tmp_path, m
     monkeypatch.setattr(
         importlib.util, "find_spec", lambda name: None if name == "torchao" else find_spec(name)
     )
-    with pytest.raises(UserError, match="--quantize=int8: .* pip install torchao"):
+    with pytest.raises(UserError, match=r"--quantize=int8: .* pip install '\.\[quantize\]'"):
         make(models["wan"], 32, quantize="int8").prepare(descriptions[:1], tmp_path)
 
 

@@ -176,7 +176,7 @@ def test_a_run_without_threshold_says_what_to_do(clip, tmp_path):
     assert str(error.value) == (
         f"{run}: expected a run with a threshold of events, found none (no footage); give "
         "--threshold=NUMBER to begin with, --normal_store with normal footage, or --adaptation of "
-        "python -m tools.calibrate"
+        "gvvad calibrate"
     )
     assert not (tmp_path / "out").exists()
     for problem, flags in (
@@ -184,7 +184,7 @@ def test_a_run_without_threshold_says_what_to_do(clip, tmp_path):
             "--threshold: expected without --alarms_per_hour",
             {"threshold": 0.5, "alarms_per_hour": 2.0},
         ),
-        ("--adaptation: .*; give it to tools.calibrate", {"adaptation": "a", "normal_store": "s"}),
+        ("--adaptation: .*; give it to gvvad calibrate", {"adaptation": "a", "normal_store": "s"}),
         ("--alarms_per_hour: expected above 0 and below 60, found 0", {"alarms_per_hour": 0.0}),
     ):
         with pytest.raises(UserError, match=problem):
