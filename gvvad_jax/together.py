@@ -10,6 +10,7 @@ This is for GPUs and TPUs that one run leaves idle. On CPUs a vmapped convolutio
 """
 
 import contextlib
+import dataclasses
 import functools
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -26,6 +27,7 @@ from gvvad_jax.command import Interrupted, UserError, raise_if_interrupted
 from gvvad_jax.config import TrainConfig
 from gvvad_jax.parallel import ReadRows
 from gvvad_jax.splits import Member
+from gvvad_jax.standardisation import Standardisation
 from gvvad_jax.step import PyTree, TrainingData, TrainState, make_train_step
 
 Outcome = training.Result | Interrupted
@@ -127,6 +129,7 @@ class _Data:
     def __init__(self, runs: Sequence[_Member], stack: contextlib.ExitStack):
         self.is_shared, self._feeds = False, dict[_Member, segments.Ahead]()
         self._numbers = {each: number for number, each in enumerate(runs)}
+        _give_each_a_stream(runs)
         if runs[0].run.config.causal_window or not self._hold(runs):
             for each in runs:
                 feed = each.run.ahead(_Device())
@@ -191,6 +194,18 @@ class _Data:
                 if name in ("videos_Bx2", "partners_Bx2", "held_out_Bx2") and videos is not None
             }
         )
+
+
+def _give_each_a_stream(runs: Sequence[_Member]) -> None:
+    """Gives all runs a stream of text where some have one, so that their arrays have one form.
+
+    That of a run without generated videos, which auto may have left out, is its text as it is.
+    """
+    paths = {path for each in runs for path in each.run.inputs.standards.text}
+    for run in [each.run for each in runs if not each.run.inputs.standards.text]:
+        as_stored = dict.fromkeys(paths, Standardisation())
+        with_stream = dataclasses.replace(run.inputs.standards, text=as_stored)
+        run.inputs = run.inputs._replace(standards=with_stream)
 
 
 class _Device:

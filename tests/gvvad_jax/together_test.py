@@ -1,5 +1,6 @@
 """Runs in one program: each is what it is alone, whatever is together with it."""
 
+import contextlib
 import dataclasses
 import json
 import pathlib
@@ -9,8 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gvvad_jax import step, together, training
+from gvvad_jax import choosing, step, together, training
 from gvvad_jax.batches import Batch
+from gvvad_jax.choosing import Choice
 from gvvad_jax.command import Interrupted, UserError
 from gvvad_jax.config import DETECTORS, TrainConfig
 from gvvad_jax.run import log
@@ -147,6 +149,33 @@ def test_a_run_that_ends_early_leaves_the_others(configs):
     outcomes = together.fit(configs)
     assert isinstance(outcomes[1], Interrupted) and "expected a finite loss" in str(outcomes[1])
     assert [outcome.steps for outcome in outcomes[::2]] == [12, 12]
+
+
+@pytest.mark.parametrize("device_gigabytes", [8.0, 0.0])
+def test_a_run_without_generated_videos_has_its_text_as_it_is(
+    settings, tmp_path, monkeypatch, device_gigabytes
+):
+    """As where auto leaves every store out for one seed alone."""
+    by_lambda = {
+        value: Choice(value=value, by_set={settings.synthetic_store: value}, why="told")
+        for value in (0.5, 0.0)
+    }
+    monkeypatch.setattr(choosing, "choose", lambda _, config: by_lambda[config.seed / 2])
+    with contextlib.ExitStack() as stack:
+        runs = []
+        for seed in (1, 0):
+            config = dataclasses.replace(
+                settings, lambda_mode="auto", standardise_by="domain", seed=seed,
+                device_gigabytes=device_gigabytes, workdir=str(tmp_path / f"{seed}"),
+            )  # fmt: skip
+            run = training.Run(config, training.prepared(config), stack)
+            runs.append(together._Member(run))
+        data, batch = together._Data(runs, stack).at(runs, 0)
+        text, stream = (
+            np.asarray(array_2xVx)[1][batch.videos_Bx2[1]]
+            for array_2xVx in (data.text_VxTxE, data.stream_VxTxE)
+        )
+        np.testing.assert_array_equal(stream, text)
 
 
 def test_runs_of_other_programs_are_refused(configs):
