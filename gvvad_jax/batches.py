@@ -143,13 +143,15 @@ class Batches:
         They are: the share that `auto` chose, labels of which more generated than real videos
         train, and generated videos that aren't paired with their twins.
         """
-        notes, share = [], self._share
+        notes, share, size = [], self._share, self._config.batch_size
+        if share is not None:  # As many whole pairs as are nearest.
+            share = round(share * size) / size
         if self._config.synthetic_share == "auto" and self._counts[:, 1].any():
             why = "a label has videos of one source only"
             if self._counts.all():
-                why = f"batches of {self._config.batch_size} pairs have no room for both"
+                why = f"batches of {size} pairs have no room for both"
             notes.append(
-                f"--synthetic_share=auto: {share:g} of each half of a batch is generated"
+                f"--synthetic_share=auto: {share:.3g} of each half of a batch is generated"
                 if share is not None
                 else f"--synthetic_share=auto: real and generated videos form one pool: {why}"
             )
@@ -161,7 +163,7 @@ class Batches:
         if more:
             as_drawn = "they make that share of the batches; --synthetic_share sets another"
             if share is not None:
-                as_drawn = f"they make {share:g} of each half of a batch all the same"
+                as_drawn = f"they make {share:.3g} of each half of a batch all the same"
             notes.append(
                 f"generated training videos outnumber the real ones, {' and '.join(more)}: "
                 f"{as_drawn}"

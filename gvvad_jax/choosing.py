@@ -155,8 +155,8 @@ def _best(
     known = {candidate: found for candidate, found in measured.items() if found}
     if len(known) < len(others):
         return usual, (
-            f"--lambda_value, because fewer than {MIN_VALIDATION} validation videos of a label are "
-            f"held out, and {reason or 'no fold and its training videos hold both labels'}"
+            f"--lambda_value, because {trial.without_validation()}, and "
+            f"{reason or 'no fold and its training videos hold both labels'}"
         )
     best = max(known, key=lambda candidate: known[candidate].mean)
     mean, error, _, where = known[best]
@@ -226,6 +226,12 @@ class _Trial:
         error = np.sqrt((count - 1) * np.var(differences[1:]))
         where = f"on {len(held_out)} validation videos"
         return _difference(differences[0], float(error), count, where)
+
+    def without_validation(self) -> str:
+        """Says why `on_validation` can't compare."""
+        if min(self._pools.validation.counts()) < MIN_VALIDATION:
+            return f"fewer than {MIN_VALIDATION} validation videos of a label are held out"
+        return "all validation videos of a label are of one group"
 
     def _auc(self, train: Videos, arm: _Arm, held_out: Videos) -> float | None:
         sets, weight = arm

@@ -83,6 +83,7 @@ LAMBDA_RANGES = {
     "softplus": (0.0, math.inf),
     "uncertainty": (0.0, math.inf),
     "meta": (0.0, 1.0),
+    "auto": (0.0, math.inf),
 }
 
 # The learning rate of lambda in mode meta; ssls.meta says why.

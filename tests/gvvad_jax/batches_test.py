@@ -246,6 +246,9 @@ def test_the_automatic_share_is_a_half_where_both_sources_have_both_labels():
         assert generated == [[False, False]] * 4 + [[True, True]] * 4
     assert pairs.notes() == ["--synthetic_share=auto: 0.5 of each half of a batch is generated"]
     assert fixed.notes() == []
+    # Two of three pairs.
+    odd = _pairs(**_ALL, batch_size=3, synthetic_share="auto")
+    assert odd.notes() == ["--synthetic_share=auto: 0.667 of each half of a batch is generated"]
 
 
 @pytest.mark.parametrize(

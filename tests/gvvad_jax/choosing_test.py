@@ -89,6 +89,18 @@ def test_where_it_cant_know_it_stays_with_the_flags(videos):
     )
 
 
+def test_validation_videos_of_one_group_cannot_choose(videos):
+    of_one_camera = [
+        dataclasses.replace(m, video=dataclasses.replace(m.video, group=f"camera{m.video.label}"))
+        for m in videos["validation"]
+    ]
+    choice, _, _ = _choose(videos, "few", "like", validation=of_one_camera)
+    assert choice.why.startswith(
+        "--lambda_value, because all validation videos of a label are of one group, and the "
+        "abnormal real training videos form 1 groups"
+    )
+
+
 def test_ten_validation_videos_of_each_label_choose(videos):
     for sets, expected in ((["like"], (0.25, 0.5, 1.0)), (["flipped"], (0.0,))):
         choice, _, _ = _choose(videos, "few", *sets, validation=videos["validation"][4:])

@@ -70,6 +70,14 @@ def test_a_value_out_of_range_is_told(name, value, message):
         TrainConfig(**{name: value})
 
 
+@pytest.mark.parametrize("value", [0.0, -1.0])
+def test_auto_begins_with_a_weight_that_its_regression_can_take(value):
+    with pytest.raises(
+        UserError, match="--lambda_value: expected between 0 and inf .* --lambda_mode=auto"
+    ):
+        TrainConfig(lambda_mode="auto", lambda_value=value)
+
+
 def test_the_published_step_projects_nothing():
     with pytest.raises(UserError, match="--conflicts: expected keep with --fidelity=reference"):
         TrainConfig(fidelity="reference", conflicts="project")
