@@ -191,7 +191,7 @@ def describe(found: Mapping[str, Any]) -> str:
     """The summary as lines for people."""
     lines = []
     for kind in ("last", "best_on_validation"):
-        for name in ("auc", "ap", "auc_abnormal", "far"):
+        for name in ("auc", "ap", "auc_abnormal", "far", "video_auc", "video_ap"):
             if spread := found[kind].get(name):
                 std = "" if spread["std"] is None else f" +- {spread['std']:.3f}"
                 lines.append(

@@ -306,8 +306,11 @@ class Run:
         result = self._result(measured, calibrations)
         if self._is_first:
             self._write_model(calibrations)
-            write_json(self._workdir / "result.json", result.to_json())
-            self.log.finish(result.last or {})
+            path = self._workdir / "result.json"
+            is_new = self.done > self.start or not path.exists()
+            write_json(path, result.to_json())
+            if is_new:
+                self.log.finish(result.last or {})
         return result
 
     def _result(

@@ -201,15 +201,19 @@ def claim(
 ) -> None:
     """Writes which run the folder is of; call it when the run can start.
 
-    A run that is refused before leaves the folder free for a corrected command.
+    A run that is refused before leaves the folder free for a corrected command. A result of other
+    flags goes, such as of fewer steps: should this run be killed, it would pass for its own.
     """
+    path, flags = workdir / "config.flags", to_flagfile(config).encode()
+    if not path.exists() or path.read_bytes() != flags:
+        (workdir / "result.json").unlink(missing_ok=True)
     begun = {"format_version": FORMAT_VERSION} | dict(made_of)
     if chosen:
         begun["chosen"] = msgspec.to_builtins(chosen)
     note = json.dumps(begun, indent=1) + "\n"
     write_atomically(workdir / "begun.json", note.encode())
     # Written last, because `require_flags` takes it for the sign of a run.
-    write_atomically(workdir / "config.flags", to_flagfile(config).encode())
+    write_atomically(path, flags)
 
 
 @contextlib.contextmanager

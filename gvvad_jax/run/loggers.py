@@ -101,10 +101,7 @@ class Loggers:
 
     def write(self, step: int, values: Mapping[str, float | None]) -> None:
         """Logs a line; values that aren't numbers are left out."""
-        while self._waiting:
-            name = self._waiting.pop(0)
-            with self._guarded(name):
-                self._open[name] = self._start_of(name)
+        self._open_waiting()
         numbers = _numbers(values)
         repeated = _key(step, numbers) in self._repeated
         for name, logger in list(self._open.items()):
@@ -115,15 +112,29 @@ class Loggers:
     def close(self, measures: Mapping[str, Any] | None) -> None:
         """Ends all logs; see Logger.close."""
         numbers = None if measures is None else _numbers(measures)
+        if numbers is not None:
+            # A run that was stopped while it was measured goes on without a line.
+            self._open_waiting()
         for name, logger in list(self._open.items()):
             with self._guarded(name):
                 logger.close(numbers)
         self._open.clear()
 
+    def _open_waiting(self) -> None:
+        while self._waiting:
+            name = self._waiting.pop(0)
+            with self._guarded(name):
+                self._open[name] = self._start_of(name)
+
     def _start_of(self, name: str) -> Logger:
         if name == "tensorboard":
+            folder = self._workdir / "tensorboard"
+            joins = not folder.exists()
             # Purges by itself what is logged again.
-            return _TensorBoard(self._workdir / "tensorboard", self._start)
+            board = _TensorBoard(folder, self._start)
+            if joins:
+                self._log_earlier(board)
+            return board
         path = self._workdir / "loggers.json"
         remedy = "remove it: the loggers then begin a new log"
         ids = read_json_as(path, dict[str, str], "ids of logs", remedy) if path.exists() else {}
@@ -132,11 +143,15 @@ class Loggers:
         if name in ids:
             self._resumed.add(name)
         else:
-            for step, values in self._logged:
-                if step <= self._start and values:
-                    logger.write(step, values)
+            self._log_earlier(logger)
             write_json(path, ids | {name: logger.id})
         return logger
+
+    def _log_earlier(self, logger: Logger) -> None:
+        """Gives a logger that joins the run the lines up to where it goes on."""
+        for step, values in self._logged:
+            if step <= self._start and values:
+                logger.write(step, values)
 
     @contextlib.contextmanager
     def _guarded(self, name: str) -> Iterator[None]:

@@ -75,3 +75,6 @@ def test_a_summary_counts_what_was_measured():
     assert found["last"]["ap"]["std"] is None and found["last"]["ap"]["of"] == {"1": 0.25}
     assert found["best_on_validation"]["auc"]["mean"] == 0.75 and "per_class" not in found["last"]
     assert "last: auc 0.600 +- 0.141 (0.500 to 0.700, 2 seeds)" in seeds.describe(found)
+    # Test videos with video labels alone.
+    labelled = seeds.summary({0: {"last": {"auc": None, "video_auc": 0.75}}})
+    assert seeds.describe(labelled) == "  last: video_auc 0.750 (0.750 to 0.750, 1 seeds)"

@@ -93,6 +93,14 @@ def test_flags_that_are_no_text_are_one_line(tmp_path):
     assert len(str(caught.value)) < 800
 
 
+def test_a_result_of_other_flags_does_not_outlive_the_start_of_a_run(tmp_path):
+    """A run that goes on for more steps, and is killed, has no result of its flags."""
+    for steps, stays in ((4, False), (4, True), (8, False)):
+        folder.claim(tmp_path, TrainConfig(workdir=str(tmp_path), steps=steps), MADE_OF)
+        assert (tmp_path / "result.json").exists() == stays
+        (tmp_path / "result.json").write_text("{}")
+
+
 def test_what_a_killed_run_left_is_cleared(tmp_path):
     for name in (".result.json.0a1b2c3d.partial", "result.json"):
         (tmp_path / name).touch()

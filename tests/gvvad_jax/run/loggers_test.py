@@ -1,8 +1,10 @@
 """Loggers beside metrics.jsonl: what they get, what a resumed run repeats, and how they fail."""
 
+import dataclasses
 import json
 import struct
 import time
+from unittest.mock import Mock
 
 import pytest
 
@@ -64,6 +66,36 @@ def test_a_logger_that_joins_later_gets_the_lines_before(tmp_path, fakes):
     assert not fakes and not (tmp_path / "tensorboard").exists()
     run(tmp_path, 1, [(2, {"loss": 2.0}), (3, {"loss": 3.0})])
     assert fakes[0].lines == [(n, {"loss": float(n)}) for n in (1, 2, 3)]
+
+
+def test_tensorboard_that_joins_later_has_the_lines_before(tmp_path, monkeypatch):
+    lines = []
+    monkeypatch.setattr(
+        loggers._TensorBoard, "write", lambda _, step, values: lines.append((step, values))
+    )
+    run(tmp_path, 0, [(1, {"loss": 1.0}), (2, {"loss": 2.0})], names=())
+    for start in (1, 2):  # Not again where it goes on.
+        run(tmp_path, start, [(start + 1, {"loss": start + 1.0})], names=("tensorboard",))
+    assert lines == [(n, {"loss": float(n)}) for n in (1, 2, 3)]
+
+
+def test_a_run_that_was_stopped_while_it_was_measured_logs_its_measures_once(
+    settings, tmp_path, fakes, monkeypatch
+):
+    config = dataclasses.replace(
+        settings, detector="mil_rank", steps=2, loggers="wandb", workdir=str(tmp_path / "run")
+    )
+    monkeypatch.setattr(loggers, "require", lambda names: None)
+    with monkeypatch.context() as stopped:
+        stopped.setattr(training, "_probe", Mock(side_effect=KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            training.fit(config)
+    assert fakes[0].lines and fakes[0].measures is None
+    result = training.fit(config)
+    assert fakes[1].id == fakes[0].id and fakes[1].lines == []
+    assert fakes[1].measures["auc"] == result.last["auc"]
+    training.fit(config)
+    assert len(fakes) == 2
 
 
 def test_a_logger_that_fails_is_left_out_and_said_once(tmp_path, fakes, capsys):
