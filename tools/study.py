@@ -26,7 +26,7 @@ import sys
 
 from absl import flags
 
-from gvvad_jax.command import define_flags, from_flags, run_command
+from gvvad_jax.command import UserError, define_flags, from_flags, run_command
 from gvvad_jax.config import TrainConfig
 from gvvad_jax.store import folders
 from gvvad_jax.store.files import write_json
@@ -43,9 +43,13 @@ def main(_: list[str]) -> None:
         print(standards.table_text(standards.read(standards.path_of(study))))
         return None
     if flags.FLAGS.table:
-        bases = {arm.name: arm.base for arm in arms if arm.base}
-        names = [arm.name for arm in arms]
-        held = [row for row in rows.read(pathlib.Path(study.csv)) if row.cell.arm in names]
+        bases = {arm.name: arm.base or arms[0].name for arm in arms}
+        held = [row for row in rows.read(pathlib.Path(study.csv)) if row.cell.arm in bases]
+        if not held:
+            raise UserError(
+                f"{study.csv}: expected rows of the study's arms, found none; run the study first "
+                "(without --table), or correct --csv"
+            )
         shown = {"measure": flags.FLAGS.measure, "alternative": flags.FLAGS.alternative}
         print(tables.study_table(held, bases=bases, **shown))
         return None

@@ -45,6 +45,12 @@ def test_a_table_is_printed_from_the_csv_alone(tmp_path):
         "| all | 0.900 +- 0.000, +0.100 (p = 0.500) |",
         "without JAX",
     ]
+    # Of an arm that isn't there yet, there is no difference.
+    done = study(given[0], "--arm=new:", *given[2:], "--table")
+    assert "| real | 0.800 +- 0.000 |\n| all | 0.900 +- 0.000 |" in done.stdout
+    done = study(given[0], "--arm=new:", "--table")
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
+    assert "t.csv: expected rows of the study's arms, found none; run the study" in done.stderr
     assert "| all | 0.400" in study(*given, "--table", "--measure=auc_abnormal").stdout
     done = study(*given)
     assert done.returncode == 2 and "--videos: expected a videos.json" in done.stderr

@@ -144,16 +144,17 @@ def _world(study: GridStudy, number: int, gap: str, real: str = "") -> dict:
     out = study.folder / "worlds" / name
     # Another study may be making the same world.
     folders.claim(out, "pipeline")
-    if videos and not (out / "real").exists():
-        copied = out / f".real.{os.getpid()}.partial"
-        shutil.copytree(real, copied)
-        os.replace(copied, out / "real")
     plan = pipeline.PipelinePlan(
         out=str(out), videos=videos, train_pairs=TRAIN_PAIRS, test_pairs=TEST_PAIRS,
         generated_pairs=GENERATED_PAIRS, data_seed=10 * number, domain_gap=float(gap),
         random_drops=RANDOM_DROPS,
     )  # fmt: skip
     with folders.locked(out / ".study.lock", None):
+        if videos and not (out / "real").exists():
+            copied = out / ".real.partial"
+            shutil.rmtree(copied, ignore_errors=True)  # Of a process that was killed.
+            shutil.copytree(real, copied)
+            os.replace(copied, out / "real")
         return pipeline.run(pipeline.PipelineSettings(plan=plan, rows=rows))
 
 

@@ -110,7 +110,8 @@ class Table:
         return dataclasses.replace(config, seed=grid.run_seed(cell))
 
     def add(self, cell: Cell, measures: rows.Measures) -> None:
-        """Adds a row and writes the table."""
+        """Adds a row to the table as it is by now, and writes it."""
+        self._rows = {row.cell: row for row in rows.read(self._path)}
         self._rows[cell] = rows.Row(cell, self.digest(cell), measures)
         rows.write(self._path, sorted(self._rows.values(), key=lambda row: self._place(row.cell)))
 
@@ -217,7 +218,8 @@ class _Run:
             store=draw.store,
             synthetic_store=clips.store if clips else "",
             synthetic_keep=clips.decisions(arm.keep, cell.seed) if clips else "",
-            annotations=str(self._study.folder / "splits" / f"{name}.json"),
+            # In the study's own folder: another one may divide the same videos otherwise.
+            annotations=str(self._folder / f"{name}.json"),
             workdir=str(self._folder / run_name),
         )
 

@@ -1,6 +1,7 @@
 """Draws of a study: nested sets of real videos, and clips that lie in a folder."""
 
 import dataclasses
+import shutil
 
 import pytest
 
@@ -8,7 +9,7 @@ from generation import pipeline
 from generation.filter import deciding
 from gvvad_jax import splits
 from gvvad_jax.command import UserError
-from gvvad_jax.store import annotations
+from gvvad_jax.store import annotations, folders
 from gvvad_jax.store.reader import Store
 from tests.support.textures import write_videos
 from tools.studies import draws, grid
@@ -91,6 +92,24 @@ def test_the_filter_compares_with_the_training_videos_of_the_split(tmp_path, mon
     )
     draws.prepare(study, 0, True)
     assert compared == [3]
+
+
+def test_two_studies_that_begin_together_make_a_world_once(tmp_path, monkeypatch):
+    real, study = tmp_path / "real", real_study(tmp_path)
+    real.mkdir()
+    world = tmp_path / "out" / "worlds" / "003-small-4x2"
+    (world / ".real.partial").mkdir(parents=True)  # Of a study that was killed.
+
+    def copied(*paths):
+        with pytest.raises(UserError, match="busy"), folders.locked(world / ".study.lock", "busy"):
+            pass
+        copytree(*paths)
+
+    copytree = shutil.copytree
+    monkeypatch.setattr(shutil, "copytree", copied)
+    monkeypatch.setattr(pipeline, "run", lambda settings: {})
+    assert draws._world(study, 3, "1", str(real)) == {}
+    assert sorted(path.name for path in world.iterdir()) == [".gvvad", ".study.lock", "real"]
 
 
 def test_every_gap_takes_the_footage_and_the_store_of_the_first(tmp_path, monkeypatch):

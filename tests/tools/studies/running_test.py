@@ -169,6 +169,35 @@ def test_rows_of_other_flags_are_run_again_in_one_line(tmp_path, capfd):
     assert len(rows.read(tmp_path / "t.csv")) == 6
 
 
+def train_beside_another_study(config):
+    """The other one divides the same videos otherwise, under the same folder."""
+    path = pathlib.Path(config.annotations)
+    assert path.is_relative_to(pathlib.Path(config.workdir).parent)
+    return train(config)
+
+
+def test_a_row_trains_on_the_videos_that_its_own_study_drew(tmp_path):
+    fields = {"jobs": 1, "draws": 1, "seeds": 1, "counts": "2+1", "detectors": "rtfm"}
+    assert run(tmp_path, train_beside_another_study, **fields) == 0
+
+
+def test_a_table_keeps_what_others_write_into_it_meanwhile(tmp_path):
+    """As a study of other draws does that runs elsewhere, or someone who edits the file."""
+    fields = {"draws": 1, "seeds": 1, "counts": "2+1", "detectors": "rtfm"}
+    arms, path = grid.parse_arms(ARMS), tmp_path / "t.csv"
+    tables = [
+        running.Table(make(tmp_path, first_draw=draw, **fields), TrainConfig(), arms)
+        for draw in (0, 1)
+    ]
+    measures = dict.fromkeys(rows.MEASURES)
+    for table in (*tables, tables[0]):
+        table.add(table.todo()[0], measures)
+    assert [row.cell.draw for row in rows.read(path)] == [0, 0, 1]
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:2]))
+    tables[0].add(tables[0].todo()[0], measures)
+    assert [row.cell.draw for row in rows.read(path)] == [0, 0]
+
+
 def test_rows_that_cannot_be_run_are_reported_and_the_study_goes_on(tmp_path, capfd):
     assert run(tmp_path, train_but_lap, jobs=1, draws=1, seeds=1, counts="2+1") == 3
     shown = capfd.readouterr().err
