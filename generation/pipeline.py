@@ -142,11 +142,13 @@ class PipelineSettings:
 
 # Classes of the options by name of the settings' field.
 SECTIONS = {field.name: field.default_factory for field in dataclasses.fields(PipelineSettings)}
+# Options of stages that the pipeline sets itself.
+SET_HERE = ("source",)
 
 
 def define_pipeline_flags() -> None:
     """Defines a flag for each field of the plan and of the stages' options."""
-    define_flags(*SECTIONS.values())
+    define_flags(*SECTIONS.values(), set_here=SET_HERE)
 
 
 def settings_from_flags() -> PipelineSettings:

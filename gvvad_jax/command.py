@@ -31,7 +31,7 @@ import textwrap
 import threading
 import traceback
 import types
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from absl import flags
@@ -237,6 +237,10 @@ def _parse(argv: list[str], positional: int | None) -> list[str]:
         raise UserError(f"{error}; --help lists the flags") from error
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"--flagfile: {error}; --help lists the flags") from error
+    for name in filter(on_command_line, sorted(_SET_HERE)):
+        raise UserError(
+            f"--{name}: expected none, because this command sets it itself, found one; leave it out"
+        )
     if positional is not None and len(arguments) != positional:
         wanted = f"{positional or 'no'} argument{'s' * (positional != 1)} without dashes"
         raise UserError(
@@ -381,11 +385,17 @@ _TYPE_NAMES: dict[Any, str] = {
 }
 
 
-def define_flags(*classes: type) -> None:
+def define_flags(*classes: type, set_here: Collection[str] = ()) -> None:
     """Defines a flag for each field, under the field's name, as a flag of the command itself.
 
     A field that several classes have, the same in all of them, is one flag.
+
+    Args:
+      *classes: the dataclasses.
+      set_here: fields that the command sets itself. Their flags may stand in a flagfile that
+        serves other commands too; --help doesn't list them, and the command line can't have them.
     """
+    _SET_HERE.update(set_here)
     fields: dict[str, dataclasses.Field] = {}
     for field in (field for cls in classes for field in dataclasses.fields(cls)):
         other = fields.setdefault(field.name, field)
@@ -406,6 +416,7 @@ def define_flags(*classes: type) -> None:
 
 # Of the flags that `define_flags` defined, by name: their group and bounds.
 _METADATA: dict[str, Mapping[str, Any]] = {}
+_SET_HERE: set[str] = set()
 # What --help calls a module that runs as a command, where that isn't `python -m MODULE`.
 COMMAND_NAMES: dict[str, str] = {}
 
@@ -416,7 +427,8 @@ def help_text(usage: str) -> str:
     # The command's own flags: absl, chex and orbax have some of theirs.
     for flag in flags.FLAGS.flags_by_module_dict().get(sys.argv[0], ()):
         title = _METADATA.get(flag.name, {}).get("group") or "Command"
-        by_group.setdefault(title, []).append(flag)
+        if flag.name not in _SET_HERE:
+            by_group.setdefault(title, []).append(flag)
     named = re.sub(r"python -m ([\w.]*\w)", lambda m: COMMAND_NAMES.get(m[1], m[0]), usage)
     lines = [named.strip(), ""]
     for title, members in by_group.items():

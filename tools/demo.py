@@ -42,7 +42,9 @@ def main(_: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    define_flags(*pipeline.SECTIONS.values(), TrainConfig)
+    # Stores, folders and seeds are those of each run.
+    own = ("store", "synthetic_store", "synthetic_keep", "workdir", "seed", *pipeline.SET_HERE)
+    define_flags(*pipeline.SECTIONS.values(), TrainConfig, set_here=own)
     flags.DEFINE_integer("seeds", 3, "Number of runs of each arm, one a seed.", 1)
     flags.DEFINE_integer(
         "real_abnormal",

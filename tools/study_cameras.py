@@ -78,7 +78,7 @@ def table(rows: Sequence[dict[str, str]]) -> str:
 
 
 if __name__ == "__main__":
-    define_flags(CameraStudy, TrainConfig)
+    define_flags(CameraStudy, TrainConfig, set_here=("store", "annotations", "workdir", "seed"))
     flags.DEFINE_enum(
         "question", "cameras", ["cameras", "compression", "feedback", "drift"], "What to measure."
     )

@@ -109,7 +109,9 @@ def _spread(values: Sequence[float], form: str) -> str:
 
 
 if __name__ == "__main__":
-    define_flags(windows.WindowStudy, TrainConfig)
+    define_flags(
+        windows.WindowStudy, TrainConfig, set_here=("store", "annotations", "workdir", "seed")
+    )
     flags.DEFINE_string("csv", "", "The study's table; rows that it holds aren't run again.")
     flags.DEFINE_bool("table", False, "Print tables of --csv and run nothing.")
     flags.DEFINE_enum(

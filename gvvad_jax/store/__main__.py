@@ -1,6 +1,9 @@
 """Validates a feature store and prints a summary.
 
-python -m gvvad_jax.store PATH [--upgrade]
+    python -m gvvad_jax.store PATH [--upgrade]
+
+Compares all digests, and checks shapes, order, and that values are finite. Prints one JSON object,
+or one line for each fault, with exit status 2; the command that wrote a store repairs it.
 """
 
 import json
@@ -22,7 +25,10 @@ def main(arguments: Sequence[str]) -> None:
     for fault in faults:
         print(fault, file=sys.stderr)
     if faults:
-        raise UserError(f"{store.path}: expected a sound store, found {len(faults)} faults")
+        raise UserError(
+            f"{store.path}: expected a sound store, found {len(faults)} faults; the "
+            "command that wrote it repairs it"
+        )
     summary = store.summary()
     if flags.FLAGS.upgrade:
         summary["upgraded"] = upgrade(store)

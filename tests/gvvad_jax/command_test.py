@@ -81,6 +81,19 @@ def test_help_says_each_fact_of_a_flag_once():
     }
 
 
+def test_what_a_command_sets_itself_stands_in_flagfiles_alone(tmp_path):
+    body = (
+        "from gvvad_jax.command import define_flags\n"
+        "from gvvad_jax.config import TrainConfig\n"
+        "define_flags(TrainConfig, set_here=('store',))\n"
+        "def main(_): print(flags.FLAGS.store)"
+    )
+    (tmp_path / "a.flags").write_text("--store=S\n")
+    assert _ending(body, f"--flagfile={tmp_path / 'a.flags'}").stdout == "S\n"
+    _assert_one_line(_ending(body, "--store=S"), "--store: expected none, because this command")
+    assert "--store:" not in _ending(body, "--help").stdout
+
+
 def test_help_calls_a_command_as_it_was_started():
     assert "\n    gvvad score --workdir=W" in _run("-m", "gvvad_jax", "score", "--help").stdout
     alone = _run("-m", "gvvad_jax.score", "--help").stdout
