@@ -1,6 +1,6 @@
 """Studies: many runs of one question, resumable run by run.
 
-    python -m tools.study --flagfile=configs/studies/helps_footage.flags [--videos=PED2/videos.json]
+    python -m tools.study --flagfile=configs/studies/helps_footage.flags [--videos=VIDEOS.json]
     python -m tools.study --flagfile=configs/studies/helps_footage.flags --table
     python -m tools.study --study=ped2 --flagfile=configs/ped2.flags --videos=videos.json --out=DIR
 
@@ -44,13 +44,13 @@ def main(_: list[str]) -> None:
         return None
     if flags.FLAGS.table:
         bases = {arm.name: arm.base or arms[0].name for arm in arms}
-        held = [row for row in rows.read(pathlib.Path(study.csv)) if row.cell.arm in bases]
-        if not held:
-            raise UserError(
-                f"{study.csv}: expected rows of the study's arms, found none; run the study first "
-                "(without --table), or correct --csv"
-            )
         shown = {"measure": flags.FLAGS.measure, "alternative": flags.FLAGS.alternative}
+        held = [row for row in rows.read(pathlib.Path(study.csv)) if row.cell.arm in bases]
+        if all(row.measures[shown["measure"]] is None for row in held):
+            raise UserError(
+                f"{study.csv}: expected rows of the study's arms with {shown['measure']}, found "
+                "none; run the study first (without --table), or correct --csv or --measure"
+            )
         print(tables.study_table(held, bases=bases, **shown))
         return None
     study.require_videos()
@@ -80,7 +80,9 @@ def _ped2() -> None:
 
 
 if __name__ == "__main__":
-    define_flags(ped2.Ped2Study, grid.GridStudy, TrainConfig)
+    # Stores, folders and seeds are those of each run.
+    own = ("store", "synthetic_store", "synthetic_keep", "annotations", "workdir", "seed")
+    define_flags(ped2.Ped2Study, grid.GridStudy, TrainConfig, set_here=own)
     flags.DEFINE_enum("study", "grid", ["grid", "ped2"], "Study to run.")
     flags.DEFINE_multi_string(
         "arm",

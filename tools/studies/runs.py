@@ -63,8 +63,8 @@ def finished_run(config: TrainConfig, measures: Sequence[str] = MEASURES) -> dic
     digest_path = workdir.with_name(f"{workdir.name}.made_of.txt")
     if digest_path.exists() and digest_path.read_text(encoding="utf-8") != inputs:
         raise UserError(
-            f"{workdir}: expected a run of today's videos, annotations and decisions, found a run "
-            "of other ones; remove it and its sibling runs, or give another --out"
+            f"{workdir}: expected a run of these videos, annotations and decisions, found a run of "
+            "others; remove it and its sibling runs, or give another --out"
         )
     workdir.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(digest_path, inputs.encode())

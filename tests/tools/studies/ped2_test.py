@@ -106,7 +106,7 @@ def test_other_footage_or_decisions_are_no_finished_run(tmp_path):
     abnormal = next(v for v in content["videos"].values() if v.get("abnormal_frames"))
     abnormal["abnormal_frames"][0][0] += 1
     listed.write_text(json.dumps(content))
-    with pytest.raises(UserError, match="split-00: expected a run of today's videos, annotations"):
+    with pytest.raises(UserError, match="split-00: expected a run of these videos, annotations"):
         ped2.run(study, flags)
     assert len(list((tmp_path / "out").glob("rules/*"))) == 2
 
