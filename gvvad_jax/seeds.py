@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from gvvad_jax.command import Interrupted, UserError, check, group
-from gvvad_jax.config import TrainConfig
+from gvvad_jax.config import CHECKPOINTS, TrainConfig
 from gvvad_jax.store import folders
 from gvvad_jax.store.files import write_json
 from gvvad_jax.store.workers import Worker, pool, ready
@@ -155,12 +155,15 @@ def summary(results: Mapping[int, Mapping[str, Any]]) -> dict[str, Any]:
       results: content of result.json by seed.
 
     Returns:
-      {"seeds", "last", "best_on_validation"}: for each checkpoint, by measure, {"mean", "std" (None
-      of a single seed), "min", "max", "of": the value by seed}.
+      {"seeds", "last", "best_on_validation", and "best_on_test" where it was asked for}: for each
+      checkpoint, by measure, {"mean", "std" (None of a single seed), "min", "max", "of": the value
+      by seed}.
     """
     seeds = sorted(results)
     found: dict[str, Any] = {"seeds": seeds}
-    for kind in ("last", "best_on_validation"):
+    for kind in CHECKPOINTS:
+        if kind == "best_on_test" and not any(kind in result for result in results.values()):
+            continue
         measured = {seed: results[seed].get(kind) or {} for seed in seeds}
         names = dict.fromkeys(name for values in measured.values() for name in values)
         found[kind] = {
@@ -190,7 +193,7 @@ def _spread(measured: Mapping[int, Mapping[str, Any]], name: str) -> dict[str, A
 def describe(found: Mapping[str, Any]) -> str:
     """The summary as lines for people."""
     lines = []
-    for kind in ("last", "best_on_validation"):
+    for kind in (kind for kind in CHECKPOINTS if kind in found):
         for name in ("auc", "ap", "auc_abnormal", "far", "video_auc", "video_ap"):
             if spread := found[kind].get(name):
                 std = "" if spread["std"] is None else f" +- {spread['std']:.3f}"

@@ -75,6 +75,10 @@ def test_a_summary_counts_what_was_measured():
     assert found["last"]["ap"]["std"] is None and found["last"]["ap"]["of"] == {"1": 0.25}
     assert found["best_on_validation"]["auc"]["mean"] == 0.75 and "per_class" not in found["last"]
     assert "last: auc 0.600 +- 0.141 (0.500 to 0.700, 2 seeds)" in seeds.describe(found)
+    # Only where it was asked for.
+    assert list(found) == ["seeds", "last", "best_on_validation"]
+    results[1]["best_on_test"] = {"auc": 0.8, "step": 4}
+    assert "best_on_test: auc 0.800 (" in seeds.describe(seeds.summary(results))
     # Test videos with video labels alone.
     labelled = seeds.summary({0: {"last": {"auc": None, "video_auc": 0.75}}})
     assert seeds.describe(labelled) == "  last: video_auc 0.750 (0.750 to 0.750, 1 seeds)"

@@ -50,7 +50,8 @@ def test_a_table_is_printed_from_the_csv_alone(tmp_path):
     assert "| real | 0.800 +- 0.000 |\n| all | 0.900 +- 0.000 |" in done.stdout
     done = study(given[0], "--arm=new:", "--table")
     assert done.returncode == 2 and done.stderr.count("\n") == 1
-    assert "t.csv: expected rows of the study's arms, found none; run the study" in done.stderr
+    assert "t.csv: expected rows of the study's arms with auc, found none; run" in done.stderr
+    assert "arms with far, found none" in study(*given, "--table", "--measure=far").stderr
     assert "| all | 0.400" in study(*given, "--table", "--measure=auc_abnormal").stdout
     done = study(*given)
     assert done.returncode == 2 and "--videos: expected a videos.json" in done.stderr

@@ -210,7 +210,8 @@ def _list_of_clips(study: GridStudy) -> pathlib.Path:
     videos = {}
     for file in files:
         link = folder / file.name
-        if not link.exists():
+        if not link.is_symlink() or link.readlink() != file:
+            link.unlink(missing_ok=True)  # Of a folder of that name elsewhere, or moved.
             link.symlink_to(file)
         videos[f"clip-{file.stem}"] = {
             "file": file.name, "label": int(file.stem in abnormal), "split": "train",

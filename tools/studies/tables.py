@@ -112,7 +112,7 @@ def _columns(
     for row in rows:
         key = row.cell.arm, row.cell.detector
         values.setdefault(key, {})[row.cell.pair] = row.measures[measure] or 0.0
-    most = max(map(len, values.values()))
+    most = max(map(len, values.values()), default=0)
     columns: dict[str, dict[str, tuple[str, int]]] = {detector: {} for detector in detectors}
     for arm in arms:
         base = (bases or {}).get(arm, arms[0])

@@ -81,6 +81,23 @@ def test_a_split_of_real_videos_and_a_folder_of_clips(tmp_path):
         draws.prepare(real_study(tmp_path, clips=str(folder)), 0, True)
 
 
+def test_clips_of_a_folder_that_moved_are_linked_anew(tmp_path):
+    for name in ("a", "b"):
+        folder = tmp_path / name / "samples"
+        folder.mkdir(parents=True)
+        for clip in ("x", "y"):
+            (folder / f"{clip}.mp4").write_text(name)
+        study = real_study(tmp_path, clips=str(folder), abnormal_clips="x")
+        listed = draws._list_of_clips(study)
+        assert (listed.parent / "x.mp4").read_text() == name
+    shutil.rmtree(folder)
+    (tmp_path / "a" / "samples").rename(folder)
+    draws._list_of_clips(study)
+    shutil.move(folder, tmp_path / "samples")
+    draws._list_of_clips(dataclasses.replace(study, clips=str(tmp_path / "samples")))
+    assert (listed.parent / "x.mp4").read_text() == "a"
+
+
 def test_the_filter_compares_with_the_training_videos_of_the_split(tmp_path, monkeypatch):
     folder = tmp_path / "samples"
     folder.mkdir()

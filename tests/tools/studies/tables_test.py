@@ -57,6 +57,13 @@ def test_gaps_are_columns_of_each_number_and_detector_and_real_videos_stand_in_a
         assert real[0] == "| real" and real[1] == real[2].removesuffix(" |")
         assert (everything[0], half[0], half[1]) == ("| all", "| half", "-")
     assert "| all | - | " in parts[3]
+    # Of the second number there is no row of the first gap yet.
+    begun = {
+        (3, "0", "all", "lap"): BASE,
+        (3, "2", "all", "lap"): BASE,
+        (6, "2", "all", "lap"): BASE,
+    }
+    assert "abnormal real videos, n = 6 | gap 2 |" in tables.study_table(table_rows(begun))
 
 
 def test_an_unfinished_table_pairs_what_both_have_and_says_how_many():
