@@ -379,6 +379,11 @@ class Threshold:
     reason: str | None = None
 
 
+def three_digits(number: float) -> str:
+    """Returns a number as text, of three significant digits and without an exponent."""
+    return np.format_float_positional(number, 3, unique=False, fractional=False, trim="-")
+
+
 def threshold_for(
     alarms_per_hour: float,
     scores: Mapping[str, npt.ArrayLike],
@@ -423,8 +428,9 @@ def threshold_for(
     if hours < SUPPORT / alarms_per_hour - 1 / 3600:
         rate = SUPPORT / hours
         reason = (
-            f"{hours:.3g} hours of normal footage support {rate:.3g} alarms an hour, not "
-            f"{alarms_per_hour:g}, which takes {SUPPORT / alarms_per_hour:.3g} hours"
+            f"{three_digits(hours)} hours of normal footage support {three_digits(rate)} alarms an "
+            f"hour, not {alarms_per_hour:g}, which takes {three_digits(SUPPORT / alarms_per_hour)} "
+            "hours"
         )
     else:
         threshold = _lowest(footage, alarms_per_hour * hours + _SLACK, rule)

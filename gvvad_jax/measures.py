@@ -4,7 +4,7 @@ import dataclasses
 import math
 from typing import Any, Literal, NotRequired, TypedDict, cast
 
-from gvvad_jax import metrics
+from gvvad_jax import events, metrics
 from gvvad_jax.command import UserError
 
 # Why a model has no temperature and no threshold of its own.
@@ -141,7 +141,7 @@ def describe(measures: Measures) -> str:
         named.append(("video AUC", "video_auc"))
     shown = ", ".join(show(title, name) for title, name in named)
     if (rate := measures["alarms_per_hour"]) is not None:
-        shown += f", {rate:.3g} alarms an hour"
+        shown += f", {events.three_digits(rate)} alarms an hour"
     difference = measures.get("comparison", {}).get("auc", {})
     if difference.get("interval"):
         low, high = difference["interval"]

@@ -267,6 +267,12 @@ def test_footage_too_short_for_a_rate_says_which_it_supports():
     )
     # 3 / 1.5 hours are enough.
     assert threshold_for(1.5, *footage).reason is None
+    # Four seconds: no exponents.
+    scores, times = footage
+    seconds = {name: times_Tx2 / 1800 for name, times_Tx2 in times.items()}
+    assert threshold_for(0.5, scores, seconds).reason == (
+        "0.00111 hours of normal footage support 2700 alarms an hour, not 0.5, which takes 6 hours"
+    )
     nothing = threshold_for(1.0, {}, {})
     assert (nothing.threshold, nothing.alarms_per_hour, nothing.hours) == (None, None, 0.0)
     assert nothing.reason == "no normal footage to set a threshold on"

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from gvvad_jax import curves
+from gvvad_jax import curves, events
 from tools.pages import report_runs, report_scores
 from tools.pages.rendering import render
 from tools.pages.report_plots import Line, plot
@@ -215,7 +215,7 @@ def show(value: float | None, name: str = "") -> str:
     """A measure as text: three digits, or three significant ones for alarms an hour."""
     if value is None:
         return "–"
-    return f"{value:.3g}" if name == "alarms_per_hour" else f"{value:.3f}"
+    return events.three_digits(value) if name == "alarms_per_hour" else f"{value:.3f}"
 
 
 def _seed_rows(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from gvvad_jax.events import three_digits
 from tools.pages import player
 from tools.pages.rendering import render
 
@@ -118,9 +119,10 @@ def _facts(content: Mapping[str, Any], embedded: bool) -> list[tuple[str, str]]:
     threshold = content["threshold"]
     said = f"{content['rule']['threshold']:.3f}"
     if threshold["alarms_per_hour"] is not None:
+        rate, hours = map(three_digits, (threshold["alarms_per_hour"], threshold["hours"]))
         said += (
-            f", for {threshold['alarms_per_hour']:.3g} alarms an hour on {threshold['hours']:.3g} "
-            f"hours of normal footage ({threshold['videos']} videos)"
+            f", for {rate} alarms an hour on {hours} hours of normal footage "
+            f"({threshold['videos']} videos)"
         )
     if threshold["reason"]:
         said += f"; {threshold['reason']}"
