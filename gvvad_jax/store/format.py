@@ -83,7 +83,7 @@ class Manifest:
         return digests.of_json(content)
 
     def differences(self, other: "Manifest", unknown_agrees: bool = False) -> list[str]:
-        """Lists the fields in which two stores of one run must agree but differ.
+        """Lists the fields in which two stores of one run must agree but differ, as text.
 
         Their dtypes may differ, and a generated video's description may take the place of any
         captioner's text.
@@ -112,7 +112,7 @@ class Manifest:
                 why = " (one of them knows its weights by size and ends alone, as version 1 did)"
             elif same(*map(unnamed, values)):
                 continue
-            differences.append(f"{field} {values[0]} against {values[1]}{why}")
+            differences.append((_difference(field, *values) or field) + why)
         return differences
 
     def unknown_weights(self, other: "Manifest") -> list[str]:
@@ -178,6 +178,16 @@ class _Settings(msgspec.Struct):
     dtype: Literal["float16", "float32"] = "float32"
     text: _Text | None = None
     weights_known_by: Literal["content", "ends"] = "content"
+
+
+def _difference(field: str, expected: Json, found: Json) -> str:
+    """One field of two manifests: what it is instead of what it should be."""
+    if not isinstance(expected, Mapping) or not isinstance(found, Mapping):
+        return f"{field} {found!r} instead of {expected!r}"
+    keys = (key for key in sorted({*expected, *found}) if expected.get(key) != found.get(key))
+    return ", ".join(
+        f"{field} {key} {found.get(key)!r} instead of {expected.get(key)!r}" for key in keys
+    )
 
 
 def _without_weights(value: Json) -> Json:

@@ -105,7 +105,10 @@ def test_a_store_of_no_video_or_other_settings_is_refused(tmp_path):
     with pytest.raises(UserError, match="expected at least one video"):
         _write(tmp_path, "")
     _write(tmp_path, "a")
-    with pytest.raises(UserError, match="expected the store here to have the same settings.* dim"):
+    with pytest.raises(
+        UserError,
+        match="expected the store here to have the same settings, found dim 4 instead of 5;",
+    ):
         StoreWriter.for_features(tmp_path, dim=5, snippet_frames=8)
     for name, value in (("dim", 0), ("crops", 1.5), ("snippet_frames", True), ("text_dim", -1)):
         with pytest.raises(UserError, match=f"^{name}: expected a whole number"):
