@@ -223,9 +223,10 @@ class Run:
         self._selection = Selection(
             self.config, inputs.splits, inputs.manifest, inputs.standards.real, self.saved
         )
-        # Without real videos there is one domain, whose statistics are kept for scoring.
+        # Where no real video is drawn there is one domain, whose statistics are kept for scoring.
         one_domain = dataclasses.replace(self.config, batch_norm="shared")
-        self.trained = one_domain if inputs.synthetic_V.all() else self.config
+        draws_real = self.config.synthetic_share != 1 and not inputs.synthetic_V.all()
+        self.trained = self.config if draws_real else one_domain
 
     def _first_state(self) -> tuple[TrainState, int]:
         """Returns the state to go on from, and its step."""
@@ -390,6 +391,12 @@ def _report(config: TrainConfig, splits: Splits) -> None:
         print(
             "no real training video: generated ones are normalised by their own statistics, and "
             "so is what is scored",
+            file=sys.stderr,
+        )
+    elif config.normalises_by_domain and config.synthetic_share == 1:
+        print(
+            "--synthetic_share=1: no real video is drawn, so BatchNorm keeps the generated ones' "
+            "statistics, and scores by them",
             file=sys.stderr,
         )
     seen = [*splits.train, *splits.held_out, *splits.validation]

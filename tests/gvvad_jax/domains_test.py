@@ -1,5 +1,6 @@
 """Real and generated videos normalised apart: neither moves what the other is normalised by."""
 
+import contextlib
 import dataclasses
 
 import jax
@@ -7,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gvvad_jax import segments, step
+from gvvad_jax import segments, step, training
 from gvvad_jax.batches import Batch
 from gvvad_jax.command import UserError
 from gvvad_jax.config import TrainConfig
@@ -232,6 +233,21 @@ def test_without_generated_videos_there_is_one_domain(real_store, synthetic_stor
 
     np.testing.assert_array_equal(mean_D("domain"), mean_D("real"))
     assert np.abs(mean_D("domain", str(synthetic_store)) - mean_D("real")).max() > 1e-6
+
+
+@pytest.mark.parametrize(("share", "kept"), [(1.0, "shared"), (0.5, "per_domain")])
+def test_a_run_that_draws_no_real_video_keeps_the_generated_ones_statistics(
+    settings, tmp_path, capsys, share, kept
+):
+    """Otherwise it would score by the statistics that it began with."""
+    config = dataclasses.replace(
+        settings, detector="rtfm", batch_norm="per_domain", batch_size=4, synthetic_share=share,
+        workdir=str(tmp_path / "run"),
+    )  # fmt: skip
+    with contextlib.ExitStack() as stack:
+        assert training.Run(config, training.prepared(config), stack).trained.batch_norm == kept
+    said = "--synthetic_share=1: no real video is drawn" in capsys.readouterr().err
+    assert said == (kept == "shared")
 
 
 def test_snippets_are_suspected_by_the_text_as_stored():
