@@ -37,7 +37,7 @@ def test_drift_is_said_in_one_line_with_the_farthest_first():
     assert drift.describe(_model(), {"a": 1.5, "b": None}) is None
     said = drift.describe(_model(), shifts)
     assert said.startswith("drift: the features of d (3.0), e (2.0), f (1.7) and 1 more lie more")
-    assert "tools.calibrate" in said and "\n" not in said
+    assert "gvvad calibrate" in said and "\n" not in said
     # A camera's own range is narrower, so that the bound is higher.
     adapted = _model(seen=KNOWN)
     assert drift.beyond(adapted, shifts | {"g": 3.5}) == {"g": 3.5}

@@ -96,7 +96,7 @@ def test_a_shard_cut_short_is_named(tmp_path):
 
 
 def test_no_store_names_the_remedy(tmp_path):
-    with pytest.raises(UserError, match="generation.encode"):
+    with pytest.raises(UserError, match="gvvad encode"):
         Store(tmp_path / "absent")
 
 

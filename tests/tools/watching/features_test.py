@@ -113,7 +113,7 @@ def test_published_encoders_are_told_by_their_checkpoint():
     ("found", "text", "problem"),
     [
         (make_manifest(), False, "W: expected a run trained on features of generation.encode"),
-        (manifest("i3d", "unknown"), False, "found 'i3d' of top left, .*import_features"),
+        (manifest("i3d", "unknown"), False, "found 'i3d' of top left, .*import-features"),
         (manifest("clip-x", "x", crops={"count": "unknown"}), False, "of unknown crops"),
         (manifest("clip-x", "x"), True, "captions come from pixels .*found 'None' .*--feature_g"),
         (
