@@ -49,7 +49,7 @@ STAGES = {
         ),
     },
     "Own videos and cameras": {
-        "watch": ("tools.score_video", "Find events in videos, with pictures and a page of each."),
+        "watch": ("tools.score_video", "Find events in videos and live sources, with pictures."),
     },
     "Studies and checks": {
         "study": ("tools.study", "Run many trainings that answer one question."),

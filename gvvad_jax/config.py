@@ -117,7 +117,9 @@ CADENCE = group(_CADENCE)
 class TrainConfig:
     """The settings of one training run; each field is a flag. The defaults are the paper's."""
 
-    store: str = DATA("", "Feature store of the real videos; separate several with commas.")
+    store: str = DATA(
+        "", "Feature store of the real videos; separate several with commas. Required."
+    )
     synthetic_store: str = DATA(
         "",
         "Feature store of the generated videos; separate several with commas (default: train on "
@@ -127,7 +129,7 @@ class TrainConfig:
         "", "Decisions of the filter, a decisions.jsonl (default: keep every generated video)."
     )
     annotations: str = DATA("", "The videos.json to use instead of the store's own.")
-    workdir: str = DATA("", "Folder of the run; the same command resumes it.")
+    workdir: str = DATA("", "Folder of the run; the same command resumes it. Required.")
     segments: int = DATA(
         64,
         "Segments that each training video is averaged into; with --causal_window the snippets of "

@@ -160,7 +160,7 @@ def _video_arrays(model: "Model", snippets: Mapping[str, np.ndarray]) -> dict[st
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string("workdir", "", "Run folder with the trained detector.")
+    flags.DEFINE_string("workdir", "", "Run folder with the trained detector. Required.")
     flags.DEFINE_string("store", "", "Feature store whose videos are scored.")
     flags.DEFINE_bool(
         "verify_rows",
@@ -175,7 +175,7 @@ if __name__ == "__main__":
     flags.DEFINE_float(
         "fps", 25.0, "Frames per second of the video given with --visual.", lower_bound=1
     )
-    flags.DEFINE_string("out", "", "Path of the .npz file to write the scores to.")
+    flags.DEFINE_string("out", "", "Path of the .npz file to write the scores to. Required.")
     flags.DEFINE_enum(
         "checkpoint",
         "last",

@@ -28,7 +28,9 @@ def main(_: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string("data_set", "", "Benchmark, e.g. ucf-crime, xd-violence or shanghaitech.")
+    flags.DEFINE_string(
+        "data_set", "", "Benchmark, e.g. ucf-crime, xd-violence or shanghaitech. Required."
+    )
     flags.DEFINE_string("workdir", "", "Run folder whose result.json is compared.")
     flags.DEFINE_string("measures", "", "File with what evaluate printed, to compare instead.")
     run_command(main, usage=__doc__)

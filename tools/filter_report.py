@@ -46,9 +46,9 @@ def main(_: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string("decisions", None, "The filter's decisions.jsonl.")
+    flags.DEFINE_string("decisions", None, "The filter's decisions.jsonl. Required.")
     flags.DEFINE_string("videos", None, "The videos.json of the generated videos, for pictures.")
     flags.DEFINE_string("prompts", None, "The prompts.jsonl of the videos, for descriptions.")
     flags.DEFINE_integer("clips", 40, "Largest number of generated videos to show.", 0)
-    flags.DEFINE_string("out", None, "HTML file to write.")
+    flags.DEFINE_string("out", None, "HTML file to write. Required.")
     run_command(main, usage=__doc__)

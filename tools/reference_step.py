@@ -30,5 +30,5 @@ def main(_: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string("golden", "", "The .npz file of a reference run.")
+    flags.DEFINE_string("golden", "", "The .npz file of a reference run. Required.")
     run_command(main, usage=__doc__)

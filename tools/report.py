@@ -70,7 +70,9 @@ def _plots(page: pathlib.Path) -> pathlib.Path:
 
 if __name__ == "__main__":
     flags.DEFINE_multi_string(
-        "workdir", [], "Folders of the runs, separated by commas; the flag may be repeated."
+        "workdir",
+        [],
+        "Folders of the runs, separated by commas; the flag may be repeated. Required.",
     )
     flags.DEFINE_string(
         "store",
@@ -99,5 +101,5 @@ if __name__ == "__main__":
         lower_bound=0,
     )
     flags.DEFINE_bool("markdown", False, "Also write the report as Markdown, with SVG files.")
-    flags.DEFINE_string("out", "", "HTML file to write, or a folder for report.html.")
+    flags.DEFINE_string("out", "", "HTML file to write, or a folder for report.html. Required.")
     run_command(main, usage=__doc__)

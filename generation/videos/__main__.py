@@ -128,7 +128,9 @@ def main(_: Sequence[str]) -> None:
 
 if __name__ == "__main__":
     # Required, so they have no default.
-    _PROMPTS = flags.DEFINE_string("prompts", None, "Descriptions, by gvvad prompts.")
-    _OUT = flags.DEFINE_string("out", None, "Folder to write; the same command resumes it.")
+    _PROMPTS = flags.DEFINE_string("prompts", None, "Descriptions, by gvvad prompts. Required.")
+    _OUT = flags.DEFINE_string(
+        "out", None, "Folder to write; the same command resumes it. Required."
+    )
     define_flags(GenerateOptions, DiffusersOptions)
     run_command(main, usage=__doc__)

@@ -76,7 +76,7 @@ class FeatureImport:
         "Type of the store's rows; auto is float16 where all files have it, else float32.",
         choices=("auto", "float16", "float32"),
     )
-    out: str = _STORE("", "Folder of the store; the same command resumes it.")
+    out: str = _STORE("", "Folder of the store; the same command resumes it. Required.")
 
     def __post_init__(self) -> None:
         check(self)

@@ -32,7 +32,7 @@ _OUTPUTS = ("videos", "activitynet", "fiftyone", "cvat")
 class TruthImport:
     """What to import, and what is known besides."""
 
-    truth: str = option("", "Ground truth: a file, or a folder of several.")
+    truth: str = option("", "Ground truth: a file, or a folder of several. Required.")
     format: str = option(
         "auto", "Format of the ground truth (default: told by names and content).", choices=FORMATS
     )
@@ -61,7 +61,7 @@ class TruthImport:
         "folder).",
         choices=_OUTPUTS,
     )
-    out: str = option("", "Path to write.")
+    out: str = option("", "Path to write. Required.")
 
     def __post_init__(self) -> None:
         check(self)

@@ -19,8 +19,10 @@ from gvvad_jax.store.reader import Store
 class CheckpointImport:
     """A PyTorch file and how to read it; each field is a flag."""
 
-    source: str = option("", "PyTorch state dict to import (.pkl, .pth, .pt).")
-    workdir: str = option("", "Folder to write. Repeating the same import changes nothing.")
+    source: str = option("", "PyTorch state dict to import (.pkl, .pth, .pt). Required.")
+    workdir: str = option(
+        "", "Folder to write; repeating the same import changes nothing. Required."
+    )
     store: str = option("", "Feature store of the checkpoint's encoder (default: unknown).")
     detector: str = option(
         "auto",
