@@ -227,6 +227,11 @@ class Run:
         one_domain = dataclasses.replace(self.config, batch_norm="shared")
         draws_real = self.config.synthetic_share != 1 and not inputs.synthetic_V.all()
         self.trained = self.config if draws_real else one_domain
+        if self.config.conflicts == "limit" and not draws_real:
+            raise UserError(
+                "--conflicts=limit: expected real videos, without whose gradient generated ones "
+                "move nothing, found none in the batches; take another, or draw real ones"
+            )
 
     def _first_state(self) -> tuple[TrainState, int]:
         """Returns the state to go on from, and its step."""

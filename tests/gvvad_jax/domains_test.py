@@ -250,6 +250,15 @@ def test_a_run_that_draws_no_real_video_keeps_the_generated_ones_statistics(
     assert said == (kept == "shared")
 
 
+def test_a_limit_by_real_gradients_needs_real_videos(settings, tmp_path):
+    config = dataclasses.replace(
+        settings, conflicts="limit", synthetic_share=1.0, workdir=str(tmp_path / "run")
+    )
+    with pytest.raises(UserError, match="--conflicts=limit: expected real videos"):
+        training.fit(config)
+    assert not (tmp_path / "run" / "config.flags").exists()
+
+
 def test_snippets_are_suspected_by_the_text_as_stored():
     """What the text stream takes moves every loss but what is compared with the bank."""
     rng = np.random.default_rng(3)
