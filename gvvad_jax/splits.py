@@ -462,29 +462,42 @@ def _split_off_groups(
 ) -> tuple[list[Member], list[Member]]:
     """Splits off videos as `_split_off` does, but whole groups where there are any.
 
-    Groups are drawn while they fit into the share of a label's videos, else the smallest one. Each
-    label keeps at least one video; a share may lack a label whose videos are one group.
+    Groups are drawn while they fit into the share of either label's videos. Where none with a label
+    fits, the one is drawn that takes the smallest share of any label. Each label keeps at least one
+    video; a share may lack a label whose videos are one group.
     """
     if all(member.video.group is None for member in videos):
         return _split_off(videos, share, key)
     drawn: set[str] = set()
-    labels = {member.video.label for member in videos}
+    labels = sorted({member.video.label for member in videos})
+    sizes = {
+        label: collections.Counter(m.video.kin for m in videos if m.video.label == label)
+        for label in labels
+    }
 
     def leaves_all(name: str) -> bool:
         """Returns whether every label still trains once this group is drawn too."""
-        return {m.video.label for m in videos if m.video.kin not in drawn | {name}} == labels
+        return all(sizes[label].keys() - drawn - {name} for label in labels)
 
-    for label in sorted(labels):
-        sizes = collections.Counter(m.video.kin for m in videos if m.video.label == label)
-        wanted, count = max(1, round(share * sizes.total())), sum(sizes[name] for name in drawn)
+    def fits(name: str) -> bool:
+        return all(
+            sum(sizes[label][each] for each in drawn | {name})
+            <= max(1, round(share * sizes[label].total()))
+            for label in labels
+        )
+
+    def largest_share(name: str) -> float:
+        return max(sizes[label][name] / sizes[label].total() for label in labels)
+
+    for label in labels:
         rng = np.random.default_rng([key[0], label, *key[1:]])
-        shuffled = rng.permutation(sorted(sizes.keys() - drawn)).tolist()
-        smallest = sorted(shuffled, key=lambda name: sizes[name])
+        shuffled = rng.permutation(sorted(sizes[label].keys() - drawn)).tolist()
         for name in shuffled:
-            if count + sizes[name] <= wanted and leaves_all(name):
+            if fits(name) and leaves_all(name):
                 drawn.add(name)
-                count += sizes[name]
-        drawn.update([] if count else [name for name in smallest if leaves_all(name)][:1])
+        if not drawn & sizes[label].keys():
+            left = [name for name in shuffled if leaves_all(name)]
+            drawn.update(sorted(left, key=largest_share)[:1])
     return (
         [m for m in videos if m.video.kin not in drawn],
         [m for m in videos if m.video.kin in drawn],

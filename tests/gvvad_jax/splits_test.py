@@ -383,6 +383,20 @@ def test_a_group_of_both_labels_counts_for_both_and_no_label_loses_its_last_grou
         open_splits(TrainConfig(store=str(other), lambda_mode="meta", validation_share=0.0))
 
 
+def test_a_camera_is_held_out_only_if_it_fits_into_the_share_of_either_label(tmp_path):
+    """One of 20 normal videos, nine of 2, and an abnormal video each."""
+    store = write_store(tmp_path / "s", {"train": (38, 10)})
+
+    def camera(video_id):
+        _, label, number = video_id.split("-")
+        return str(max(0, int(number) - 18) // 2 if label == "0" else number)
+
+    _with_groups(store, camera)
+    for seed in range(5):
+        splits, _ = open_splits(TrainConfig(store=str(store), validation_share=0.1, seed=seed))
+        assert collections.Counter(m.video.label for m in splits.validation) == {0: 2, 1: 1}
+
+
 def test_without_groups_the_split_is_the_one_that_was_always_drawn(real_store):
     splits, _ = open_splits(TrainConfig(store=str(real_store), validation_share=0.2))
     drawn = set()
