@@ -55,7 +55,7 @@ def fit(configs: Sequence[TrainConfig]) -> list[Outcome]:
         data = _Data(runs, stack)
         for member in runs:
             member.run.begin()
-        steps = configs[0].steps
+        steps, pace = configs[0].steps, training.Pace()
         with tqdm.tqdm(total=steps, desc="train", unit="step", mininterval=1.0) as progress:
             while active := [each for each in runs if each.goes_on(steps)]:
                 # Runs that were stopped at different steps go on together once they are level.
@@ -63,7 +63,7 @@ def fit(configs: Sequence[TrainConfig]) -> list[Outcome]:
                 level = [each for each in active if each.run.done == done]
                 ahead = [each.run.done for each in active if each.run.done > done]
                 progress.update(done - progress.n)
-                _advance(program, level, data, min(ahead, default=steps), progress)
+                _advance(program, level, data, min(ahead, default=steps), progress, pace)
         return [each.finish() for each in runs]
 
 
@@ -256,7 +256,12 @@ def compiled_step(program: TrainConfig, is_shared: bool) -> Callable[..., Any]:
 
 
 def _advance(
-    program: TrainConfig, runs: Sequence[_Member], data: _Data, until: int, progress: tqdm.tqdm
+    program: TrainConfig,
+    runs: Sequence[_Member],
+    data: _Data,
+    until: int,
+    progress: tqdm.tqdm,
+    pace: training.Pace,
 ) -> None:
     """Trains runs that have done the same number of steps, until all have ended or done `until`."""
     step_of_all = compiled_step(program, data.is_shared)
@@ -272,6 +277,8 @@ def _advance(
         for place, each in going:
             each.after(_Own(fetched, place), functools.partial(unstacked, states, place))
         progress.update()
+        if told := pace.told(runs[0].run.config.steps - step - 1):
+            progress.write(told, file=sys.stderr)
         for each in runs:
             if each.ended is not None and each in [member for _, member in going]:
                 progress.write(f"{each.run.config.workdir}: {each.ended}", file=sys.stderr)

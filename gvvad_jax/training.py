@@ -166,7 +166,7 @@ def _fit(config: TrainConfig, workdir: pathlib.Path) -> Result:
         progress = tqdm.tqdm(range(run.start, config.steps), initial=run.start, total=config.steps,
                              desc="train", unit="step", mininterval=1.0,
                              disable=not run.saved)  # fmt: skip
-        pace = _Pace()
+        pace = Pace()
         for step in progress:
             if run.stopped:
                 break
@@ -341,7 +341,7 @@ class Run:
         )
 
 
-class _Pace:
+class Pace:
     """Tells once, when a run has started, that it will be a long one.
 
     Args:

@@ -144,11 +144,13 @@ def test_runs_that_stopped_at_different_steps_go_on_together(configs, tmp_path):
         _assert_same_runs(whole.workdir, resumed.workdir)
 
 
-def test_a_run_that_ends_early_leaves_the_others(configs):
+def test_a_run_that_ends_early_leaves_the_others(configs, monkeypatch, capsys):
+    monkeypatch.setattr(training, "LONG_SECONDS", 0)
     configs[1] = dataclasses.replace(configs[1], learning_rate=1e38)
     outcomes = together.fit(configs)
     assert isinstance(outcomes[1], Interrupted) and "expected a finite loss" in str(outcomes[1])
     assert [outcome.steps for outcome in outcomes[::2]] == [12, 12]
+    assert capsys.readouterr().err.count("this run will take another 0.0 hours") == 1
 
 
 @pytest.mark.parametrize("device_gigabytes", [8.0, 0.0])

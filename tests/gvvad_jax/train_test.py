@@ -210,7 +210,7 @@ def test_a_long_run_says_so_once_when_it_starts():
     def told(seconds, steps=100):
         # The first step ends after a minute of compiling.
         times = iter([60 + seconds * n for n in range(steps)])
-        pace = training._Pace(clock=lambda: next(times))
+        pace = training.Pace(clock=lambda: next(times))
         return [pace.told(1000 - n) for n in range(1, steps)]
 
     assert told(1.7) == [None] * 99
