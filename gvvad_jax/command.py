@@ -68,7 +68,9 @@ _EXTRAS = {
     "onnx": "export",
     "onnxruntime": "export",
     "sklearn": "dev",
-} | dict.fromkeys(("torch", "transformers", "diffusers", "pydantic", "openai"), "generation")
+    "fastapi": "app",
+    "uvicorn": "app",
+} | dict.fromkeys(("torch", "transformers", "diffusers", "pydantic", "openai", "PIL"), "generation")
 _INTERRUPTED = "interrupted: finished work is kept; run the same command again to go on from there"
 _HELP = ("--help", "-help", "-h", "--helpfull", "--helpshort")
 
@@ -234,7 +236,7 @@ def _parse(argv: list[str], positional: int | None) -> list[str]:
     except flagfiles.FlagError as error:
         raise UserError(str(error)) from error
     except flags.Error as error:
-        raise UserError(f"{error}; --help lists the flags") from error
+        raise UserError(_explain(str(error))) from error
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"--flagfile: {error}; --help lists the flags") from error
     for name in filter(on_command_line, sorted(_SET_HERE)):
@@ -248,6 +250,25 @@ def _parse(argv: list[str], positional: int | None) -> list[str]:
             "a flagfile too, and --help lists them"
         )
     return arguments
+
+
+def _explain(problem: str) -> str:
+    """Returns what absl says of a flag's value in the words of all other errors."""
+    match = re.fullmatch(r"flag --(\w+)=(.*?): (.*)", problem, re.S)
+    if not match:
+        return f"{problem}; --help lists the flags"
+    name, value, why = match.groups()
+    for pattern, expected in (
+        (r"invalid literal for int\(\).*", "a whole number"),
+        (r"could not convert string to float.*", "a number"),
+        (r"\('Non-boolean argument.*", "true or false"),
+        (r"value should be one of <(.*)>", r"one of \1"),
+        (r"\S+ is not (.*)", r"\1"),
+    ):
+        if found := re.fullmatch(pattern, why, re.S):
+            expected = found.expand(expected).replace("|", ", ")
+            return f"--{name}: expected {expected}, found {value!r}; correct the flag"
+    return f"{problem}; --help lists the flags"
 
 
 def _this_command() -> str:

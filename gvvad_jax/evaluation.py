@@ -153,7 +153,7 @@ def read_scored(scores_path: str, truth_path: str, rule: Alignment = "auto") -> 
     others = (*SNIPPET_PREFIXES, *(VIDEO_PREFIX + i for i in chances))
     scores = {i: array for i, array in arrays.items() if not i.startswith(others)}
     if not truth_path:
-        raise UserError("--ground_truth: expected videos.json or an .npz, found none")
+        raise UserError("--ground_truth: expected videos.json or an .npz, found none; name one")
     rates = {}
     if truth_path.endswith(".npz"):
         labels = load_arrays(truth_path, "an .npz of labels by video id")

@@ -19,7 +19,9 @@ def main(_: list[str]) -> None:
         raise UserError("expected --workdir or --measures, found both; leave one out")
     if not values.data_set:
         if values.workdir or values.measures:
-            raise UserError("--data_set: expected the benchmark that was measured, found none")
+            raise UserError(
+                "--data_set: expected the benchmark that was measured, found none; name one"
+            )
         print(numbers.tables())
         return
     data_set = numbers.data_set_named(values.data_set)

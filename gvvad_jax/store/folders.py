@@ -72,7 +72,7 @@ def require_own(
             found = file.read(80).decode(errors="replace").strip()
         if found == kind:
             return
-        problem = f"the folder of a {found}"
+        problem = f"one of the kind {found!r}"
     else:
         own = [name for name in names if _is_litter(name)]
         if len(own) == len(names) or (signs and set(signs) <= set(names)):
@@ -81,8 +81,8 @@ def require_own(
         more = f" and {len(others) - 3} more" if len(others) > 3 else ""
         problem = f"other files ({', '.join(others[:3])}{more})"
     raise UserError(
-        f"{flag}={folder}: expected an absent or empty folder or one of a {kind}, found {problem}, "
-        f"which this command would overwrite; give another {flag}"
+        f"{flag}={folder}: expected an absent or empty folder, or one of the kind {kind!r}, found "
+        f"{problem}, which this command would overwrite; give another {flag}"
     )
 
 

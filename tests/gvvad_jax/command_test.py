@@ -159,6 +159,31 @@ def test_a_missing_extra_is_named():
     assert done.returncode == 1 and "Traceback" in done.stderr
 
 
+@pytest.mark.parametrize("module", ["uvicorn", "PIL", "cv2", "paho", "torch"])
+def test_each_optional_module_has_an_extra(module):
+    body = f"import sys; sys.modules[{module!r}] = None\ndef main(_): import {module}"
+    _assert_one_line(_ending(body), f"expected the module {module}, found none; pip install '.[")
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("--n=x", "--n: expected a whole number, found 'x'; correct the flag"),
+        ("--n=-1", "--n: expected a non-negative integer, found '-1'; correct the flag"),
+        ("--f=x", "--f: expected a number, found 'x'; correct the flag"),
+        ("--e=c", "--e: expected one of a, b, found 'c'; correct the flag"),
+        ("--b=c", "--b: expected true or false, found 'c'; correct the flag"),
+        ("--n", "Missing value for flag --n; --help lists the flags"),
+    ],
+)
+def test_a_value_of_another_kind_is_said_in_the_words_of_other_errors(given, said):
+    body = (
+        "flags.DEFINE_float('f', 1.0, 'x')\nflags.DEFINE_enum('e', 'a', ['a', 'b'], 'x')\n"
+        "flags.DEFINE_bool('b', False, 'x')\ndef main(_): pass"
+    )
+    _assert_one_line(_ending(body, given), f"error: {said}")
+
+
 def test_a_users_mistake_is_one_line_and_ends_with_2():
     done = _ending("def main(_): raise UserError('a.json: expected b,\\n found c')")
     _assert_one_line(done, "a.json: expected b, found c")

@@ -88,6 +88,8 @@ def test_the_folder_of_the_videos_is_no_place_for_a_store(encoded, tmp_path):
     shutil.copytree(encoded[0], folder)
     (folder / "shard-00000.npy").write_bytes(b"mine")
     before = files(folder)
-    with pytest.raises(UserError, match="expected an absent or empty folder or one of a store"):
+    with pytest.raises(
+        UserError, match="expected an absent or empty folder, or one of the kind 'store'"
+    ):
         _encode(folder, folder)
     assert files(folder) == before and annotations.load(folder / "videos.json")

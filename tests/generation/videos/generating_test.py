@@ -347,7 +347,9 @@ def test_a_folder_of_other_files_is_refused_and_left_alone(tmp_path):
     (tmp_path / "prepared").mkdir()
     for name in ("videos.json", "prepared/notes.txt"):
         (tmp_path / name).write_text("mine")
-    with pytest.raises(UserError, match="expected an absent or empty folder or one of a set of"):
+    with pytest.raises(
+        UserError, match="expected an absent or empty folder, or one of the kind 'set of"
+    ):
         generating.generate(write_grammar(1, seed=0), Flaky(), tmp_path, progress=False)
     assert contents(tmp_path) == {"videos.json": b"mine", "prepared/notes.txt": b"mine"}
     (tmp_path / "empty").mkdir()

@@ -19,7 +19,9 @@ def test_an_absent_or_empty_folder_is_claimed_and_recognised(tmp_path):
         assert folders.claim(folder, "store") == folder
         (folder / "shard").touch()
         folders.claim(folder, "store")
-        with pytest.raises(UserError, match="--out=.*one of a run, found the folder of a store"):
+        with pytest.raises(
+            UserError, match="--out=.*one of the kind 'run', found one of the kind 'store'"
+        ):
             folders.claim(folder, "run")
 
 

@@ -162,7 +162,9 @@ def test_a_folder_of_something_else_is_refused_untouched(tmp_path):
         lambda: StoreWriter(tmp_path, MANIFEST, annotated()),
         lambda: StoreWriter.for_features(tmp_path, dim=4),
     ):
-        with pytest.raises(UserError, match="expected an absent or empty folder or one of a store"):
+        with pytest.raises(
+            UserError, match="expected an absent or empty folder, or one of the kind 'store'"
+        ):
             write_into()
     assert {p.name: p.read_text() for p in tmp_path.iterdir()} == {
         "videos.json": "mine",

@@ -229,7 +229,7 @@ def test_a_study_has_one_process_and_its_own_folder(tmp_path):
     ):
         run(tmp_path)
     (tmp_path / "out" / ".gvvad").write_text("store\n")
-    with pytest.raises(UserError, match="found the folder of a store"):
+    with pytest.raises(UserError, match="found one of the kind 'store'"):
         run(tmp_path)
 
 

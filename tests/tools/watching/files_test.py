@@ -164,7 +164,7 @@ def test_nothing_is_written_outside_of_the_folder(run, clip, tmp_path, capsys):
     assert "expected a folder, found a link; remove it" in counts(capsys)[1]
     assert [path.name for path in outside.iterdir()] == ["kept.jpg"]
     with pytest.raises(
-        UserError, match="expected an absent or empty folder or one of a scored vid"
+        UserError, match="expected an absent or empty folder, or one of the kind 'scored vid"
     ):
         score(run, outside, clip)
 
