@@ -9,8 +9,10 @@ import dataclasses
 import errno
 import itertools
 import os
+import socket
 import threading
 import time
+import urllib.parse
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -251,10 +253,22 @@ def _open(address: Address) -> av.container.InputContainer:
     except Exception as error:  # PyAV raises many kinds.
         reason = _reason(error)
         if getattr(error, "errno", None) == errno.EIO:
-            reason += " (or a redirection, which isn't followed)"
+            # FFmpeg calls both so.
+            if not _is_known(urllib.parse.urlsplit(location).hostname):
+                reason = "no host of this name is known"
+            elif address.kind == "http":
+                reason += " (or a redirection, which isn't followed)"
         if permanent := _permanent(error):
             raise Refused(f"{address.name}: expected {permanent}") from None
         raise Lost(reason) from None
+
+
+def _is_known(host: str | None) -> bool:
+    try:
+        socket.getaddrinfo(host, None)
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 def _reason(error: Exception) -> str:

@@ -104,6 +104,12 @@ def test_a_silent_source_is_lost_after_a_while(content, monkeypatch):
     assert time.monotonic() - begun < 10
 
 
+@pytest.mark.parametrize("kind", ["rtsp", "http"])
+def test_a_host_that_nobody_knows_is_called_so(kind):
+    with pytest.raises(Lost, match="^no host of this name is known$"):
+        _open(f"{kind}://user:secret@nohost.invalid/x").close()
+
+
 def test_addresses_are_called_without_their_secrets():
     named = addresses.parse(
         [
