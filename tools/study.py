@@ -37,10 +37,14 @@ def main(_: list[str]) -> None:
     if flags.FLAGS.study == "ped2":
         return _ped2()
     study, arms = from_flags(grid.GridStudy), grid.parse_arms(flags.FLAGS.arm)
-    if flags.FLAGS.table and flags.FLAGS.features_table == "standards":
-        from tools.studies import standards
+    if flags.FLAGS.table and flags.FLAGS.features_table:
+        from tools.studies import gaps, standards
 
-        print(standards.table_text(standards.read(standards.path_of(study))))
+        if flags.FLAGS.features_table == "gaps":
+            print(gaps.table_text(rows.read_records(gaps.path_of(study), gaps.Gap)))
+        else:
+            records = rows.read_records(standards.path_of(study), standards.Standard)
+            print(standards.table_text(records))
         return None
     if flags.FLAGS.table:
         bases = {arm.name: arm.base or arms[0].name for arm in arms}

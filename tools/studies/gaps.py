@@ -19,7 +19,7 @@ from gvvad_jax.splits import Member
 from gvvad_jax.standardisation import standards
 from gvvad_jax.store import annotations
 from gvvad_jax.store.reader import Store
-from tools.studies import draws
+from tools.studies import draws, statistics, tables
 from tools.studies.grid import GridStudy
 from tools.studies.rows import write_records
 
@@ -82,6 +82,24 @@ def path_of(study: GridStudy) -> pathlib.Path:
     """The path of the second table, beside the first."""
     path = pathlib.Path(study.csv)
     return path.with_name(f"{path.stem}_features.csv")
+
+
+def table_text(table: Sequence[Gap]) -> str:
+    """The table as Markdown: mean +- standard deviation over draws."""
+    lines = [
+        "| gap | Frechet distance, all standardised by real videos | classifier's AUC "
+        "| Frechet distance, each domain by its own | classifier's AUC |",
+        "|---" * 5 + "|",
+    ]
+    for gap in dict.fromkeys(row.gap for row in table):
+        cells = []
+        for by in STANDARDISED_BY:
+            rows = [row for row in table if (row.gap, row.standardised_by) == (gap, by)]
+            distance = statistics.spread([row.frechet for row in rows])
+            cells.append(f"{distance['mean']:.0f} +- {distance['sd']:.0f}")
+            cells.append(tables.spread_text(statistics.spread([row.auc for row in rows])))
+        lines.append(f"| {gap}, n = {len(rows)} | {' | '.join(cells)} |")
+    return "\n".join(lines)
 
 
 def _members(path: str, annotated: annotations.Annotations | None = None) -> list[Member]:

@@ -7,12 +7,16 @@ import json
 import pathlib
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import msgspec
 
 from gvvad_jax.command import Interrupted, UserError
 from gvvad_jax.config import TrainConfig
 from gvvad_jax.store.files import read_text, write_atomically
 from tools.studies.grid import Cell
+
+Record = TypeVar("Record")
 
 if TYPE_CHECKING:
     from gvvad_jax.training import Result
@@ -169,3 +173,23 @@ def write_records(path: pathlib.Path, records: Sequence[Any]) -> None:
         writer.writerow([f"{v:.5g}" if isinstance(v, float) else v for v in values])
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, text.getvalue().encode())
+
+
+def read_records(path: pathlib.Path, kind: type[Record]) -> list[Record]:
+    """Reads a table of `write_records` back; UserError if it is none of this kind."""
+    types = {field.name: field.type for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
+
+    def plain(row: Mapping[str, str]) -> dict[str, str | None]:
+        """Nothing stands for None, except in a column of text."""
+        return {
+            name: text or ("" if types.get(name) is str else None) for name, text in row.items()
+        }
+
+    try:
+        lines = csv.DictReader(read_text(path).splitlines())
+        return [msgspec.convert(plain(row), kind, strict=False) for row in lines]
+    except msgspec.ValidationError as error:
+        raise UserError(
+            f"{path}: expected a table with the columns {', '.join(types)}, found another "
+            f"({error}); measure it again"
+        ) from error

@@ -6,7 +6,6 @@ settings. It trains on a draw's real videos and on the generated ones that the f
 measured on the draw's test videos.
 """
 
-import csv
 import dataclasses
 import pathlib
 from collections.abc import Callable, Sequence
@@ -119,23 +118,6 @@ def _of_cell(study: GridStudy, draw: draws.Draw, cell: Cell) -> list[Standard]:
         aucs = [fit.auc(pools.real, sets, pools.test) for sets in ([], list(pools.sets.values()))]
         rows.append(Standard(*dataclasses.astuple(cell)[:7], name, *aucs))
     return rows
-
-
-def read(path: pathlib.Path) -> list[Standard]:
-    """Reads a table back."""
-    kinds = {"draw": int, "seed": int, "normal": int, "abnormal": int}
-    with open(path, encoding="utf-8", newline="") as file:
-        return [
-            Standard(
-                **{
-                    name: (float(text) if text else None)
-                    if name in ("real_auc", "auc")
-                    else kinds.get(name, str)(text)
-                    for name, text in row.items()
-                }
-            )
-            for row in csv.DictReader(file)
-        ]
 
 
 def table_text(table: Sequence[Standard]) -> str:

@@ -5,9 +5,10 @@ import csv
 import numpy as np
 import pytest
 
+from gvvad_jax.command import UserError
 from gvvad_jax.store.reader import Store
 from tests.support.stores import write_store
-from tools.studies import draws, gaps, grid
+from tools.studies import draws, gaps, grid, rows
 
 
 def test_the_frechet_distance_by_hand():
@@ -42,4 +43,12 @@ def test_a_table_of_draws_and_gaps(tmp_path, monkeypatch):
     ]  # fmt: skip
     assert {(line["real"], line["generated"]) for line in lines} == {("10", "12")}
     assert measured[1].frechet < measured[0].frechet
-    assert float(lines[0]["auc"]) == pytest.approx(measured[0].auc, rel=1e-4)
+    again = rows.read_records(gaps.path_of(study), gaps.Gap)
+    assert again[0].auc == pytest.approx(measured[0].auc, rel=1e-4)
+    (row,) = gaps.table_text(again).splitlines()[2:]
+    frechet = round(float(lines[0]["frechet"]))  # Both draws are the same.
+    assert row.startswith(f"| 2, n = 2 | {frechet} +- 0 | {again[0].auc:.3f} +- 0.000 | ")
+    text = gaps.path_of(study).read_text()
+    gaps.path_of(study).write_text(text.replace("12\n", "many\n"))
+    with pytest.raises(UserError, match="gap_features.csv: expected a table with the columns"):
+        rows.read_records(gaps.path_of(study), gaps.Gap)

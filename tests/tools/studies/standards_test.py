@@ -9,7 +9,7 @@ import pytest
 from gvvad_jax.config import TrainConfig
 from gvvad_jax.regression import Videos
 from gvvad_jax.store.reader import Store
-from tools.studies import draws, standards
+from tools.studies import draws, rows, standards
 from tools.studies.grid import GridStudy
 
 
@@ -50,11 +50,11 @@ def test_each_number_of_real_videos_and_no_abnormal_one(
     study = GridStudy(csv=f"{tmp_path}/s.csv", out=str(tmp_path), draws=1, seeds=1, counts="5+3")
     measured = standards.measure(study)
     with open(standards.path_of(study)) as file:
-        rows = list(csv.DictReader(file))
-    assert [(r["abnormal"], r["statistics"]) for r in rows] == [
+        lines = list(csv.DictReader(file))
+    assert [(r["abnormal"], r["statistics"]) for r in lines] == [
         (abnormal, choice) for abnormal in ("3", "0") for choice in standards.CHOICES
     ]
-    again = standards.read(standards.path_of(study))
+    again = rows.read_records(standards.path_of(study), standards.Standard)
     assert [(r.draw, r.abnormal, r.statistics) for r in again] == [
         (r.draw, r.abnormal, r.statistics) for r in measured
     ]
