@@ -273,7 +273,7 @@ def test_the_pipeline_goes_on_without_videos_that_failed(tmp_path, monkeypatch):
 def test_a_folder_of_other_files_is_refused(tmp_path):
     (tmp_path / "plan.json").write_text("mine")
     plan = pipeline.PipelinePlan(out=str(tmp_path))
-    with pytest.raises(UserError, match="one of a pipeline, found other files .plan.json."):
+    with pytest.raises(UserError, match="found other files .plan.json."):
         pipeline.run(pipeline.PipelineSettings(plan=plan))
     assert [path.name for path in tmp_path.iterdir()] == ["plan.json"]
 
