@@ -240,10 +240,7 @@ def make_gradients(
         if config.log_gradients:
             more |= compare_gradients(real_grads, mean(pull(synthetic)[0]))
         if config.conflicts != "keep":
-            added, more["conflict"] = project(optax.tree.sub(grads, real_grads), real_grads)
-            if config.conflicts == "limit":
-                added = limit(added, real_grads, lambda_)
-            grads = optax.tree.add(real_grads, added)
+            grads, more["conflict"] = _settled(config, grads, real_grads, lambda_)
         if ssls.mode(config).from_held_out:
             held_out_grads = mean(jax.grad(held_out_cost)(params))
             scaled_grads = mean(pull(scaled)[0])
@@ -365,6 +362,20 @@ def project(added: PyTree, real: PyTree) -> tuple[PyTree, jax.Array]:
     factor = jnp.where(conflict, inner / jnp.where(conflict, square, 1.0), 0.0)
     projected = jax.tree.map(lambda a, r: a - factor.astype(r.dtype) * r, added, real)
     return projected, conflict.astype(jnp.float32)
+
+
+def _settled(
+    config: TrainConfig, grads: PyTree, real: PyTree, lambda_: jax.Array
+) -> tuple[PyTree, jax.Array]:
+    """Settles conflicts of the whole gradient with the real videos' as --conflicts says.
+
+    Returns:
+      (the gradient, 1.0 where they disagreed and else 0.0).
+    """
+    added, disagree = project(optax.tree.sub(grads, real), real)
+    if config.conflicts == "limit":
+        added = limit(added, real, lambda_)
+    return optax.tree.add(real, added), disagree
 
 
 def limit(added: PyTree, real: PyTree, lambda_: jax.Array) -> PyTree:
